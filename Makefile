@@ -1,0 +1,84 @@
+# A fresh machine needs Python >= 3.11, git and make. Everything else goes into .venv.
+#
+#   make demo   a real job on an embedded cluster
+#   make test   the test suite
+
+PYTHON ?= python3
+# A constraints file pins every version (.ci/run passes constraints.txt); empty takes the newest
+# releases within the ranges of pyproject.toml.
+CONSTRAINTS ?=
+# Further arguments for pytest, for instance: make test PYTEST_ARGS="tests/core -x"
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+# setuptools warns that an editable package is importable from the root under other names: ruff bans it
+PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint format types docs bench wheel clean help
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.installed ## run the main job: an index of the standard library, checked
+	@$(BIN)/python -m ract.util.demo
+
+test: .venv/.installed-dev ## run the tests
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+lint: .venv/.installed-dev ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed-dev ## format the code
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+types: .venv/.installed-dev .typing/ract ## check types
+	MYPYPATH=.typing $(BIN)/mypy -p ract
+
+docs: .venv/.installed-docs ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: .venv/.installed ## run the benchmarks
+	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; \
+	else echo "There are no benchmarks yet (benchmarks/run.py)."; fi
+
+wheel: .venv/.installed-dev ## build the wheel into dist/
+	rm -rf build dist
+	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
+	@ls dist
+
+clean: ## remove what was built, the environment included
+	rm -rf .venv .typing build dist docs/_build *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --------------------------------------------------------------------------- the environment
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ract needs Python 3.11 or newer; say which: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv (once) ..."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv, with what the tests need (once) ..."
+	@$(PIP_INSTALL) --editable '.[test]'
+	@touch .venv/.installed $@
+
+.venv/.installed-docs: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv, with what the documentation needs (once) ..."
+	@$(PIP_INSTALL) --editable '.[docs]'
+	@touch .venv/.installed $@
+
+# mypy finds the package `ract` through this link, because the root has another name.
+.typing/ract:
+	@mkdir -p .typing
+	@ln -sfn .. $@

@@ -1,0 +1,358 @@
+"""A process' end of one actor: calls in order, whatever happens to the actor.
+
+Theory of operation
+-------------------
+States are what the scheduler says (`ActorChanged`): PENDING_CREATION, ALIVE, RESTARTING, DEAD. Calls
+wait in ``_queue`` until the actor is alive and their arguments are ready, and go to its executor
+over one channel, so they run in submission order. For a sync actor a call whose arguments are late
+holds back the calls behind it; async and threaded actors promise no order, so it does not.
+
+When the channel ends, calls in flight are parked until the scheduler says what became of the actor:
+restarting, then those with retries left go back to the head of the queue and the others fail with
+ActorUnavailableError; dead, then all fail with the cause of death.
+
+A strong handle's end is told to the cluster only when the calls made through it are done.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ract.client.channel import Call, Channel
+from ract.client.handles import ActorHandle, HandleInfo
+from ract.core import errors, serialization
+from ract.core.messages import ActorChanged, ActorWatched, ExitCause
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+
+FAREWELL_TIMEOUT_S = 10.0
+"""How long calls of a broken channel wait for the scheduler's word before they fail."""
+
+
+class ActorClient:
+    """Calls of this process to one actor."""
+
+    def __init__(self, runtime: Runtime, actor_id: bytes) -> None:
+        self.runtime = runtime
+        self.actor_id = actor_id
+        self.info: HandleInfo | None = None
+        self.state = "PENDING_CREATION"
+        self.incarnation = -1
+        self.node_id = b""
+        self.pid = 0
+        self.cause: ExitCause | None = None
+        self._creation_error: errors.RactError | None = None
+        self._lock = threading.RLock()
+        self._queue: deque[Call] = deque()
+        self._channel: Channel | None = None
+        self._parked: list[Call] = []
+        self._parked_since = 0.0
+        self._watched = False
+        self._handle: weakref.ref[ActorHandle] | None = None
+        self._holds = 0
+        self._farewell = False
+        self.kept: list[Any] = []  # refs in the constructor's arguments
+
+    # ------------------------------------------------------------------ handles
+
+    def strong_handle(self, info: HandleInfo | None = None) -> ActorHandle:
+        """The one strong handle of this process; holds are counted by the caller."""
+        with self._lock:
+            if info is not None:
+                self.info = info
+            handle = self._handle() if self._handle is not None else None
+            if handle is None:
+                handle = ActorHandle(self.runtime, self, strong=True)
+                self._handle = weakref.ref(handle)
+            self._farewell = False
+            return handle
+
+    def adopt(self, count: int) -> ActorHandle:
+        """A handle whose holds somebody announced for this process."""
+        with self._lock:
+            self._holds += count
+            return self.strong_handle()
+
+    def borrow(self, info: HandleInfo) -> ActorHandle:
+        """Unpickle a handle: it is held from now on."""
+        with self._lock:
+            if self._holds == 0:
+                self.hold()
+            return self.strong_handle(info)
+
+    def hold(self) -> None:
+        """Announce a hold of this process."""
+        self._holds += 1
+        self.runtime.link.hold_changes.append((self.actor_id, self.runtime.process, 1))
+        self.runtime.reactor.wake()
+
+    def forget_holds(self) -> None:
+        """Take back the holds of an actor that was not created."""
+        change = (self.actor_id, self.runtime.process, -self._holds)
+        self._holds = 0
+        self.runtime.link.hold_changes.append(change)
+        self.runtime.actors.pop(self.actor_id, None)
+
+    def handle_dropped(self) -> None:
+        """The strong handle is gone; tell the cluster when the calls made are done."""
+        with self._lock:
+            alive = self._handle is not None and self._handle() is not None
+            self._farewell = not alive and self._holds > 0
+        self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        with self._lock:
+            if self._farewell and not self.unfinished:
+                self._farewell = False
+                change = (self.actor_id, self.runtime.process, -self._holds)
+                self._holds = 0
+                self.runtime.link.hold_changes.append(change)
+
+    @property
+    def unfinished(self) -> int:
+        """Calls of this process that are not complete."""
+        inflight = len(self._channel.inflight) if self._channel is not None else 0
+        return len(self._queue) + len(self._parked) + inflight
+
+    # ------------------------------------------------------------------ submission
+
+    def watch(self) -> None:
+        """Have the scheduler say where the actor is, now and later."""
+        if not self._watched:
+            self._watched = True
+            self.runtime.tell(ActorWatched(self.runtime.process, self.actor_id))
+
+    def submit(self, call: Call) -> None:
+        """Send a call, or queue it until it can be sent."""
+        channel = self._channel
+        if channel is not None and not self._queue and not call.waiting:
+            with self._lock:
+                if self._channel is channel and not self._queue and not call.waiting:
+                    try:
+                        channel.send(call)
+                        return
+                    except ConnectionError:
+                        pass  # its end is being handled: queue
+                    self._queue.append(call)
+            return
+        with self._lock:
+            if self.state == "DEAD":
+                self.runtime.fail_call(call, self.death())
+                return
+            self._queue.append(call)
+            self.watch()
+            self._drain()
+
+    def ready(self, call: Call) -> None:
+        """The arguments of a queued call are ready."""
+        with self._lock:
+            if self.state == "DEAD":
+                return
+            self._drain()
+
+    def _drain(self) -> None:
+        channel = self._channel
+        if channel is None or self.state != "ALIVE":
+            return
+        queue = self._queue
+        if self.info is not None and not self.info.is_ordered:
+            late = deque()
+            while queue:
+                call = queue.popleft()
+                if call.cancelled:
+                    continue
+                if call.waiting or not self._send(channel, call):
+                    late.append(call)
+            self._queue = late
+            return
+        while queue and not queue[0].waiting:
+            call = queue[0]
+            if not call.cancelled and not self._send(channel, call):
+                return
+            queue.popleft()
+
+    @staticmethod
+    def _send(channel: Channel, call: Call) -> bool:
+        try:
+            channel.send(call)
+        except ConnectionError:
+            return False
+        return True
+
+    def cancel(self, call: Call, force: bool, recursive: bool) -> None:
+        """Cancel a call: drop it from the queue, or ask the actor's node."""
+        if force:
+            raise ValueError(
+                "force=True would kill the actor's process and with it its state: it is not "
+                "allowed for actor calls. Use ract.kill(actor) for that."
+            )
+        with self._lock:
+            call.cancelled = True
+            if call.channel is None:
+                if call in self._queue:
+                    self._queue.remove(call)
+                error = errors.TaskCancelledError(task_id=call.refs_task_id())
+                self.runtime.fail_call(call, error)
+                self._drain()
+                return
+            executor = call.channel.executor
+        self.runtime.ask_to_cancel(call, executor, False, recursive)
+
+    # ------------------------------------------------------------------ what the scheduler says
+
+    def changed(self, message: ActorChanged) -> None:
+        """The actor moved to another state."""
+        with self._lock:
+            if message.incarnation < self.incarnation or self.state == "DEAD":
+                return
+            self.state = message.state
+            if message.state in ("ALIVE", "DEAD"):
+                self.kept = []  # the directory holds them for restarts
+            if message.state == "ALIVE":
+                if message.incarnation > self.incarnation or self._channel is None:
+                    self._alive(message)
+            elif message.state == "DEAD":
+                self._dead(message)
+            elif message.state == "RESTARTING":
+                self._restarting(message)
+
+    def _alive(self, message: ActorChanged) -> None:
+        self.incarnation = message.incarnation
+        self.node_id, self.pid = message.node_id, message.pid
+        try:
+            channel = self.runtime.connect(message.executor, message.node_id, message.address)
+        except OSError:
+            return  # it died meanwhile; the next ActorChanged will say so
+        channel.owner = self
+        self._channel = channel
+        self._settle(None)
+        self._drain()
+
+    def _restarting(self, message: ActorChanged) -> None:
+        self.cause = message.cause
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            channel.abort()
+        self._settle(self._unavailable())
+
+    def _dead(self, message: ActorChanged) -> None:
+        self.cause = message.cause or ExitCause("crashed")
+        if message.error is not None:
+            blob = message.error
+            self._creation_error = serialization.unpack(blob.head, blob.buffers)
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            channel.abort()  # its calls come through `closed`
+        self._settle(self.death())
+        for call in self._queue:
+            if not call.cancelled:
+                self.runtime.fail_call(call, self.death())
+        self._queue.clear()
+
+    def death(self) -> errors.RactError:
+        """The error of every call to a dead actor."""
+        class_name = self.info.class_name if self.info is not None else ""
+        if self._creation_error is not None:
+            return faults_of_creation(self._creation_error, self.actor_id, class_name)
+        cause = self.cause or ExitCause("crashed")
+        return errors.error_from_exit(
+            cause, what="", actor_id=self.actor_id, class_name=class_name
+        )
+
+    def _unavailable(self) -> errors.RactError:
+        why = self.cause.detail if self.cause is not None else ""
+        return errors.ActorUnavailableError(
+            f"The actor is restarting after its process died{': ' + why if why else ''}. "
+            "The call may or may not have run.",
+            self.actor_id,
+        )
+
+    def lost_cluster(self, error: BaseException) -> None:
+        """This process has lost its node."""
+        with self._lock:
+            self.state = "DEAD"
+            self._creation_error = None
+            self.cause = ExitCause("node_died")
+            for call in [*self._parked, *self._queue]:
+                self.runtime.fail_call(call, error)
+            self._parked.clear()
+            self._queue.clear()
+
+    # ------------------------------------------------------------------ what the channel says
+
+    def replied(self, channel: Channel, last: Call | None, n: int, busy_s: float) -> None:
+        """Replies were applied."""
+        if self._farewell:
+            self._say_farewell()
+
+    def returned(self, channel: Channel, call: Call) -> None:
+        """An actor's executor keeps its calls; nothing comes back unstarted."""
+
+    def blocked(self, channel: Channel, is_blocked: bool) -> None:
+        """The actor's own call waits; its queue is its own business."""
+
+    def closed(self, channel: Channel, lost: list[Call]) -> None:
+        """The actor's process is gone, or the way to it."""
+        with self._lock:
+            if self._channel is channel:
+                self._channel = None
+            self._parked.extend(lost)
+            self._parked_since = time.monotonic()
+            if self.state == "DEAD":
+                self._settle(self.death())
+            elif self.state == "RESTARTING":
+                self._settle(self._unavailable())
+
+    def _settle(self, error: BaseException | None) -> None:
+        """Parked calls: back to the queue while they have retries, else ``error``."""
+        parked, self._parked = self._parked, []
+        again = []
+        for call in parked:
+            call.channel = None
+            if call.cancelled:
+                cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
+                self.runtime.fail_call(call, cancelled)
+            elif call.retries != 0 and self.state != "DEAD":
+                call.retries -= 1 if call.retries > 0 else 0
+                again.append(call)
+            else:
+                self.runtime.fail_call(call, error or self._unavailable())
+        self._queue.extendleft(reversed(again))
+        self._say_farewell()
+
+    def retry(self, call: Call) -> None:
+        """Run the call again after its own error (``retry_exceptions``)."""
+        with self._lock:
+            call.channel = None
+            self._queue.appendleft(call)
+            self._drain()
+
+    def tick(self) -> bool:
+        """Called by the reactor; returns whether more ticks are needed."""
+        if self._farewell:
+            self._say_farewell()
+        if self._parked and time.monotonic() - self._parked_since > FAREWELL_TIMEOUT_S:
+            with self._lock:
+                self._settle(self._unavailable())
+        return bool(self._parked)
+
+    def what_it_waits_for(self) -> str:
+        """Why a queued call is not sent."""
+        name = self.info.class_name if self.info is not None else "actor"
+        return f"actor {name}({self.actor_id.hex()[:8]}), which is {self.state}"
+
+
+def faults_of_creation(
+    error: BaseException, actor_id: bytes, class_name: str
+) -> errors.ActorDiedError:
+    """The error of calls to an actor whose constructor raised."""
+    if isinstance(error, errors.ActorDiedError):
+        return error
+    made = errors.ActorDiedError(error if isinstance(error, errors.RactTaskError) else None)
+    made.actor_init_failed = True
+    return made

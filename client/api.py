@@ -1,0 +1,272 @@
+"""The public functions: get, put, wait, remote, cancel, kill, get_actor, cluster state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+from ract.client import ambient
+from ract.client.actor_class import ActorClass, handle_from_lookup, make_actor_class
+from ract.client.handles import ActorHandle
+from ract.client.refs import ObjectRef
+from ract.client.remote_function import RemoteFunction, make_remote_function
+from ract.core.messages import ActorKillWanted
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function or class remote; used bare or with options.
+
+    ``@ract.remote`` or ``@ract.remote(num_cpus=2, ...)``; the options are those of
+    `RemoteFunction.options` for functions and `ActorClass.options` for classes.
+
+    Raises:
+        TypeError: something that is neither a function nor a class, or an option of a wrong type.
+        ValueError: an unknown option or a bad value.
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make_remote(args[0], {})
+    if len(args) == 1 and not options:
+        raise TypeError(
+            f"The @ract.remote decorator must be applied to either a function or a class, "
+            f"not {type(args[0]).__name__}"
+        )
+    if args or not options:
+        raise TypeError(
+            "The @ract.remote decorator must be applied either with no arguments and no "
+            "parentheses, for example '@ract.remote', or with at least one keyword argument, for "
+            "example '@ract.remote(num_returns=2, resources={\"CustomResource\": 1})'."
+        )
+
+    def decorate(target: Any) -> Any:
+        return _make_remote(target, options)
+
+    return decorate
+
+
+def _make_remote(target: Any, options: dict[str, Any]) -> RemoteFunction | ActorClass:
+    if inspect.isclass(target):
+        return make_actor_class(target, **options)
+    if callable(target) and (
+        inspect.isroutine(target)
+        or type(target).__name__ in ("cython_function_or_method", "partial")
+    ):
+        return make_remote_function(target, **options)
+    raise TypeError(
+        "The @ract.remote decorator must be applied to either a function or a class, "
+        f"not {type(target).__name__}"
+    )
+
+
+@overload
+def get(object_refs: ObjectRef, *, timeout: float | None = None) -> Any: ...
+@overload
+def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None) -> list[Any]: ...
+
+
+def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+    """Wait for values and return them: one for a ref, a list for a list of refs.
+
+    Arrays come back as read-only views of shared memory. A list raises as soon as one of its
+    objects has failed, though others still run.
+
+    Args:
+        object_refs: A ref, or a list of refs (with duplicates, if you like).
+        timeout: Seconds to wait; None or -1 for ever, 0 to look once.
+
+    Raises:
+        GetTimeoutError: not ready in time. The objects are unaffected.
+        RactTaskError: the task raised; also an instance of the user's exception type.
+        ValueError: neither a ref nor a list of refs.
+    """
+    runtime = ambient.runtime()
+    if timeout is not None and timeout < 0:
+        timeout = None
+    if isinstance(object_refs, ObjectRef):
+        return runtime.get_one(object_refs, timeout)
+    if not isinstance(object_refs, list):
+        raise ValueError(
+            f"ract.get() takes an ObjectRef or a list of ObjectRefs, not "
+            f"{type(object_refs).__name__}"
+        )
+    for ref in object_refs:
+        if not isinstance(ref, ObjectRef):
+            raise ValueError(
+                f"ract.get() got a list that contains {ref!r:.200} of type {type(ref).__name__}; "
+                "every item must be an ObjectRef"
+            )
+    return runtime.get_many(object_refs, timeout)
+
+
+def put(value: Any, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef:
+    """Keep a value in the object store and return a ref to it.
+
+    Args:
+        value: Any value that can be pickled. It is copied: later changes are not seen.
+        _owner: Accepted for compatibility: here objects outlive their creator anyway.
+
+    Raises:
+        TypeError: a ref (it already is an object), or a value that cannot be pickled.
+        ObjectStoreFullError: no room, even after spilling.
+    """
+    if _owner is not None and not isinstance(_owner, ActorHandle):
+        raise TypeError(f"The '_owner' of ract.put must be an ActorHandle, not {type(_owner)}")
+    return ambient.runtime().put(value)
+
+
+def wait(
+    ract_waitables: list[ObjectRef],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Wait until some of the refs are complete (with a value or an error).
+
+    Args:
+        ract_waitables: Refs, without duplicates.
+        num_returns: How many to wait for, 1..len.
+        timeout: Seconds; None waits as long as it takes, 0 looks once.
+        fetch_local: Whether large values should also be brought to this node.
+
+    Returns:
+        (ready, not_ready), both in input order; at most ``num_returns`` are in ``ready``.
+
+    Raises:
+        TypeError: not a list of refs.
+        ValueError: duplicates, a bad ``num_returns`` or a negative ``timeout``.
+    """
+    if isinstance(ract_waitables, ObjectRef):
+        raise TypeError("ract.wait() takes a list of ObjectRefs, not a single ObjectRef")
+    if not isinstance(ract_waitables, list):
+        kind = type(ract_waitables).__name__
+        raise TypeError(f"ract.wait() takes a list of ObjectRefs, not {kind}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"The 'timeout' of ract.wait() must not be negative, got {timeout}")
+    for ref in ract_waitables:
+        if not isinstance(ref, ObjectRef):
+            kind = type(ref).__name__
+            raise TypeError(f"ract.wait() takes a list of ObjectRefs; it contains a {kind}")
+    if not ract_waitables:
+        return [], []
+    if len(set(ract_waitables)) != len(ract_waitables):
+        raise ValueError("ract.wait() takes a list of unique ObjectRefs; it contains duplicates")
+    if num_returns <= 0:
+        raise ValueError(f"num_returns={num_returns}: ract.wait() waits for at least one object")
+    if num_returns > len(ract_waitables):
+        raise ValueError(
+            f"num_returns={num_returns} cannot be greater than the number of objects, "
+            f"{len(ract_waitables)}"
+        )
+    return ambient.runtime().wait(ract_waitables, num_returns, timeout)
+
+
+def cancel(ract_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task or actor call that makes a ref.
+
+    A call that has not started never runs; a running task gets a KeyboardInterrupt, a coroutine
+    asyncio.CancelledError; a finished call ignores it. ``get`` then raises TaskCancelledError.
+
+    Args:
+        ract_waitable: The ref.
+        force: Kill the worker process instead of interrupting it. Not for actor calls.
+        recursive: Also cancel the calls that the task has submitted.
+
+    Raises:
+        TypeError: not a ref. ValueError: ``force`` for an actor call.
+    """
+    if not isinstance(ract_waitable, ObjectRef):
+        raise TypeError(
+            f"ract.cancel() only supports ObjectRefs, got {type(ract_waitable).__name__}"
+        )
+    ambient.runtime().cancel(ract_waitable, force, recursive)
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """Kill an actor at once: running, queued and later calls fail; exit handlers do not run.
+
+    Args:
+        actor: Any handle to it.
+        no_restart: False lets it restart if its class allows.
+
+    Raises:
+        ValueError: not an actor handle.
+    """
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(
+            f"ract.kill() only supports actors, got {type(actor).__name__}. "
+            "For tasks, try ract.cancel()."
+        )
+    runtime = ambient.runtime()
+    runtime.tell(ActorKillWanted(runtime.process, actor._actor_id_bytes, no_restart))
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """A (weak) handle to a named actor.
+
+    Args:
+        name: The name it was created with.
+        namespace: Where to look; None for the current one.
+
+    Raises:
+        ValueError: no live actor has the name.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an actor must be a string, not {type(name).__name__}")
+    if not name:
+        raise ValueError("Please supply a non-empty name to get a named actor")
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError(f"namespace must be a string, not {type(namespace).__name__}")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None for the current one.')
+    runtime = ambient.runtime()
+    found = runtime.link.request(
+        "get_actor", name=name, namespace=namespace or runtime.namespace
+    )
+    return handle_from_lookup(runtime, found)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster, dead ones included, as dicts with Ray's keys."""
+    return ambient.runtime_without_init("nodes()").link.request("nodes")
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the cluster."""
+    return ambient.runtime_without_init("cluster_resources()").link.request("cluster_resources")
+
+
+def available_resources() -> dict[str, float]:
+    """The resources that are free now (to within a second)."""
+    runtime = ambient.runtime_without_init("available_resources()")
+    return runtime.link.request("available_resources")
+
+
+def explain(what: ObjectRef | ActorHandle) -> str:
+    """Say in words why a ref or an actor is not ready, or that it is."""
+    runtime = ambient.runtime()
+    if isinstance(what, ActorHandle):
+        return _text(runtime.link.request("explain", id=what._actor_id_bytes))
+    if not isinstance(what, ObjectRef):
+        raise TypeError(f"ract.explain() takes a ref or an actor handle, not {type(what).__name__}")
+    if what._state >= 3:
+        return f"{what!r} is ready."
+    text = runtime.describe_wait(what)
+    call = what._call
+    if call is None:
+        return _text(runtime.link.request("explain", id=what.binary()))
+    owner = call.owner
+    if call.waiting:
+        return text
+    if call.actor_id is not None:
+        return f"{text}. {_text(runtime.link.request('explain', id=call.actor_id))}"
+    if call.channel is None:
+        return f"{text}. {_text(runtime.link.request('explain', shape_key=owner.key))}"
+    return text
+
+
+def _text(answer: Any) -> str:
+    return answer.get("text", str(answer)) if isinstance(answer, dict) else str(answer)
+
+
+AUTO_INIT_APIS: tuple[Callable[..., Any], ...] = (get, put, wait, cancel, kill, get_actor)

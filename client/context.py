@@ -1,0 +1,64 @@
+"""What runs right now in this thread or coroutine: a task, an actor call, or the driver."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+
+class Running:
+    """One call being executed.
+
+    Attributes:
+        number: Task number (64 bits).
+        name: The task's name.
+        function_name: The function's or method's own name.
+    """
+
+    __slots__ = ("function_name", "is_cancelled", "name", "number")
+
+    def __init__(self, number: int, name: str, function_name: str) -> None:
+        self.number = number
+        self.name = name
+        self.function_name = function_name
+        self.is_cancelled = False
+
+
+_running: ContextVar[Running | None] = ContextVar("ract_running", default=None)
+
+
+class ProcessContext:
+    """What an executor is for: set when it gets a lease or becomes an actor."""
+
+    def __init__(self) -> None:
+        self.is_executor = False
+        self.actor_spec: Any = None
+        self.actor_incarnation = 0
+        self.actor_instance: Any = None
+        self.shape: Any = None
+        self.lease = 0
+        self.assigned: dict[str, Any] = {}
+
+
+process = ProcessContext()
+
+
+def running() -> Running | None:
+    """The call that runs in this thread or coroutine, or None in a driver."""
+    return _running.get()
+
+
+def current_number() -> int:
+    """Its task number; 0 in a driver."""
+    call = _running.get()
+    return 0 if call is None else call.number
+
+
+def enter(call: Running) -> Any:
+    """Make ``call`` the running one; returns a token for `leave`."""
+    return _running.set(call)
+
+
+def leave(token: Any) -> None:
+    """Undo `enter`."""
+    _running.reset(token)

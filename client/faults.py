@@ -1,0 +1,37 @@
+"""Stored errors as exceptions to raise."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from ract.core import errors
+
+
+def as_raised(error: Any) -> BaseException:
+    """What ``get`` raises for a stored error: user errors as both RactTaskError and their type."""
+    if isinstance(error, errors.RactTaskError):
+        return error.as_instanceof_cause()
+    assert isinstance(error, BaseException)
+    return error
+
+
+_REASONS: dict[bytes, type[errors.ObjectLostError]] = {
+    b"lost": errors.ObjectLostError,
+    b"freed": errors.ObjectFreedError,
+    b"owner_died": errors.OwnerDiedError,
+}
+
+
+def directory_error(head: bytes, ref: Any) -> bytes:
+    """The pickled error for a blob of the object directory.
+
+    The directory never pickles: it answers ``kind:reason`` for objects that are gone, and passes
+    on what a process pickled otherwise.
+    """
+    kind, _, reason = bytes(head).partition(b":")
+    error_type = _REASONS.get(kind)
+    if error_type is None:
+        return head
+    error = error_type(ref.hex(), "", reason.decode(errors="replace"))
+    return pickle.dumps(error, 5)

@@ -1,0 +1,209 @@
+"""Actor handles: what user code holds to call an actor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ract.core import ids, serialization
+from ract.core.errors import PendingCallsLimitExceeded
+from ract.core.options import MethodOptions, method_options
+from ract.core.signatures import Signature
+
+if TYPE_CHECKING:
+    from ract.client.actor_client import ActorClient
+    from ract.client.runtime import Runtime
+
+ACTOR_ID_BYTES = 16
+
+HIDDEN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
+
+
+class HandleInfo:
+    """What a handle knows of its class without having it: travels as plain values.
+
+    Attributes:
+        methods: ``{name: {"signature": list | None, "options": {...}, "generator": bool}}``.
+        is_ordered: Calls of one submitter run in order (sync actors with one thread).
+    """
+
+    _FIELDS = ("class_name", "methods", "max_task_retries", "max_pending_calls", "is_ordered")
+    __slots__ = (*_FIELDS, "_checkers")
+
+    def __init__(
+        self,
+        class_name: str,
+        methods: dict[str, Any],
+        max_task_retries: int = 0,
+        max_pending_calls: int = -1,
+        is_ordered: bool = True,
+    ) -> None:
+        self.class_name = class_name
+        self.methods = methods
+        self.max_task_retries = max_task_retries
+        self.max_pending_calls = max_pending_calls
+        self.is_ordered = is_ordered
+        self._checkers: dict[str, Signature | None] = {}
+
+    def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise TypeError if the arguments do not fit the method."""
+        try:
+            signature = self._checkers[name]
+        except KeyError:
+            plain = self.methods.get(name, {}).get("signature")
+            signature = self._checkers[name] = Signature.from_plain(plain)
+        if signature is not None:
+            signature.check(name, args, kwargs)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As a dict of plain values."""
+        return {name: getattr(self, name) for name in self._FIELDS}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> HandleInfo:
+        """The inverse of `to_plain`."""
+        return cls(**plain)
+
+
+class ActorHandle:
+    """A handle to an actor: ``handle.method.remote(...)`` calls it.
+
+    Handles can be passed to tasks and other actors, kept in containers, and compared: they are
+    equal when they name the same actor. The actor ends when the last strong handle is gone;
+    handles from `ract.get_actor` are weak.
+    """
+
+    __slots__ = ("__weakref__", "_client", "_runtime", "_strong")
+
+    def __init__(self, runtime: Runtime, client: ActorClient, *, strong: bool) -> None:
+        self._runtime = runtime
+        self._client = client
+        self._strong = strong
+
+    @property
+    def _actor_id_bytes(self) -> bytes:
+        return self._client.actor_id
+
+    @property
+    def _actor_id(self) -> ids.ActorID:
+        return ids.ActorID(self._client.actor_id)
+
+    _ray_actor_id = _actor_id
+    _ract_actor_id = _actor_id
+
+    @property
+    def _info(self) -> HandleInfo:
+        info = self._client.info
+        assert info is not None
+        return info
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        method = self._info.methods.get(name)
+        if method is None:
+            if name in HIDDEN_METHODS:
+                return ActorMethod(self, name, {"signature": None})
+            class_name = self._info.class_name
+            raise AttributeError(
+                f"actor class {class_name!r} has no method {name!r}. Only methods can be reached "
+                "through a handle; give the class a method that returns the attribute."
+            )
+        return ActorMethod(self, name, method)
+
+    def __dir__(self) -> list[str]:
+        return sorted([*self._info.methods, *HIDDEN_METHODS])
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ActorHandle) and other._client.actor_id == self._client.actor_id
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._client.actor_id)
+
+    def __repr__(self) -> str:
+        return f"Actor({self._info.class_name}, {self._client.actor_id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        runtime = self._runtime
+        collecting = serialization.collecting()
+        if collecting is None:
+            runtime._pin_out_of_band(self)
+        else:
+            collecting.append(self)
+        return rebuild_handle, (self._client.actor_id, self._info.to_plain())
+
+    def __del__(self) -> None:
+        if self._strong:
+            self._runtime.drop_handle(self._client.actor_id)
+
+
+class ActorMethod:
+    """A method of an actor, bound to a handle."""
+
+    __slots__ = ("_handle", "_meta", "_name", "_options")
+
+    def __init__(
+        self,
+        handle: ActorHandle,
+        name: str,
+        meta: dict[str, Any],
+        options: MethodOptions | None = None,
+    ) -> None:
+        self._handle = handle
+        self._name = name
+        self._meta = meta
+        self._options = options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError(
+            f"Actor methods cannot be called directly. Instead of running "
+            f"'object.{self._name}()', try 'object.{self._name}.remote()'."
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method on the actor; returns a ref (or a list, or None, per num_returns).
+
+        Raises:
+            TypeError: the arguments do not fit the method.
+            PendingCallsLimitExceeded: the handle has `max_pending_calls` unfinished calls.
+        """
+        from ract.client.submit import submit_actor_call
+
+        handle = self._handle
+        client = handle._client
+        info = handle._info
+        info.check(self._name, args, kwargs)
+        limit = info.max_pending_calls
+        if limit > 0 and client.unfinished >= limit:
+            raise PendingCallsLimitExceeded(
+                f"{handle!r} has {client.unfinished} unfinished calls; max_pending_calls={limit}"
+            )
+        return submit_actor_call(handle, self._name, self._meta, self._options, args, kwargs)
+
+    def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
+        return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options for its calls.
+
+        Raises:
+            ValueError: an unknown option or a bad value. TypeError: a value of a wrong type.
+        """
+        merged = (
+            self._options.merged(**options)
+            if self._options is not None
+            else method_options(**{**self._meta.get("options", {}), **options})
+        )
+        return ActorMethod(self._handle, self._name, self._meta, merged)
+
+    def __repr__(self) -> str:
+        return f"ActorMethod({self._handle!r}.{self._name})"
+
+
+def rebuild_handle(actor_id: bytes, info: dict[str, Any]) -> ActorHandle:
+    """Unpickle a handle."""
+    from ract.client.runtime import current
+
+    runtime = current()
+    if runtime is None:
+        raise RuntimeError("an actor handle can be unpickled only while ract is initialized")
+    return runtime.actor(actor_id).borrow(HandleInfo.from_plain(info))

@@ -1,0 +1,171 @@
+"""Which leased executor runs which task: the pure machine behind task submission.
+
+Theory of operation
+-------------------
+One `LeaseMachine` per shape (resources, environment, strategy). Tasks wait in a FIFO queue; leases
+take from it. A lease is pushed no more tasks than keep it busy: its depth is
+``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue, and 1 while
+nothing of that function has finished, so that a straggler does not pin work behind it.
+
+A lease is OPEN, BLOCKED (its task waits in get: nothing is pushed) or RECALLED (others wait for it:
+nothing is pushed, and it is released when it is empty). Idle leases are kept for a while, because
+the next call usually comes soon.
+
+The machine refuses to know about sockets and the clock: it returns what to do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+DEPTH_MAX = 256
+DEPTH_TIME_S = 0.002
+IDLE_S = 0.5
+"""A lease with nothing to do is given back after this time."""
+
+_AVERAGE_WEIGHT = 0.2
+
+
+@dataclass(slots=True)
+class Lease:
+    """A granted executor. ``inflight`` counts calls pushed and not answered."""
+
+    id: int
+    executor: int
+    inflight: int = 0
+    blocked: bool = False
+    recalled: bool = False
+    idle_since: float = 0.0
+
+
+@dataclass(slots=True)
+class Todo:
+    """What the adapter must do now."""
+
+    pushes: list[tuple[Lease, Any]] = field(default_factory=list)
+    release: list[Lease] = field(default_factory=list)
+    backlog: int | None = None  #: announce this many waiting tasks
+
+
+class LeaseMachine:
+    """Tasks of one shape and the leases that run them."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Any] = deque()
+        #: All leases granted and neither released nor lost, by id.
+        self.leases: dict[int, Lease] = {}
+        #: The backlog that the scheduler was last told.
+        self.announced = 0
+        self._average_s = 0.0
+        #: Functions of which a call has finished.
+        self._known: set[Any] = set()
+
+    def submit(self, call: Any, now: float) -> Todo:
+        """A call is ready to run."""
+        self.queue.append(call)
+        return self._fill(now)
+
+    def resubmit(self, calls: list[Any], now: float) -> Todo:
+        """Calls come back (returned, or to be retried); they go first, in order."""
+        self.queue.extendleft(reversed(calls))
+        return self._fill(now)
+
+    def granted(self, lease: Lease, now: float) -> Todo:
+        """The scheduler granted a lease."""
+        lease.idle_since = now
+        self.leases[lease.id] = lease
+        self.announced = max(0, self.announced - 1)
+        return self._fill(now)
+
+    def replied(self, lease: Lease, inflight: int, n: int, busy_s: float, now: float) -> Todo:
+        """``n`` calls of the lease finished after ``busy_s`` in user code."""
+        lease.inflight = inflight
+        if n:
+            each = busy_s / n
+            if self._average_s:
+                self._average_s += (each - self._average_s) * _AVERAGE_WEIGHT
+            else:
+                self._average_s = each
+        if not inflight:
+            lease.idle_since = now
+        return self._fill(now)
+
+    def finished(self, target: Any) -> None:
+        """A call of function ``target`` finished: its time is in the average."""
+        self._known.add(target)
+
+    def blocked(self, lease: Lease, is_blocked: bool, now: float) -> Todo:
+        """The lease's task waits in get, or goes on."""
+        lease.blocked = is_blocked
+        return self._fill(now)
+
+    def recalled(self, lease_id: int, now: float) -> Todo:
+        """Others wait for what this lease holds."""
+        lease = self.leases.get(lease_id)
+        if lease is not None:
+            lease.recalled = True
+        return self._fill(now)
+
+    def lost(self, lease_id: int, now: float) -> Todo:
+        """The executor of the lease is gone."""
+        self.leases.pop(lease_id, None)
+        return self._fill(now)
+
+    def tick(self, now: float) -> Todo:
+        """Give back idle leases and announce the exact backlog."""
+        todo = self._fill(now)
+        if not self.queue:
+            for lease in list(self.leases.values()):
+                if not lease.inflight and now - lease.idle_since >= IDLE_S:
+                    self._release(lease, todo)
+        if todo.backlog is None and self.announced != len(self.queue):
+            self._announce(todo)
+        return todo
+
+    # ------------------------------------------------------------------ rules
+
+    def _fill(self, now: float) -> Todo:
+        todo = Todo()
+        queue = self.queue
+        if queue:
+            depth = self._depth()
+            # Breadth first: every lease gets one call before any gets a second.
+            for lease in sorted(self.leases.values(), key=_by_inflight):
+                if not lease.blocked and not lease.recalled:
+                    while queue and lease.inflight < depth:
+                        call = queue.popleft()
+                        if call.cancelled:
+                            continue
+                        lease.inflight += 1
+                        todo.pushes.append((lease, call))
+                        if call.target not in self._known:
+                            depth = 1
+        for lease in list(self.leases.values()):
+            if lease.recalled and not lease.inflight:
+                self._release(lease, todo)
+        waiting = len(queue)
+        if (waiting == 0) != (self.announced == 0) or waiting > 2 * self.announced:
+            self._announce(todo)
+        return todo
+
+    def _depth(self) -> int:
+        call = self.queue[0]
+        if call.target not in self._known:
+            return 1
+        depth = int(DEPTH_TIME_S / self._average_s) + 1 if self._average_s else DEPTH_MAX
+        share = len(self.queue) // (2 * max(1, len(self.leases))) + 1
+        return max(1, min(depth, DEPTH_MAX, share))
+
+    def _release(self, lease: Lease, todo: Todo) -> None:
+        del self.leases[lease.id]
+        todo.release.append(lease)
+
+    def _announce(self, todo: Todo) -> None:
+        self.announced = len(self.queue)
+        todo.backlog = self.announced
+
+
+def _by_inflight(lease: Lease) -> int:
+    return lease.inflight

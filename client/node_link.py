@@ -1,0 +1,200 @@
+"""The control connection of a process to the daemon of its node (``node.sock``).
+
+Messages are written from the calling thread, in order, under one lock; the daemon always reads, so
+writing does not block for long. They are read by the reactor. Changes of holds are collected (also
+by finalizers, which must not write) and always go out before any later message.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ract.core import wire
+from ract.core.errors import RactSystemError, error_by_name
+from ract.core.messages import Hello, Hold, HoldsChanged, Refused, Reply, Request, Welcome
+
+logger = logging.getLogger(__name__)
+
+_LENGTH = struct.Struct("<I")
+HOLDS_PER_MESSAGE_MAX = 4096
+
+
+class NodeLink:
+    """A connection that has said hello.
+
+    Attributes:
+        welcome: What the node answered.
+        on_message: Called on the reactor's thread with every message but replies.
+        on_lost: Called once when the connection ends without `close`.
+    """
+
+    def __init__(self, path: str, hello: Hello) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._sock.connect(path)
+            self._lock = threading.Lock()
+            self._inbox = bytearray()
+            self._sock.sendall(_framed(hello))
+            self.welcome = self._receive_welcome()
+        except BaseException:
+            self._sock.close()
+            raise
+        self.process = self.welcome.process
+        self.hold_changes: deque[tuple[bytes, int, int]] = deque()  # (id, process, change)
+        self.on_message: Callable[[Any], None] = lambda message: None
+        self.on_lost: Callable[[], None] = lambda: None
+        self.is_closed = False
+        self._requests: dict[int, _Waiter] = {}
+        self._numbers = itertools.count(1)
+
+    def fileno(self) -> int:
+        """The descriptor, for the reactor."""
+        return self._sock.fileno()
+
+    def _receive_welcome(self) -> Welcome:
+        while True:
+            for message in self._receive():
+                if isinstance(message, Welcome):
+                    return message
+                if isinstance(message, Refused):
+                    raise error_by_name(message.error, message.detail)
+                raise RactSystemError(ConnectionError(f"unexpected {type(message).__name__}"))
+
+    # ------------------------------------------------------------------ sending
+
+    def send(self, message: Any) -> None:
+        """Send a message after all changes of holds made so far.
+
+        Raises:
+            ConnectionError: the node is gone.
+        """
+        with self._lock:
+            if self.hold_changes:
+                self._send_holds()
+            self._sock.sendall(_framed(message))
+
+    def flush_holds(self) -> bool:
+        """Send collected changes of holds; returns whether there were any."""
+        if not self.hold_changes:
+            return False
+        with self._lock:
+            self._send_holds()
+        return True
+
+    def _send_holds(self) -> None:
+        changes = self.hold_changes
+        while changes:
+            holds = []
+            while changes and len(holds) < HOLDS_PER_MESSAGE_MAX:
+                holds.append(Hold(*changes.popleft()))
+            self._sock.sendall(_framed(HoldsChanged(self.process, holds)))
+
+    def request(self, op: str, timeout: float | None = 60.0, **args: Any) -> Any:
+        """Ask the scheduler; returns its answer.
+
+        Raises:
+            Exception: the typed error that the scheduler answered.
+            TimeoutError: no answer in time.
+        """
+        number = next(self._numbers)
+        return self.ask(number, Request(self.process, number, op, args), timeout, what=op)
+
+    def next_request(self) -> int:
+        """A number for a question whose answer carries it."""
+        return next(self._numbers)
+
+    def ask(self, number: int, message: Any, timeout: float | None, what: str) -> Any:
+        """Send a question and wait for the answer with that number."""
+        waiter = self._requests[number] = _Waiter()
+        try:
+            self.send(message)
+            if not waiter.done.wait(timeout):
+                raise TimeoutError(f"the cluster did not answer {what!r} within {timeout} s")
+        finally:
+            del self._requests[number]
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.value
+
+    # ------------------------------------------------------------------ receiving
+
+    def readable(self) -> None:
+        """Read what has come and dispatch it (on the reactor's thread)."""
+        try:
+            messages = self._receive()
+        except (OSError, wire.ProtocolError) as error:
+            if not self.is_closed:
+                self._lost(error)
+            return
+        for message in messages:
+            if isinstance(message, Reply):
+                error_ = error_by_name(message.error, str(message.value)) if message.error else None
+                self.answer(message.request, message.value, error_)
+            else:
+                try:
+                    self.on_message(message)
+                except Exception:
+                    logger.exception("ract: could not handle %s", type(message).__name__)
+
+    def answer(self, number: int, value: Any, error: BaseException | None = None) -> None:
+        """Wake who asked question ``number``; nobody, if it has given up."""
+        waiter = self._requests.get(number)
+        if waiter is not None:
+            waiter.value, waiter.error = value, error
+            waiter.done.set()
+
+    def _receive(self) -> list[Any]:
+        data = self._sock.recv(256 * 1024)
+        if not data:
+            raise ConnectionError("the node closed the connection")
+        inbox = self._inbox
+        inbox += data
+        messages = []
+        start = 0
+        while len(inbox) - start >= 4:
+            (size,) = _LENGTH.unpack_from(inbox, start)
+            if size > wire.FRAME_BYTES_MAX:
+                raise wire.ProtocolError(f"frame of {size} bytes")
+            if len(inbox) - start - 4 < size:
+                break
+            messages.append(wire.decode(bytes(inbox[start + 4 : start + 4 + size])))
+            start += 4 + size
+        del inbox[:start]
+        return messages
+
+    def _lost(self, error: Exception) -> None:
+        self.is_closed = True
+        for waiter in list(self._requests.values()):
+            waiter.error = RactSystemError(ConnectionError(f"the node is gone: {error}"))
+            waiter.done.set()
+        self.on_lost()
+
+    def close(self) -> None:
+        """Close the connection; the node takes that as the end of the process."""
+        self.is_closed = True
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:  # the node went first
+            pass
+        self._sock.close()
+
+
+class _Waiter:
+    __slots__ = ("done", "error", "value")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+def _framed(message: Any) -> bytes:
+    data = wire.encode(message)
+    return _LENGTH.pack(len(data)) + data

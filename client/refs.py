@@ -1,0 +1,266 @@
+"""Object refs: a ref is its own future.
+
+Theory of operation
+-------------------
+A ref starts PENDING and becomes, once, one of the other states. Whoever completes it stores the
+value, then the state, then looks for waiters; whoever waits adds itself to the waiters, then looks
+at the state again. With the GIL that order loses no wake-up and needs no lock.
+
+A ref that never leaves its process has no id on the wire and no finalizer, so creating one costs
+about a hundred nanoseconds. When it *escapes* (it is pickled, or its value lies in shared memory)
+its class becomes `HeldRef`, which tells the cluster when the last Python reference is gone, and the
+runtime interns it by id, so that there is at most one ref object per id in a process and identity
+can serve as hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ract.core import ids, serialization
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+
+T = TypeVar("T")
+
+# The order matters: everything from READY on is complete.
+PENDING = 0  #: a call of this process will complete it
+REMOTE = 1  #: only the id is known; ask the node
+SOUGHT = 2  #: the node was asked
+READY = 3
+PLAIN = 3  #: ``_value`` is an immutable builtin
+INLINE = 4  #: ``_value`` is (head, buffers, refs contained)
+STORED = 5  #: ``_value`` is a `ract.client.store.Location` on this node
+ERROR = 6  #: ``_value`` is (head, buffers, refs) of an exception
+
+_runtime: Runtime | None = None  # set by `ract.client.runtime.install`
+
+
+class ObjectRef(Generic[T]):
+    """A reference to a value that a task, an actor call or ``ract.put`` makes.
+
+    Refs can be passed to tasks, kept in containers, awaited, and used as dictionary keys.
+    """
+
+    __slots__ = ("__weakref__", "_call", "_holds", "_id", "_runtime", "_state", "_value", "_waiters")
+
+    _state: int
+    _value: Any
+    _id: Any  #: bytes once made; before, (task number, actor id or None, index)
+    _call: Any  #: the call that will complete it, while PENDING
+    _waiters: list[Callable[[ObjectRef], None]] | None
+    _holds: int  #: holds that the cluster counts for this process; 0 while local
+    _runtime: Runtime | None
+
+    def __init__(self, id: bytes) -> None:
+        if not isinstance(id, (bytes, bytearray)):
+            raise TypeError(f"an ObjectRef is made from {ID_BYTES} bytes, not {type(id).__name__}")
+        if len(id) != ID_BYTES:
+            raise ValueError(f"an ObjectRef has {ID_BYTES} bytes, not {len(id)}")
+        self._id = bytes(id)
+        self._state = REMOTE
+        self._value = self._call = self._waiters = None
+        self._holds = 0
+        self._runtime = _runtime
+
+    # ------------------------------------------------------------------ identity
+
+    def binary(self) -> bytes:
+        """The 28 bytes of the id."""
+        made = self._id
+        if type(made) is not bytes:
+            number, actor_id, index = made
+            job = self._runtime.job_id if self._runtime is not None else b"\0\0\0\0"
+            task = ids.task_id_bytes(number, job, actor_id or b"")
+            self._id = made = ids.object_id_bytes(task, index)
+        return made
+
+    def hex(self) -> str:
+        """The id as 56 hex digits."""
+        return self.binary().hex()
+
+    def is_nil(self) -> bool:
+        """Whether this is the nil id."""
+        return self.binary() == b"\xff" * ID_BYTES
+
+    def task_id(self) -> ids.TaskID:
+        """The id of the task that makes the value."""
+        return ids.TaskID(self.binary()[:24])
+
+    def job_id(self) -> ids.JobID:
+        """The id of the job that made the ref."""
+        return ids.JobID(self.binary()[20:24])
+
+    @classmethod
+    def from_binary(cls, id: bytes) -> ObjectRef:
+        """A ref from the 28 bytes of an id."""
+        return cls(id)
+
+    @classmethod
+    def from_hex(cls, hex_id: str) -> ObjectRef:
+        """A ref from 56 hex digits."""
+        return cls(bytes.fromhex(hex_id))
+
+    @classmethod
+    def nil(cls) -> ObjectRef:
+        """The nil ref, which no task makes."""
+        return cls(b"\xff" * ID_BYTES)
+
+    @classmethod
+    def from_random(cls) -> ObjectRef:
+        """A ref with a random id, which no task makes."""
+        import os
+
+        return cls(os.urandom(ID_BYTES))
+
+    @classmethod
+    def size(cls) -> int:
+        """Bytes of an id."""
+        return ID_BYTES
+
+    def owner_address(self) -> str:
+        """Where the ref was made: objects here belong to the cluster, not to a process."""
+        return ""
+
+    def call_site(self) -> str:
+        """Where in the program the ref was made, if that is recorded."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.hex()})"
+
+    # ------------------------------------------------------------------ as a future
+
+    def future(self) -> concurrent.futures.Future:
+        """A ``concurrent.futures.Future`` with the value; cancelling it leaves the task alone."""
+        made: concurrent.futures.Future = concurrent.futures.Future()
+
+        def complete(ref: ObjectRef) -> None:
+            if not made.cancelled():
+                try:
+                    value = ref._load()
+                except BaseException as error:
+                    made.set_exception(error)
+                else:
+                    made.set_result(value)
+
+        self._when_done(complete)
+        return made
+
+    def as_future(self) -> asyncio.Future:
+        """An ``asyncio`` future on the running loop (older name for ``asyncio.wrap_future``)."""
+        return asyncio.wrap_future(self.future())
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._state < READY:
+            loop = asyncio.get_running_loop()
+            done = loop.create_future()
+
+            def wake(_: ObjectRef) -> None:
+                loop.call_soon_threadsafe(_set_if_waiting, done)
+
+            self._when_done(wake)
+            yield from done
+        return self._load()
+
+    def _when_done(self, callback: Callable[[ObjectRef], None]) -> None:
+        """Call ``callback(ref)`` once, from any thread, when the ref is complete."""
+        if self._state == REMOTE:
+            _owner(self).seek(self)
+        if self._waiters is None:
+            self._waiters = []
+        waiters = self._waiters
+        waiters.append(callback)
+        if self._state >= READY:
+            _notify(self)
+        elif self._call is not None:
+            _owner(self).expedite(self)
+
+    def _complete(self, state: int, value: Any) -> None:
+        """Give the ref its value; the first one counts."""
+        if self._state >= READY:
+            return
+        self._value = value
+        self._state = state
+        self._call = None
+        if self._holds:
+            _owner(self).publish_value(self)
+        if self._waiters is not None:
+            _notify(self)
+
+    def _load(self) -> Any:
+        """The value, as ``get`` gives it: a fresh copy, or a read-only view; or raise its error."""
+        state = self._state
+        if state == PLAIN:
+            return self._value
+        if state == INLINE:
+            head, buffers, _ = self._value
+            return serialization.unpack(head, buffers)
+        return _owner(self).load(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _owner(self).reduce_ref(self)
+
+
+class HeldRef(ObjectRef):
+    """A ref that the cluster knows about: its end is reported."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.drop_hold(self._id, self._holds)
+
+
+HeldRef.__name__ = HeldRef.__qualname__ = "ObjectRef"
+
+ID_BYTES = 28
+
+
+def new_ref(number: int, actor_id: bytes | None, index: int, call: Any) -> ObjectRef:
+    """A local, pending ref for return ``index`` of task ``number``."""
+    ref = ObjectRef.__new__(ObjectRef)
+    ref._state = PENDING
+    ref._id = (number, actor_id, index)
+    ref._call = call
+    ref._waiters = None
+    ref._holds = 0
+    ref._runtime = _runtime
+    return ref
+
+
+def _notify(ref: ObjectRef) -> None:
+    waiters = ref._waiters
+    while waiters:
+        try:
+            callback = waiters.pop()
+        except IndexError:  # another thread took the last one
+            return
+        callback(ref)
+
+
+def _owner(ref: ObjectRef) -> Runtime:
+    runtime = ref._runtime
+    if runtime is None or runtime.closed:
+        raise ValueError(
+            f"{ref!r} belongs to a cluster that this process has left: its owner is unknown. "
+            "Values can be read only between init() and shutdown()."
+        )
+    return runtime
+
+
+def _set_if_waiting(future: asyncio.Future) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def rebuild_ref(id: bytes) -> ObjectRef:
+    """Unpickle a ref: the one of this process with that id, or a new one."""
+    if _runtime is None:
+        return ObjectRef(id)
+    return _runtime.borrow(id)

@@ -1,0 +1,153 @@
+"""Remote functions: what ``@ract.remote`` makes of a function."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ract.client import ambient, strategies
+from ract.client.submit import submit_task
+from ract.core import serialization
+from ract.core.diagnose import explain_unpicklable
+from ract.core.messages import Shape
+from ract.core.options import TaskOptions, task_options
+from ract.core.signatures import Signature
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+FUNCTION_BYTES_WARN = 10 * 2**20
+FUNCTION_BYTES_MAX = 95 * 2**20
+
+
+class RemoteFunction:
+    """A function that runs in other processes: ``f.remote(...)`` submits a task."""
+
+    def __init__(self, function: Callable[..., Any], options: TaskOptions) -> None:
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise ValueError(
+                f"{function.__name__} is async: 'async def' should not be used for remote tasks. "
+                "Wrap it: a normal function that calls asyncio.run(...), or an async actor."
+            )
+        self._function = function
+        self._shipped = _Shipped(function)
+        self._signature = Signature.of(function)
+        self._options = options
+        self._name = getattr(function, "__qualname__", None) or repr(function)
+        self._key: Any = None
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError(
+            f"Remote functions cannot be called directly. Instead of running "
+            f"'{self._name}()', try '{self._name}.remote()'."
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task; returns a ref (a list of refs, or None, per ``num_returns``).
+
+        Raises:
+            TypeError: the arguments do not fit, or an argument cannot be pickled.
+        """
+        if self._signature is not None:
+            self._signature.check(self._name, args, kwargs)
+        runtime = ambient.runtime()
+        definition, captured = self._shipped.definition(runtime, self._name)
+        options = self._options
+        key = self._key
+        if key is None:
+            key = self._key = strategies.shape_key(options.demand, options)
+        pool = runtime.pool(
+            key, lambda: strategies.make_shape(runtime, options.demand, options, Shape)
+        )
+        name = options.name or self._name
+        return submit_task(runtime, pool, definition, captured, name, options, args, kwargs)
+
+    def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
+        return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options.
+
+        Raises:
+            ValueError: an unknown option or a bad value. TypeError: a value of a wrong type.
+        """
+        other = object.__new__(RemoteFunction)
+        other.__dict__.update(self.__dict__)
+        other._options = self._options.merged(**options)
+        other._key = None
+        return other
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._function, self._options)
+
+
+def _rebuild(function: Callable[..., Any], options: TaskOptions) -> RemoteFunction:
+    return RemoteFunction(function, options)
+
+
+class _Shipped:
+    """The function pickled, once per job, at its first call."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+        self._definition: tuple[bytes, bytes] = (b"", b"")
+        self._captured: list[Any] = []
+
+    def definition(self, runtime: Runtime, name: str) -> tuple[tuple[bytes, bytes], list[Any]]:
+        """((key, pickled), refs and handles that it captures)."""
+        if self._runtime is not runtime:
+            with self._lock:
+                self._pickle(name)
+                self._runtime = runtime
+        return self._definition, self._captured
+
+    def _pickle(self, name: str) -> None:
+        try:
+            packed = serialization.pack_by_value(self._function)
+        except Exception as error:
+            what = f"the remote function {name}"
+            raise TypeError(explain_unpicklable(self._function, what, error)) from error
+        check_size(name, len(packed.head), "function")
+        key = hashlib.blake2b(packed.head, digest_size=16).digest()
+        self._definition = (key, packed.head)
+        self._captured = packed.refs
+
+
+def check_size(name: str, size: int, kind: str) -> None:
+    """Warn about a large pickled function or class; refuse a huge one.
+
+    Raises:
+        ValueError: larger than `FUNCTION_BYTES_MAX`.
+    """
+    advice = (
+        "Its closure or globals hold large objects: put them with ract.put() and pass the ref "
+        "as an argument."
+    )
+    if size > FUNCTION_BYTES_MAX:
+        raise ValueError(
+            f"The {kind} {name} is too large: {size / 2**20:.0f} MiB pickled, the limit is "
+            f"{FUNCTION_BYTES_MAX // 2**20} MiB. {advice}"
+        )
+    if size > FUNCTION_BYTES_WARN:
+        logger.warning("The %s %s is %.0f MiB pickled. %s", kind, name, size / 2**20, advice)
+
+
+def make_remote_function(function: Callable[..., Any], **options: Any) -> RemoteFunction:
+    """``@ract.remote`` on a function."""
+    is_generator = inspect.isgeneratorfunction(function)
+    if is_generator and "num_returns" not in options:
+        options["num_returns"] = "streaming"
+    return RemoteFunction(function, task_options(**options))

@@ -1,0 +1,922 @@
+"""The client runtime: what a process needs to submit calls and to read, hold and wait for values.
+
+There is one per process (driver or executor), installed by `install`; everything else takes it as
+an argument. It owns the reactor, the link to the node, the channels to executors, one `TaskPool`
+per shape, one `ActorClient` per actor, and the table of refs that the cluster knows about.
+
+How references are counted is told in `docs/architecture.md`, "Objects"; the rule here: a hold for
+somebody else is announced before the message that carries the id, a release after everything else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import pickle
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ract.client import connections, faults, refs
+from ract.client.actor_client import ActorClient
+from ract.client.channel import Call, Channel
+from ract.client.handles import ACTOR_ID_BYTES, ActorHandle
+from ract.client.node_link import NodeLink
+from ract.client.reactor import Reactor
+from ract.client.refs import (
+    ERROR,
+    INLINE,
+    PLAIN,
+    READY,
+    REMOTE,
+    SOUGHT,
+    STORED,
+    HeldRef,
+    ObjectRef,
+)
+from ract.client.store import Location, StoreClient
+from ract.client.tasks import TaskPool
+from ract.core import calls, errors, messages, serialization
+from ract.core.messages import Blob, CancelWanted, Contained, Hold, ObjectPublished, ObjectWanted
+from ract.core.serialization import Packed
+
+logger = logging.getLogger(__name__)
+
+INLINE_BYTES_MAX = 100 * 1024
+"""Larger values go through shared memory."""
+
+BLOCK_GRACE_S = 0.001
+"""A task that waits longer than this in get or wait lends its CPUs."""
+
+
+class Runtime:
+    """The runtime of this process in one cluster.
+
+    Args:
+        link: The connection to the node, welcomed.
+        is_driver: Whether this is a driver (else an executor).
+    """
+
+    def __init__(self, link: NodeLink, *, is_driver: bool) -> None:
+        welcome = link.welcome
+        self.link = link
+        self.is_driver = is_driver
+        self.process: int = welcome.process
+        self.node_id: bytes = welcome.node_id
+        self.job_id: bytes = welcome.job_id or b"\0\0\0\0"
+        self.namespace: str = welcome.namespace
+        self.closed = False
+        self.lost_reason = ""
+        self.store = StoreClient(link)
+        self.channels: dict[int, Channel] = {}
+        self.actors: dict[bytes, ActorClient] = {}
+        self.runtime_env = ""
+        self.on_block: Callable[[], None] | None = None
+        self.on_unblock: Callable[[], None] | None = None
+        self.on_control: Callable[[Any], None] = lambda message: None
+        self.on_tick: Callable[[], bool] = lambda: False
+        self.pushed: list[messages.Pushed] = []
+        self._first_number = self.process << 36
+        self._counter = itertools.count(1)
+        self._lock = threading.RLock()
+        self._pools: dict[Any, TaskPool] = {}
+        self._pools_by_key: dict[int, TaskPool] = {}
+        self._held: weakref.WeakValueDictionary[bytes, ObjectRef] = weakref.WeakValueDictionary()
+        self._pinned: list[Any] = []
+        self._localizing: dict[bytes, list[Callable[[], None]]] = {}
+        self._dropped_handles: deque[bytes] = deque()
+        self._errors = 0
+        self.reactor = Reactor(self._tick)
+        link.on_message = self._on_message
+        link.on_lost = self._on_lost
+
+    def start(self) -> None:
+        """Begin to read what the node says."""
+        self.reactor.watch(self.link.fileno(), self.link.readable)
+        self.reactor.start()
+
+    # ------------------------------------------------------------------ ids
+
+    def next_number(self) -> int:
+        """A task number, unique in the cluster."""
+        return self._first_number | next(self._counter)
+
+    # ------------------------------------------------------------------ submission
+
+    def pool(self, key: Any, make_shape: Callable[[], messages.Shape]) -> TaskPool:
+        """The pool for a shape; ``key`` is hashable and equal for equal shapes."""
+        pool = self._pools.get(key)
+        if pool is None:
+            with self._lock:
+                pool = self._pools.get(key)
+                if pool is None:
+                    number = len(self._pools) + 1
+                    pool = TaskPool(self, number, make_shape())
+                    self._pools_by_key[number] = pool
+                    self._pools[key] = pool
+        return pool
+
+    def dispatch(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Bind arguments to a call and hand it to its owner as soon as they are ready."""
+        self._bind(call, args, kwargs)
+        call.owner.submit(call)
+
+    def _bind(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not kwargs and all(map(serialization.is_plain, args)):
+            call.args = args
+            return
+        slots: list[ObjectRef] = []
+
+        def slot(value: Any) -> Any:
+            if not isinstance(value, ObjectRef):
+                return value
+            if value._state == PLAIN:
+                return value._value
+            slots.append(value)
+            return calls.Slot(len(slots) - 1)
+
+        args = tuple(map(slot, args))
+        kwargs = {key: slot(value) for key, value in kwargs.items()}
+        if not slots and not kwargs and all(map(serialization.is_plain, args)):
+            call.args = args
+            return
+        extra = call.extra = call.extra or {}
+        call.args = None
+        packed = self.pack(((args, kwargs)), what=f"arguments of {call.name}")
+        self._attach(call, extra, packed)
+        if slots:
+            call.kept.extend(slots)
+            extra["deps"] = slots  # replaced by values in `_resolve`
+            self._await_slots(call, slots)
+
+    def _attach(self, call: Call, extra: dict[str, Any], packed: Packed) -> None:
+        if packed.size > INLINE_BYTES_MAX:
+            ref = self.put_packed(packed)
+            location = ref._value
+            call.kept.append(ref)
+            extra["stored"] = (ref.binary(), *location)
+            extra["refs"] = [(ref.binary(), 1)]
+        else:
+            extra["packed"] = (packed.head, packed.copied_buffers())
+        if packed.refs:
+            call.kept.extend(packed.refs)
+            counts = Counter(id_of(r) for r in packed.refs)
+            extra["refs"] = extra.get("refs", []) + [(i, 1) for i in counts]
+
+    def _await_slots(self, call: Call, slots: list[ObjectRef]) -> None:
+        pending = [ref for ref in slots if ref._state < READY]
+        if not pending:
+            self._resolve(call)
+            return
+        # One more than the refs, so that callbacks that run at once do not finish too early.
+        call.waiting = len(pending) + 1
+
+        def ready(_: ObjectRef) -> None:
+            with self._lock:
+                call.waiting -= 1
+                done = call.waiting == 0
+            if done:
+                self._resolve(call)
+                call.owner.ready(call)
+
+        for ref in pending:
+            ref._when_done(ready)
+        with self._lock:
+            call.waiting -= 1
+            done = call.waiting == 0
+        if done:
+            self._resolve(call)
+
+    def _resolve(self, call: Call) -> None:
+        """Replace the slots by values; a failed argument fails the call without running it."""
+        extra = call.extra
+        assert extra is not None
+        deps = []
+        handed = []
+        for ref in extra["deps"]:
+            state, value = ref._state, ref._value
+            if state == PLAIN:
+                deps.append((calls.PLAIN, value))
+            elif state == INLINE:
+                head, buffers, contained = value
+                if ref._holds:  # what it contains is kept alive by the directory's entry
+                    handed.append((ref.binary(), 1))
+                inner = [(id_of(r), 1) for r in contained]
+                handed += inner
+                deps.append((calls.INLINE, head, buffers, inner))
+            elif state == STORED:
+                deps.append((calls.STORED, ref.binary(), *value))
+                handed.append((ref.binary(), 1))
+            if state == ERROR or (state == STORED and value[4]):
+                call.cancelled = True
+                extra["deps"] = []
+                self._fail_with(call, ref)
+                return
+        extra["deps"] = deps
+        if handed:
+            extra["refs"] = extra.get("refs", []) + handed
+
+    def _fail_with(self, call: Call, ref: ObjectRef) -> None:
+        try:
+            ref._load()
+        except BaseException as error:
+            self.fail_call(call, error)
+
+    # ------------------------------------------------------------------ replies
+
+    def apply_reply(self, channel: Channel, call: Call, reply: tuple[Any, ...]) -> None:
+        """Apply a reply that is more than one plain value."""
+        status = reply[1]
+        if status == calls.RETURNED:
+            channel.inflight.pop(call.seq, None)
+            channel.owner.returned(channel, call)
+            return
+        if status == calls.ITEM:
+            call.stream.item(reply[2], reply[3])
+            return
+        if status == calls.ERROR and self._retries(call, reply[2:]):
+            channel.inflight.pop(call.seq, None)
+            call.owner.retry(call)
+            return
+        if status == calls.CANCELLED:
+            self.fail_call(call, errors.TaskCancelledError(task_id=call.refs_task_id()))
+        elif status == calls.END:
+            call.stream.end(reply[2], reply[3] if len(reply) > 3 else None)
+        elif status == calls.SEVERAL:
+            for ref, result in zip(call.refs, reply[2], strict=True):
+                self.apply_result(ref, result)
+        else:
+            if call.refs:
+                self.apply_result(call.refs[0], reply[1:])
+            for ref in call.refs[1:]:  # an error of a task with several returns
+                self.apply_result(ref, reply[1:])
+        call.kept = []
+        channel.inflight.pop(call.seq, None)
+
+    def apply_result(self, ref: ObjectRef, result: tuple[Any, ...]) -> None:
+        """Complete a ref with what an executor made."""
+        status = result[0]
+        if status == calls.PLAIN:
+            ref._complete(PLAIN, result[1])
+        elif status == calls.STORED:
+            self._become_held(ref, 1)
+            ref._complete(STORED, result[2:])
+        else:
+            contained = [self.adopt(i, n) for i, n in result[3]]
+            if status == calls.ERROR:
+                self._errors += 1
+                ref._complete(ERROR, (result[1], result[2], contained))
+            else:
+                ref._complete(INLINE, (result[1], result[2], contained))
+
+    def _retries(self, call: Call, result: Sequence[Any]) -> bool:
+        retried = call.retry_exceptions
+        if not retried or call.retries == 0 or call.cancelled:
+            return False
+        if retried is not True:
+            error = serialization.unpack(result[0], result[1])
+            cause = getattr(error, "cause", error)
+            if not isinstance(cause, tuple(retried)):
+                return False
+        call.retries -= 1 if call.retries > 0 else 0
+        return True
+
+    def fail_call(self, call: Call, error: BaseException) -> None:
+        """Complete every ref of the call with an error made in this process."""
+        value = (pickle.dumps(error, 5), [], [])
+        self._errors += 1
+        for ref in call.refs:
+            ref._complete(ERROR, value)
+        if call.stream is not None:
+            call.stream.end(-1, (calls.ERROR, *value))
+        call.kept = []
+
+    # ------------------------------------------------------------------ refs and holds
+
+    def adopt(self, id: bytes, count: int) -> Any:
+        """A ref or handle whose ``count`` holds somebody announced for this process."""
+        with self._lock:
+            if len(id) == ACTOR_ID_BYTES:
+                return self.actor(id).adopt(count)
+            ref = self._held.get(id)
+            if ref is None:
+                ref = self._new_held(id, count)
+            else:
+                ref._holds += count
+            return ref
+
+    def borrow(self, id: bytes) -> ObjectRef:
+        """The ref with this id; a new one is held from now on."""
+        with self._lock:
+            ref = self._held.get(id)
+            if ref is None:
+                ref = self._new_held(id, 1)
+                self.link.hold_changes.append((id, self.process, 1))
+                self.reactor.wake()
+            return ref
+
+    def _new_held(self, id: bytes, count: int) -> ObjectRef:
+        ref = HeldRef(id)
+        ref._runtime = self
+        ref._holds = count
+        self._held[id] = ref
+        return ref
+
+    def _become_held(self, ref: ObjectRef, count: int) -> None:
+        with self._lock:
+            if not ref._holds:
+                self._held[ref.binary()] = ref
+                ref.__class__ = HeldRef
+            ref._holds += count
+
+    def drop_hold(self, id: bytes, count: int) -> None:
+        """A finalizer: only appends. The reactor tells the cluster."""
+        if not self.closed:
+            self.link.hold_changes.append((id, self.process, -count))
+            self.reactor.wake()
+
+    def hand_over(self, handed: list[tuple[bytes, int]], process: int) -> None:
+        """Announce holds of another process, before the message that carries the ids."""
+        for id, count in handed:
+            self.link.hold_changes.append((id, process, count))
+        self.link.flush_holds()
+
+    def reduce_ref(self, ref: ObjectRef) -> tuple[Any, ...]:
+        """Pickle a ref: it escapes."""
+        self.escape(ref)
+        collecting = serialization.collecting()
+        if collecting is None:
+            self._pin_out_of_band(ref)
+        else:
+            collecting.append(ref)
+        return refs.rebuild_ref, (ref.binary(),)
+
+    def _pin_out_of_band(self, ref: Any) -> None:
+        name = "allow_out_of_band_object_ref_serialization"
+        allowed = os.environ.get(f"RACT_{name}", os.environ.get(f"RAY_{name}", "1"))
+        if allowed == "0":
+            raise errors.OufOfBandObjectRefSerializationException(
+                f"{ref!r} was pickled outside a task argument, result or put, which "
+                f"RACT_{name}=0 forbids: its value could be lost while the pickle is alive."
+            )
+        self._pinned.append(ref)
+
+    def escape(self, ref: ObjectRef) -> None:
+        """Make the cluster know a ref, with its value if it is there."""
+        with self._lock:
+            if ref._holds:
+                return
+            id = ref.binary()
+            self._held[id] = ref
+            ref.__class__ = HeldRef
+            ref._holds = 1
+            # From here on `_complete` publishes; whichever of the two comes second has the value.
+            self._publish(ref, [Hold(id, self.process, 1)])
+
+    def publish_value(self, ref: ObjectRef) -> None:
+        """The value of an escaped ref arrived."""
+        if ref._state != STORED:
+            self._publish(ref, [])
+
+    def _publish(self, ref: ObjectRef, holds: list[Hold]) -> None:
+        state, value = ref._state, ref._value
+        blob = None
+        contains: list[Contained] = []
+        if state == PLAIN:
+            blob = Blob(pickle.dumps(value, 5))
+        elif state in (INLINE, ERROR):
+            head, buffers, contained = value
+            blob = Blob(bytes(head), [bytes(b) for b in buffers], state == ERROR)
+            contains = contained_of(contained)
+        name = ref._call.name if ref._call is not None else ""
+        message = ObjectPublished(self.process, ref.binary(), blob, contains, holds, name)
+        self.tell(message)
+
+    # ------------------------------------------------------------------ values
+
+    def pack(self, value: Any, what: str) -> Packed:
+        """Serialize, or raise TypeError that says which object and which part of it."""
+        try:
+            return serialization.pack(value)
+        except Exception as error:
+            from ract.core.diagnose import explain_unpicklable
+
+            raise TypeError(explain_unpicklable(value, what, error)) from error
+
+    def put(self, value: Any) -> ObjectRef:
+        """Keep a value: in this process while it is small and local, else in shared memory."""
+        if isinstance(value, ObjectRef):
+            raise TypeError(
+                f"ract.put() got {value!r}: a ref is already an object in the cluster. "
+                "Pass it on as it is, or put it inside a list."
+            )
+        if serialization.is_plain(value):
+            ref = refs.new_ref(self.next_number(), None, 1, None)
+            ref._value, ref._state = value, PLAIN
+            return ref
+        return self.put_packed(self.pack(value, what="the value given to ract.put()"))
+
+    def put_packed(self, packed: Packed) -> ObjectRef:
+        """Keep a serialized value."""
+        ref = refs.new_ref(self.next_number(), None, 1, None)
+        if packed.size <= INLINE_BYTES_MAX:
+            ref._value = (packed.head, packed.copied_buffers(), packed.refs)
+            ref._state = INLINE
+            return ref
+        holds = [Hold(ref.binary(), self.process, 1)]
+        location = self.store.write(ref.binary(), packed, contained_of(packed.refs), holds)
+        self._become_held(ref, 1)
+        ref._value = (self.node_id, location.path, location.offset, location.size, False)
+        ref._state = STORED
+        return ref
+
+    def load(self, ref: ObjectRef) -> Any:
+        """The value of a complete ref that is not plain or inline; raises errors."""
+        value = ref._value
+        if ref._state == ERROR:
+            head, buffers, _ = value
+        else:
+            node_id, path, offset, size, is_error = value
+            if node_id != self.node_id:
+                return self._load_here(ref)
+            location = Location(path, offset, size, is_error)
+            head, buffers = self.store.read(location, ref)
+            if not is_error:
+                return serialization.unpack(head, buffers)
+        error = serialization.unpack(head, buffers)
+        raise faults.as_raised(error)
+
+    def _load_here(self, ref: ObjectRef) -> Any:
+        """The value lies on another node: have it copied to this one first."""
+        self.await_here(ref)
+        return ref._load()
+
+    def await_here(self, ref: ObjectRef) -> None:
+        """Wait until the value of ``ref`` is on this node (or known to be lost)."""
+        if ref._state == STORED and ref._value[0] == self.node_id:
+            return
+        arrived = threading.Event()
+        self.localize(ref, arrived.set)
+        while not arrived.wait(1.0):
+            self.check_alive()
+
+    def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
+        """(head, buffers) of a value that `await_here` has waited for; raises its error."""
+        if ref._state != STORED:
+            if ref._state == ERROR:
+                ref._load()
+            return ref._value[0], ref._value[1]
+        _, path, offset, size, is_error = ref._value
+        return self.store.read(Location(path, offset, size, is_error), ref)
+
+    def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+        """Bring a STORED value to this node, then call ``then()``."""
+        id = ref.binary()
+        with self._lock:
+            waiting = self._localizing.setdefault(id, [])
+            waiting.append(then)
+            if len(waiting) > 1:
+                return
+            self._pinned_while_localizing(id, ref)
+        self.tell(ObjectWanted(self.process, id))
+
+    def _pinned_while_localizing(self, id: bytes, ref: ObjectRef) -> None:
+        # The waiting list keeps the ref: its hold must outlast the copy.
+        self._localizing[id].append(lambda _keep=ref: None)
+
+    def seek(self, ref: ObjectRef) -> None:
+        """Ask the node for the value of a ref that another process made."""
+        with self._lock:
+            if ref._state != REMOTE:
+                return
+            ref._state = SOUGHT
+        self.tell(ObjectWanted(self.process, ref.binary()))
+
+    # ------------------------------------------------------------------ get and wait
+
+    def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
+        """Wait for one value."""
+        if ref._state < READY:
+            self._await([ref], 1, timeout, for_get=True)
+        return ref._load()
+
+    def get_many(self, wanted: list[ObjectRef], timeout: float | None) -> list[Any]:
+        """Wait for all values, or until one is an error."""
+        if any(ref._state < READY for ref in wanted):
+            self._await(wanted, len(wanted), timeout, for_get=True)
+            # One that failed while others are still running is raised at once.
+            for ref in wanted:
+                if ref._state == ERROR:
+                    ref._load()
+        return [ref._load() for ref in wanted]
+
+    def wait(
+        self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        """Split refs into at most ``num_returns`` complete ones and the rest, in order."""
+        if sum(ref._state >= READY for ref in wanted) < num_returns:
+            try:
+                self._await(wanted, num_returns, timeout, for_get=False)
+            except errors.GetTimeoutError:
+                pass
+        ready: list[ObjectRef] = []
+        rest: list[ObjectRef] = []
+        for ref in wanted:
+            (ready if ref._state >= READY and len(ready) < num_returns else rest).append(ref)
+        return ready, rest
+
+    def _await(
+        self, wanted: list[ObjectRef], n: int, timeout: float | None, *, for_get: bool
+    ) -> None:
+        """Return when ``n`` of the refs are complete, or (for get) one of them is an error.
+
+        Raises:
+            GetTimeoutError: not in time.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiter = _Waiter(self, wanted, n, for_get)
+        if waiter.is_done():
+            return
+        if timeout is not None and timeout <= 0:
+            waiter.poll_once()
+            if waiter.is_done():
+                return
+            raise self._timeout_error(wanted, timeout)
+        block_at = time.monotonic() + BLOCK_GRACE_S if self.on_block is not None else None
+        blocked = False
+        try:
+            while not waiter.is_done():
+                self.check_alive()
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    raise self._timeout_error(wanted, timeout)
+                if block_at is not None and not blocked and now >= block_at:
+                    blocked = True
+                    self.on_block()  # type: ignore[misc]
+                stop = deadline
+                if block_at is not None and not blocked:
+                    stop = block_at if deadline is None else min(block_at, deadline)
+                waiter.wait(stop)
+        finally:
+            if blocked:
+                self.on_unblock()  # type: ignore[misc]
+
+    def _timeout_error(self, wanted: list[ObjectRef], timeout: float | None) -> Exception:
+        late = [ref for ref in wanted if ref._state < READY]
+        what = "; ".join(self.describe_wait(ref) for ref in late[:3])
+        more = f" and {len(late) - 3} more" if len(late) > 3 else ""
+        return errors.GetTimeoutError(
+            f"{len(late)} of {len(wanted)} objects were not ready within {timeout} s: {what}{more}"
+        )
+
+    def describe_wait(self, ref: ObjectRef) -> str:
+        """What an incomplete ref waits for, in a few words."""
+        call = ref._call
+        if call is None:
+            return f"{ref!r} is made by another process"
+        if call.waiting:
+            return f"{call.name} waits for {call.waiting} of its arguments"
+        if call.channel is None:
+            return f"{call.name} waits for {call.owner.what_it_waits_for()}"
+        return f"{call.name} was sent to process {call.channel.executor}"
+
+    def expedite(self, ref: ObjectRef) -> None:
+        """Somebody waits for the ref without reading its channel."""
+        call = ref._call
+        if call is not None and call.channel is not None:
+            call.channel.expedite()
+
+    # ------------------------------------------------------------------ cancel
+
+    def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
+        """Cancel the call that makes ``ref``; nothing happens if it has finished."""
+        call = ref._call
+        if call is not None:
+            call.owner.cancel(call, force, recursive)
+
+    def ask_to_cancel(self, call: Call, executor: int, force: bool, recursive: bool) -> None:
+        """Cancel a call that an executor has."""
+        if call.channel is not None:
+            call.channel.flush()
+        self.tell(CancelWanted(self.process, executor, call.number, force, recursive))
+
+    def cancel_children(self, parent: int) -> None:
+        """Cancel unfinished calls that task ``parent`` (running here) submitted."""
+        children = []
+        for pool in list(self._pools.values()):
+            children += pool.waiting
+        for channel in list(self.channels.values()):
+            children += list(channel.inflight.values())
+        for call in children:
+            if call.parent == parent and not call.cancelled:
+                call.owner.cancel(call, False, True)
+
+    # ------------------------------------------------------------------ connections
+
+    def connect(self, executor: int, node_id: bytes, address: str) -> Channel:
+        """The channel to an executor, made if there is none. Raises OSError."""
+        with self._lock:
+            channel = self.channels.get(executor)
+            if channel is not None and not channel.is_closed:
+                return channel
+            sock = connections.connect(
+                address, node_id, self.node_id, self.link.welcome.session_dir
+            )
+            channel = Channel(self, sock, executor)
+            self.channels[executor] = channel
+        channel.say((calls.HELLO, self.process, self.job_id, self.node_id))
+        return channel
+
+    def channel_closed(self, channel: Channel) -> None:
+        """A channel has ended."""
+        with self._lock:
+            if self.channels.get(channel.executor) is channel:
+                del self.channels[channel.executor]
+
+    def tell(self, message: Any) -> None:
+        """Send to the node; without a node there is nobody to tell."""
+        try:
+            self.link.send(message)
+        except OSError as error:
+            if not self.closed:
+                logger.debug("ract: could not send %s: %s", type(message).__name__, error)
+
+    def check_open(self) -> None:
+        """Raise if this process has left the cluster.
+
+        Raises:
+            RuntimeError: `ract.shutdown` was called.
+        """
+        if self.closed:
+            raise RuntimeError(
+                "this handle belongs to a cluster that this process has left (ract.shutdown)"
+            )
+
+    def check_alive(self) -> None:
+        """Raise if this process has lost its node.
+
+        Raises:
+            LocalRayletDiedError: the node daemon is gone.
+        """
+        if self.lost_reason:
+            raise errors.LocalRayletDiedError(self.lost_reason)
+
+    def _on_lost(self) -> None:
+        self.lost_reason = "The node daemon of this process has died; its cluster state is gone."
+        self.reactor.forget(self.link.fileno())
+        error = errors.LocalRayletDiedError(self.lost_reason)
+        for pool in list(self._pools.values()):
+            for call in pool.waiting:
+                self.fail_call(call, error)
+        for client in list(self.actors.values()):
+            client.lost_cluster(error)
+        for ref in list(self._held.values()):
+            if ref._state == SOUGHT:
+                ref._complete(ERROR, (pickle.dumps(error, 5), [], []))
+        self.on_control(None)
+
+    # ------------------------------------------------------------------ what the node says
+
+    def _on_message(self, message: Any) -> None:
+        if isinstance(message, messages.LeaseGranted):
+            self._pools_by_key[message.shape_key].granted(message)
+        elif isinstance(message, messages.LeaseLost):
+            for pool in list(self._pools.values()):
+                pool.lease_lost(message)
+        elif isinstance(message, messages.LeaseRecalled):
+            for pool in list(self._pools.values()):
+                pool.recalled(message.lease)
+        elif isinstance(message, messages.LeaseRefused):
+            pool = self._pools_by_key[message.shape_key]
+            pool.lease_refused(message.error, message.detail)
+        elif isinstance(message, messages.ActorChanged):
+            client = self.actors.get(message.actor_id)
+            if client is not None:
+                client.changed(message)
+        elif isinstance(message, messages.ObjectHere):
+            self._object_here(message)
+        elif isinstance(message, (messages.SegmentGranted, messages.SegmentRefused)):
+            if isinstance(message, messages.SegmentGranted):
+                self.link.answer(message.request, message)
+            else:
+                error = errors.error_by_name(message.error, message.detail)
+                self.link.answer(message.request, None, error)
+        elif isinstance(message, messages.Pushed):
+            self.pushed.append(message)
+            del self.pushed[:-10_000]
+            self.on_control(message)
+        else:
+            self.on_control(message)
+
+    def _object_here(self, message: messages.ObjectHere) -> None:
+        with self._lock:
+            waiting = self._localizing.pop(message.object_id, [])
+            ref = self._held.get(message.object_id)
+        if ref is not None:
+            if message.blob is not None:
+                blob = message.blob
+                if blob.is_error:
+                    value, state = (faults.directory_error(blob.head, ref), blob.buffers, []), ERROR
+                    self._errors += 1
+                else:
+                    value, state = (blob.head, blob.buffers, []), INLINE
+            else:
+                place = (self.node_id, message.path, message.offset, message.size)
+                value, state = (*place, message.is_error), STORED
+            if ref._state == STORED:
+                ref._value = value
+                ref._state = state
+            else:
+                # Already in the directory: no need to publish what came from there.
+                ref._value = value
+                ref._state = state
+                ref._call = None
+                if ref._waiters is not None:
+                    refs._notify(ref)
+        for then in waiting:
+            then()
+
+    # ------------------------------------------------------------------ upkeep
+
+    def actor(self, actor_id: bytes) -> ActorClient:
+        """This process' end of an actor; made, and watched, when it is new."""
+        with self._lock:
+            client = self.actors.get(actor_id)
+            if client is None:
+                client = self.actors[actor_id] = ActorClient(self, actor_id)
+            return client
+
+    def drop_handle(self, actor_id: bytes) -> None:
+        """A finalizer of a strong handle: only appends."""
+        if not self.closed:
+            self._dropped_handles.append(actor_id)
+            self.reactor.wake()
+
+    def _tick(self) -> bool:
+        while self._dropped_handles:
+            self.actors[self._dropped_handles.popleft()].handle_dropped()
+        busy = self.on_tick()
+        for client in list(self.actors.values()):
+            busy |= client.tick()
+        busy |= self.link.flush_holds() if not self.link.is_closed else False
+        for channel in list(self.channels.values()):
+            busy |= channel.tick()
+        now = time.monotonic()
+        for pool in list(self._pools.values()):
+            if pool.is_active:
+                pool.tick(now)
+                busy = True
+        return busy
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self.closed:
+            return
+        try:
+            self.link.flush_holds()
+        except OSError:  # the node went first
+            pass
+        self.closed = True
+        self.reactor.close()
+        for channel in list(self.channels.values()):
+            channel.owner = None
+            channel.abort()
+            channel.discard()
+        self.channels.clear()
+        self.link.close()
+
+
+class _Waiter:
+    """A thread that waits for ``n`` of some refs: it reads a channel itself where it can."""
+
+    def __init__(self, runtime: Runtime, wanted: list[ObjectRef], n: int, for_get: bool) -> None:
+        self._runtime = runtime
+        self._pending = wanted  # for wait: those not seen complete
+        self._wanted = wanted
+        self._at = 0  # for get: all before this one are complete
+        self._n = n
+        self._for_get = for_get
+        self._errors = -1
+        self._lock: Any = None
+
+    def is_done(self) -> bool:
+        """Whether the wait is over. Costs what has changed since the last look."""
+        pending = self._pending
+        if self._for_get:
+            # In order: the first incomplete ref decides, unless some error came in meanwhile.
+            i = self._at
+            n = len(pending)
+            while i < n and pending[i]._state >= READY:
+                i += 1
+            self._at = i
+            if i == n:
+                return True
+            if self._errors != self._runtime._errors:
+                self._errors = self._runtime._errors
+                return any(ref._state == ERROR for ref in self._wanted)
+            return False
+        self._pending = pending = [ref for ref in pending if ref._state < READY]
+        return len(self._wanted) - len(pending) >= self._n
+
+    def poll_once(self) -> None:
+        """Read what has already arrived, without waiting."""
+        for ref in self._pending:
+            if ref._state == REMOTE:
+                self._runtime.seek(ref)
+        for channel in {c for r in self._pending if (c := _channel_of(r)) is not None}:
+            if channel.read_lock.acquire(False):
+                try:
+                    channel.read_until(self.is_done, time.monotonic())
+                finally:
+                    channel.end_reading()
+
+    def _first_incomplete(self) -> ObjectRef | None:
+        for i in range(self._at, len(self._pending)):
+            if self._pending[i]._state < READY:
+                return self._pending[i]
+        return None
+
+    def wait(self, deadline: float | None) -> None:
+        """Wait a little: until something relevant happens, or the deadline."""
+        first = self._first_incomplete()
+        if first is None:
+            return
+        channel = _channel_of(first)
+        if channel is not None and channel.read_lock.acquire(False):
+            try:
+                if len(self._wanted) == 1:
+                    channel.wait_for(first, deadline)
+                elif self._for_get:
+                    seen = self._errors
+                    channel.read_until(
+                        lambda: first._state >= READY or self._runtime._errors != seen, deadline
+                    )
+                else:
+                    for other in {c for r in self._pending if (c := _channel_of(r))}:
+                        if other is not channel:
+                            other.expedite()
+                    channel.read_until(self.is_done, deadline)
+            finally:
+                channel.end_reading()
+            return
+        lock = threading.Lock()
+        lock.acquire()
+        wake = _Once(lock)
+        # For get the first one decides; for wait any of them may be the next.
+        for ref in [first] if self._for_get else self._pending:
+            ref._when_done(wake)
+        left = 0.05 if deadline is None else min(0.05, max(0.0, deadline - time.monotonic()))
+        lock.acquire(timeout=left)
+        wake.cancelled = True
+        for ref in [first] if self._for_get else self._pending:
+            waiters = ref._waiters
+            if waiters is not None:
+                try:
+                    waiters.remove(wake)
+                except ValueError:  # it was called
+                    pass
+
+
+class _Once:
+    """A callback that releases a lock, at most once."""
+
+    __slots__ = ("_lock", "cancelled")
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.cancelled = False
+
+    def __call__(self, _: ObjectRef) -> None:
+        if not self.cancelled:
+            self.cancelled = True
+            self._lock.release()
+
+
+def _channel_of(ref: ObjectRef) -> Channel | None:
+    call = ref._call
+    return call.channel if call is not None else None
+
+
+def id_of(ref: Any) -> bytes:
+    """The id of a ref or an actor handle, as the directory knows it."""
+    return ref.binary() if isinstance(ref, ObjectRef) else ref._actor_id_bytes
+
+
+def contained_of(contained: list[Any]) -> list[Contained]:
+    """Contained refs and handles as the directory counts them."""
+    return [Contained(i, n) for i, n in Counter(map(id_of, contained)).items()]
+
+
+def install(runtime: Runtime | None) -> None:
+    """Make ``runtime`` the one of this process."""
+    refs._runtime = runtime
+
+
+def current() -> Runtime | None:
+    """The runtime of this process, or None before init and after shutdown."""
+    return refs._runtime
+

@@ -1,0 +1,115 @@
+"""From a checked call to a `Call` on its way: shared by tasks and actor methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ract.client import context
+from ract.client.channel import Call
+from ract.client.refs import new_ref
+from ract.core.options import MethodOptions, TaskOptions
+
+if TYPE_CHECKING:
+    from ract.client.handles import ActorHandle
+    from ract.client.runtime import Runtime
+    from ract.client.tasks import TaskPool
+
+
+def submit_task(
+    runtime: Runtime,
+    pool: TaskPool,
+    definition: tuple[bytes, bytes],
+    captured: list[Any],
+    name: str,
+    options: TaskOptions,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Submit one task; returns a ref, a list of refs, or None for ``num_returns=0``."""
+    call = Call(runtime.next_number(), definition[0], pool, name)
+    call.definition = definition
+    call.retries = options.max_retries
+    call.retry_exceptions = options.retry_exceptions
+    call.parent = context.current_number()
+    if captured:
+        call.kept = list(captured)
+        call.extra = {"refs": [(i, 1) for i in {_id_of(r) for r in captured}]}
+    returns = options.num_returns
+    if returns is None or returns == 1:
+        ref = new_ref(call.number, None, 1, call)
+        call.refs = [ref]
+        result: Any = ref
+    else:
+        result = _several(call, returns)
+    if options.name is not None:
+        call.extra = call.extra or {}
+        call.extra["name"] = options.name
+    if options.enable_task_events is False:
+        call.extra = call.extra or {}
+        call.extra["events"] = False
+    if options.max_calls:
+        call.extra = call.extra or {}
+        call.extra["max_calls"] = options.max_calls
+    runtime.dispatch(call, args, kwargs)
+    return result
+
+
+def submit_actor_call(
+    handle: ActorHandle,
+    name: str,
+    meta: dict[str, Any],
+    options: MethodOptions | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Submit one actor call; returns as `submit_task`."""
+    runtime = handle._runtime
+    runtime.check_open()
+    client = handle._client
+    info = handle._info
+    call = Call(runtime.next_number(), name, client, f"{info.class_name}.{name}")
+    call.actor_id = client.actor_id
+    call.kept = [handle]
+    call.parent = context.current_number()
+    returns: Any = 1
+    retries = info.max_task_retries
+    defaults = meta.get("options")
+    if options is not None or defaults:
+        given = options.given_values() if options is not None else defaults
+        returns = given.get("num_returns", 1)
+        retries = given.get("max_task_retries", retries)
+        call.retry_exceptions = given.get("retry_exceptions", False)
+        for key in ("name", "concurrency_group"):
+            if given.get(key):
+                call.extra = call.extra or {}
+                call.extra["group" if key == "concurrency_group" else key] = given[key]
+        if given.get("enable_task_events") is False:
+            call.extra = call.extra or {}
+            call.extra["events"] = False
+    call.retries = retries
+    if returns is None or returns == 1:
+        ref = new_ref(call.number, client.actor_id, 1, call)
+        call.refs = [ref]
+        result: Any = ref
+    else:
+        result = _several(call, returns)
+    runtime.dispatch(call, args, kwargs)
+    return result
+
+
+def _several(call: Call, returns: Any) -> Any:
+    if not isinstance(returns, int):
+        raise NotImplementedError(
+            f"num_returns={returns!r}: streaming generators are not supported yet; "
+            "give a generator function a fixed num_returns, or return a list."
+        )
+    call.extra = call.extra or {}
+    call.extra["returns"] = returns
+    call.refs = [new_ref(call.number, call.actor_id, i + 1, call) for i in range(returns)]
+    return list(call.refs) if returns else None
+
+
+def _id_of(ref: Any) -> bytes:
+    from ract.client.runtime import id_of
+
+    return id_of(ref)

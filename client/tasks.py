@@ -1,0 +1,236 @@
+"""Submitting tasks: the adapter around `ract.client.leases`.
+
+A `TaskPool` owns the lease machine of one shape, its lock, and the channels to the leased
+executors. It performs what the machine says and turns ends of executors into retries or errors.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ract.client.channel import Call, Channel
+from ract.client.leases import Lease, LeaseMachine, Todo
+from ract.core import calls
+from ract.core.errors import TaskCancelledError, error_by_name, error_from_exit
+from ract.core.messages import (
+    ExitCause,
+    LeaseGranted,
+    LeaseLost,
+    LeaseReleased,
+    LeasesWanted,
+    Shape,
+)
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+
+CAUSE_TIMEOUT_S = 5.0
+"""How long a lost call waits to hear why its executor died."""
+
+
+class TaskPool:
+    """All tasks of one shape that this process submits."""
+
+    def __init__(self, runtime: Runtime, key: int, shape: Shape) -> None:
+        self.runtime = runtime
+        self.key = key
+        self.shape = shape
+        self.refused: Exception | None = None
+        self._machine = LeaseMachine()
+        self._lock = threading.RLock()
+        self._leases: dict[int, Lease] = {}  # executor -> lease, as the machine's
+        self._causes: dict[int, ExitCause] = {}  # executor -> why it died
+        self._lost: dict[int, tuple[float, list[Call]]] = {}  # executor -> since when, calls
+        self._names: dict[str, None] = {}
+
+    # ------------------------------------------------------------------ submission
+
+    def submit(self, call: Call) -> None:
+        """A call whose arguments are ready."""
+        with self._lock:
+            if call.name not in self._names and len(self._names) < 32:
+                self._names[call.name] = None
+            self._perform(self._machine.submit(call, time.monotonic()))
+        self.runtime.reactor.wake()
+
+    def cancel(self, call: Call, force: bool, recursive: bool) -> None:
+        """Cancel a call: drop it from the queue, or ask the executor's node."""
+        with self._lock:
+            call.cancelled = True
+            channel = call.channel
+            if channel is None:
+                if call in self._machine.queue:
+                    self._machine.queue.remove(call)
+                self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
+                return
+        self.runtime.ask_to_cancel(call, channel.executor, force, recursive)
+
+    @property
+    def waiting(self) -> list[Call]:
+        """Calls not yet pushed to an executor, oldest first."""
+        with self._lock:
+            return list(self._machine.queue)
+
+    def _perform(self, todo: Todo) -> None:
+        # Under the lock: pushes to one lease must keep their order.
+        for lease, call in todo.pushes:
+            channel = self.runtime.channels.get(lease.executor)
+            try:
+                if channel is None:
+                    raise ConnectionError(f"no channel to executor {lease.executor}")
+                call.attempt += 1
+                channel.send(call)
+            except ConnectionError:
+                call.channel = None
+                self._park(lease.executor, [call])
+        for lease in todo.release:
+            self._leases.pop(lease.executor, None)
+            self.runtime.tell(LeaseReleased(self.runtime.process, lease.id))
+        if todo.backlog is not None:
+            names = list(self._names)
+            message = LeasesWanted(
+                self.runtime.process, self.key, self.shape, todo.backlog, names
+            )
+            self.runtime.tell(message)
+
+    def tick(self, now: float) -> None:
+        """Called by the reactor now and then."""
+        with self._lock:
+            self._perform(self._machine.tick(now))
+            for executor, (since, _) in list(self._lost.items()):
+                if now - since > CAUSE_TIMEOUT_S:
+                    cause = ExitCause("crashed", "its node did not say why within 5 s")
+                    self._settle(executor, cause)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether ticks are needed."""
+        return bool(self._machine.queue or self._machine.leases or self._lost)
+
+    # ------------------------------------------------------------------ what the cluster says
+
+    def granted(self, message: LeaseGranted) -> None:
+        """Connect to the executor and use it."""
+        with self._lock:
+            lease = Lease(message.lease, message.executor)
+            try:
+                channel = self.runtime.connect(message.executor, message.node_id, message.address)
+            except OSError:
+                # It died between grant and connection; LeaseLost is on its way.
+                self._leases[message.executor] = lease
+                self._machine.leases[lease.id] = lease
+                lease.blocked = True
+                return
+            channel.owner = self
+            channel.say((calls.USE_LEASE, message.lease))
+            self._leases[message.executor] = lease
+            self._perform(self._machine.granted(lease, time.monotonic()))
+
+    def recalled(self, lease_id: int) -> None:
+        """Others wait."""
+        with self._lock:
+            self._perform(self._machine.recalled(lease_id, time.monotonic()))
+
+    def lease_lost(self, message: LeaseLost) -> None:
+        """The executor died; its calls are retried or fail with the cause."""
+        with self._lock:
+            executor = next(
+                (e for e, lease in self._leases.items() if lease.id == message.lease), None
+            )
+            todo = self._machine.lost(message.lease, time.monotonic())
+            if executor is not None:
+                del self._leases[executor]
+                channel = self.runtime.channels.get(executor)
+                if channel is not None and not channel.is_closed:
+                    self._causes[executor] = message.cause
+                    channel.abort()
+                else:
+                    self._settle(executor, message.cause)
+            self._perform(todo)
+
+    def lease_refused(self, error: str, detail: str) -> None:
+        """No executor will ever come: all waiting tasks fail."""
+        with self._lock:
+            failed = list(self._machine.queue)
+            self._machine.queue.clear()
+            self._machine.announced = 0
+        for call in failed:
+            self.runtime.fail_call(call, error_by_name(error, detail))
+
+    # ------------------------------------------------------------------ what the channel says
+
+    def replied(self, channel: Channel, last: Call | None, n: int, busy_s: float) -> None:
+        """Replies were applied, ``last`` being one of those calls: push more."""
+        with self._lock:
+            lease = self._leases.get(channel.executor)
+            if lease is not None:
+                now = time.monotonic()
+                inflight = len(channel.inflight)
+                if last is not None:
+                    self._machine.finished(last.target)
+                self._perform(self._machine.replied(lease, inflight, n, busy_s, now))
+
+    def returned(self, channel: Channel, call: Call) -> None:
+        """The executor did not start the call."""
+        with self._lock:
+            call.channel = None
+            call.attempt -= 1
+            self._perform(self._machine.resubmit([call], time.monotonic()))
+
+    def blocked(self, channel: Channel, is_blocked: bool) -> None:
+        """The executor's task waits in get, or goes on."""
+        with self._lock:
+            lease = self._leases.get(channel.executor)
+            if lease is not None:
+                lease.inflight = len(channel.inflight)
+                self._perform(self._machine.blocked(lease, is_blocked, time.monotonic()))
+
+    def closed(self, channel: Channel, lost: list[Call]) -> None:
+        """The executor is gone."""
+        with self._lock:
+            lease = self._leases.get(channel.executor)
+            if lease is not None:
+                lease.blocked = True
+            self._park(channel.executor, lost)
+            cause = self._causes.pop(channel.executor, None)
+            if cause is not None:
+                self._settle(channel.executor, cause)
+
+    # ------------------------------------------------------------------ lost calls
+
+    def _park(self, executor: int, lost: list[Call]) -> None:
+        if lost:
+            _, parked = self._lost.setdefault(executor, (time.monotonic(), []))
+            parked.extend(lost)
+
+    def _settle(self, executor: int, cause: ExitCause) -> None:
+        _, lost = self._lost.pop(executor, (0.0, []))
+        again = []
+        for call in lost:
+            call.channel = None
+            if call.cancelled:
+                self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
+            elif call.retries != 0:
+                call.retries -= 1 if call.retries > 0 else 0
+                again.append(call)
+            else:
+                self.runtime.fail_call(call, error_from_exit(cause, what=f"task {call.name}"))
+        if again:
+            self._perform(self._machine.resubmit(again, time.monotonic()))
+
+    def retry(self, call: Call) -> None:
+        """Run the call again after its own error (``retry_exceptions``)."""
+        with self._lock:
+            call.channel = None
+            self._perform(self._machine.resubmit([call], time.monotonic()))
+
+    def explain(self) -> dict[str, Any]:
+        """What this pool knows, for ``ract.explain``."""
+        with self._lock:
+            return {
+                "waiting": len(self._machine.queue),
+                "leases": len(self._machine.leases),
+                "names": list(self._names),
+            }

@@ -1,0 +1,113 @@
+"""The vocabulary of direct channels: calls one way, replies the other.
+
+A frame is a 4-byte little-endian length and one pickle of a list. Only processes of the same job's
+user exchange these frames, over Unix sockets in a 0700 directory (or a tunnel between two daemons
+that hold the cluster's certificate).
+
+Calls (caller -> executor) are tuples that start with an op code:
+
+``(HELLO, process, job_id, node_id)``                   who calls; first item on a channel
+``(USE_LEASE, lease)``                         following tasks belong to this lease
+``(DEFINE, key, pickled)``                     a function's body, once per channel
+``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
+``(FORGET, seq)``                              the caller cancels a call that may not have started
+
+``args`` is a tuple of plain positional values, or None when they are packed in ``extra``:
+
+==========  ===============================================================
+``packed``  (head, buffers) of ``(args, kwargs)``, top-level refs replaced by `Slot`
+``deps``    values of the slots: see `PLAIN`, `INLINE`, `STORED`
+``refs``    [(id, count)]: holds that the caller has added for the executor
+``returns`` number of return values if not 1 (int, "dynamic", "streaming")
+``name``    task name if not the target's
+``group``   concurrency group
+``retry``   exception classes packed, or True: which errors the caller retries (informative)
+``backpressure``  items of a stream that may be unread
+==========  ===============================================================
+
+Replies (executor -> caller) come as ``(busy_s, [reply, ...])`` where ``busy_s`` is the time spent
+in user code for the batch. A reply is ``(seq, value)`` for one plain result, else
+``(seq, status, ...)``:
+
+``(seq, INLINE, head, buffers, refs)``        packed value; ``refs`` = [(id, count)] held for caller
+``(seq, ERROR, head, buffers, refs)``         packed exception
+``(seq, STORED, object_id, node_id, path, offset, size, is_error)``   in that node's shared memory
+``(seq, SEVERAL, [result, ...])``             one result (without seq) per return
+``(seq, RETURNED)``                           not started: give it to somebody else
+``(seq, CANCELLED)``                          the call was cancelled
+``(seq, ITEM, index, result)``                one item of a stream
+``(seq, END, count)``                         the stream is over after ``count`` items
+``(BLOCKED,)`` / ``(UNBLOCKED,)``             the executor's task waits / goes on
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from typing import Any
+
+HELLO, USE_LEASE, DEFINE, CALL, FORGET, CREDIT = range(6)
+
+PLAIN, INLINE, ERROR, STORED, SEVERAL, RETURNED, CANCELLED, ITEM, END = range(1, 10)
+
+BLOCKED, UNBLOCKED = -1, -2
+
+LENGTH = struct.Struct("<I")
+FRAME_BYTES_MAX = 2**31
+"""Larger values go through shared memory long before this."""
+
+
+class Slot:
+    """Stands in packed arguments where a top-level ref was."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Slot, (self.index,))
+
+
+def frame(items: Any) -> bytes:
+    """Encode one frame."""
+    body = pickle.dumps(items, 5)
+    return LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Feed it what was received; it returns whole payloads.
+
+    The common case, one whole frame per receive, costs no copy: the payload is a view of the
+    caller's buffer, valid until the next receive.
+    """
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: memoryview) -> list[Any]:
+        """Return the decoded frames that ``data`` completes."""
+        pending = self._pending
+        if not pending:
+            n = len(data)
+            if n > 4 and LENGTH.unpack_from(data)[0] == n - 4:
+                return [pickle.loads(data[4:])]
+        pending += data
+        frames = []
+        start = 0
+        view = memoryview(pending)
+        try:
+            while len(view) - start >= 4:
+                size = LENGTH.unpack_from(view, start)[0]
+                if size > FRAME_BYTES_MAX:
+                    raise ValueError(f"frame of {size} bytes on a direct channel")
+                if len(view) - start - 4 < size:
+                    break
+                frames.append(pickle.loads(view[start + 4 : start + 4 + size]))
+                start += 4 + size
+        finally:
+            view.release()
+        del pending[:start]
+        return frames

@@ -1,0 +1,751 @@
+"""Control messages: what processes, node daemons and the scheduler say to each other.
+
+Theory of operation
+-------------------
+Three parties talk. A *process* (driver or executor) has one Unix socket to the daemon of its
+node; a *node* (daemon) has one ordered stream to the *scheduler*. Messages between a process and
+the scheduler are relayed by the node, in order. Task and actor calls are not here: they travel on
+direct channels between processes (`ract.core.calls`).
+
+Every message is a frozen dataclass of plain values, encoded as a msgpack array
+``[tag, field, field, ...]`` and checked against its annotations when decoded, so that a daemon or
+the scheduler never unpickles what a peer sends. User payloads travel as `Blob`: opaque bytes.
+
+Vocabulary
+----------
+* A *process number* is an int, unique for the life of a cluster. It names a process everywhere.
+* Ids of nodes (28 bytes), actors (16), jobs (4), objects (28) are bytes.
+* A *demand* is ``{resource name: quantity}`` in units of 1/10,000 (see `ract.core.resources`).
+* A *hold* says that a process keeps an object or a strong actor handle alive. Holds are counts per
+  (id, process); they are sent as differences, so they commute: whoever hands an id to another
+  process adds that process' hold on its own stream before it drops its own, and a release that
+  overtakes its hold makes a count negative for a moment, which is normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from ract.core.wire import message
+
+# --------------------------------------------------------------------------- values in messages
+
+
+@message
+class Blob:
+    """A serialized user value: a pickle and its out-of-band buffers, never opened on the way."""
+
+    head: bytes
+    buffers: list[bytes] = field(default_factory=list)
+    is_error: bool = False  #: the value is an exception that ``get`` raises
+
+
+@message
+class Contained:
+    """An object that is kept alive because a value contains a ref to it."""
+
+    object_id: bytes
+    count: int = 1
+
+
+@message
+class Hold:
+    """A difference to the holds of ``process`` on an object or an actor."""
+
+    id: bytes
+    process: int
+    change: int
+
+
+@message
+class ExitCause:
+    """Why a process, an actor or a node ended; carried into the error that the user sees.
+
+    ``kind`` is one of ``crashed`` (exit code or signal not asked for), ``exited`` (asked for by
+    the program itself: ``exit_actor``, ``sys.exit(0)``), ``killed`` (``ract.kill``, forced cancel),
+    ``out_of_scope``, ``owner_died``, ``node_died``, ``job_finished``, ``init_failed``,
+    ``out_of_memory``, ``idle``, ``max_calls``, ``unschedulable``, ``shutdown``.
+    """
+
+    kind: str
+    detail: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    stderr_tail: str = ""
+    node_id: bytes = b""
+    pid: int = 0
+    at: float = 0.0  #: seconds since the epoch
+
+
+@message
+class Shape:
+    """What an executor must offer to run a class of tasks; equal shapes share leases."""
+
+    demand: dict[str, int]
+    job_id: bytes
+    runtime_env: str = ""  #: canonical JSON, empty for none
+    strategy: dict[str, Any] = field(default_factory=dict)  #: {"kind": "DEFAULT"|"SPREAD"|...}
+    label_selector: dict[str, str] = field(default_factory=dict)
+
+
+@message
+class ActorSpec:
+    """Everything needed to create an actor, and to create it again after a crash."""
+
+    actor_id: bytes
+    job_id: bytes
+    owner: int  #: process number of the creator
+    class_name: str
+    creation: Blob  #: pickled (class, args, kwargs); refs in it are listed in ``contains``
+    contains: list[Contained]
+    placement_demand: dict[str, int]  #: needed to place it
+    running_demand: dict[str, int]  #: held for life
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    max_restarts: int = 0  #: -1 without limit
+    max_task_retries: int = 0
+    max_pending_calls: int = -1
+    max_concurrency: int | None = None
+    concurrency_groups: dict[str, int] = field(default_factory=dict)
+    runtime_env: str = ""
+    strategy: dict[str, Any] = field(default_factory=dict)
+    label_selector: dict[str, str] = field(default_factory=dict)
+    methods: dict[str, Any] = field(default_factory=dict)  #: for handles made by ``get_actor``
+    enable_task_events: bool = True
+
+
+# --------------------------------------------------------------------------- process <-> its node
+
+
+@message
+class Hello:
+    """First message of a process on its node's socket."""
+
+    kind: str  #: "driver" | "executor" | "tool" (status, tests: no job)
+    pid: int
+    process: int = 0  #: executors know their number; 0 asks for one
+    namespace: str = ""
+    token_fingerprint: str = ""  #: drivers that were given a token prove that it is this cluster's
+    ract_version: str = ""
+    python_version: str = ""
+    entrypoint: str = ""
+    runtime_env: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@message
+class Welcome:
+    """Answer to `Hello`: who you are here."""
+
+    process: int
+    node_id: bytes
+    job_id: bytes
+    cluster_id: bytes
+    namespace: str
+    session_dir: str
+    scheduler_address: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class Refused:
+    """Answer to `Hello`: not here, and why. ``error`` names an exception class of `core.errors`."""
+
+    error: str
+    detail: str
+
+
+@message
+class SegmentWanted:
+    """A process asks for shared memory to write an object (or several small ones) into."""
+
+    process: int
+    request: int
+    size: int
+
+
+@message
+class SegmentGranted:
+    """``path`` may be written from 0 to ``size`` by the asking process, until it gives it back."""
+
+    process: int
+    request: int
+    segment: int
+    path: str
+    size: int
+    recycled: bool  #: pages are already there: copy through a mapping; else write with pwrite
+
+
+@message
+class SegmentRefused:
+    """No room: ``error`` names an exception class of `core.errors`."""
+
+    process: int
+    request: int
+    error: str
+    detail: str
+
+
+@message
+class SegmentClosed:
+    """The process writes no further objects into the segment."""
+
+    process: int
+    segment: int
+
+
+@message
+class ObjectSealed:
+    """An object was written to shared memory of this node. The node publishes it."""
+
+    process: int
+    object_id: bytes
+    segment: int
+    offset: int
+    size: int
+    contains: list[Contained]
+    holds: list[Hold]
+    is_error: bool = False
+
+
+@message
+class ObjectWanted:
+    """The process (or node) waits for a value. Answered once, by `ObjectHere` (to the process)."""
+
+    process: int
+    object_id: bytes
+
+
+@message
+class ObjectUnwanted:
+    """The process no longer waits."""
+
+    process: int
+    object_id: bytes
+
+
+@message
+class ObjectHere:
+    """The value: inline in ``blob``, or in this node's shared memory at ``path``."""
+
+    process: int
+    object_id: bytes
+    blob: Blob | None = None
+    path: str = ""
+    offset: int = 0
+    size: int = 0
+    is_error: bool = False
+
+
+@message
+class Blocked:
+    """The executor's task waits in get/wait: its CPUs may be lent out."""
+
+    process: int
+
+
+@message
+class Unblocked:
+    """The executor's task goes on."""
+
+    process: int
+
+
+@message
+class CancelCall:
+    """node -> executor: interrupt (or never start) the call ``task`` (its 64-bit number)."""
+
+    process: int
+    task: int
+    force: bool
+    recursive: bool
+
+
+@message
+class CreateActor:
+    """node -> executor: become this actor."""
+
+    process: int
+    spec: ActorSpec
+    incarnation: int
+    assigned: dict[str, Any] = field(default_factory=dict)  #: accelerator ids and the like
+
+
+@message
+class UseLease:
+    """node -> executor: you now run tasks of this shape for ``lease``."""
+
+    process: int
+    lease: int
+    shape: Shape
+    assigned: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class EndProcess:
+    """node -> executor: finish what was accepted, run exit handlers, exit."""
+
+    process: int
+    cause: ExitCause
+
+
+@message
+class DumpStacks:
+    """node -> executor: write every thread's stack to the error log."""
+
+    process: int
+
+
+# --------------------------------------------------------------------------- process <-> scheduler
+
+
+@message
+class Request:
+    """A question with one answer. ``op`` is documented where the scheduler machine answers it."""
+
+    process: int
+    request: int
+    op: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class Reply:
+    """Answer to `Request`; ``error`` names an exception class of `core.errors`, "" if none."""
+
+    process: int
+    request: int
+    value: Any = None
+    error: str = ""
+
+
+@message
+class LeasesWanted:
+    """The process has ``backlog`` tasks of ``shape`` waiting; 0 withdraws. The newest counts."""
+
+    process: int
+    shape_key: int  #: chosen by the process, names the shape in answers
+    shape: Shape
+    backlog: int
+    names: list[str] = field(default_factory=list)  #: function names, for ``explain`` and status
+
+
+@message
+class LeaseGranted:
+    """scheduler -> process: push tasks to this executor until you release it or it is lost."""
+
+    process: int
+    shape_key: int
+    lease: int
+    executor: int
+    node_id: bytes
+    address: str  #: Unix socket path on that node
+
+
+@message
+class LeaseRefused:
+    """scheduler -> process: can never be granted (typed by ``error``); fail its tasks."""
+
+    process: int
+    shape_key: int
+    error: str
+    detail: str
+
+
+@message
+class LeaseReleased:
+    """process -> scheduler: idle; give it to somebody else."""
+
+    process: int
+    lease: int
+
+
+@message
+class LeaseRecalled:
+    """scheduler -> process: others wait; release when what is running is done."""
+
+    process: int
+    lease: int
+
+
+@message
+class LeaseLost:
+    """scheduler -> process: the executor is gone."""
+
+    process: int
+    lease: int
+    cause: ExitCause
+
+
+@message
+class ActorWanted:
+    """process -> scheduler: create an actor. Named ones go through ``Request("create_actor")``."""
+
+    process: int
+    spec: ActorSpec
+
+
+@message
+class ActorWatched:
+    """process -> scheduler: tell me where this actor is, now and whenever that changes."""
+
+    process: int
+    actor_id: bytes
+
+
+@message
+class ActorChanged:
+    """scheduler -> watching process. ``state``: PENDING_CREATION ALIVE RESTARTING DEAD."""
+
+    process: int
+    actor_id: bytes
+    state: str
+    incarnation: int
+    executor: int = 0
+    node_id: bytes = b""
+    address: str = ""
+    pid: int = 0
+    cause: ExitCause | None = None
+    error: Blob | None = None  #: the constructor's error
+    class_name: str = ""
+    max_task_retries: int = 0
+
+
+@message
+class ActorKillWanted:
+    """process -> scheduler: ``ract.kill``."""
+
+    process: int
+    actor_id: bytes
+    no_restart: bool
+
+
+@message
+class CancelWanted:
+    """process -> scheduler -> node of ``executor``: cancel a call that runs (or waits) there."""
+
+    process: int
+    executor: int
+    task: int
+    force: bool
+    recursive: bool
+
+
+@message
+class HoldsChanged:
+    """process -> scheduler, in order with everything else it says."""
+
+    process: int
+    holds: list[Hold]
+
+
+@message
+class ObjectPublished:
+    """process -> scheduler: an object escaped. ``blob`` None: not ready, `process` will say.
+
+    Sent again with a value (or by `ObjectSealed`) once it is ready.
+    """
+
+    process: int
+    object_id: bytes
+    blob: Blob | None
+    contains: list[Contained]
+    holds: list[Hold]
+    task_name: str = ""
+
+
+@message
+class ObjectsFreed:
+    """process -> scheduler: ``free(refs)``: drop the values though refs remain."""
+
+    process: int
+    object_ids: list[bytes]
+
+
+@message
+class TaskEvents:
+    """process -> scheduler, at most 1 s old. Each event is a list, see `ract.core.events`."""
+
+    process: int
+    events: list[Any]
+
+
+@message
+class Pushed:
+    """scheduler -> driver: an error, warning or log lines. ``kind``: "error" | "log"."""
+
+    process: int
+    kind: str
+    data: dict[str, Any]
+
+
+# --------------------------------------------------------------------------- node -> scheduler
+
+
+@message
+class NodeJoined:
+    """First message of a node on its stream."""
+
+    node_id: bytes
+    address: str  #: the distributed worker's address
+    host: str
+    pid: int
+    resources: dict[str, int]
+    labels: dict[str, str]
+    session_dir: str
+    hostname: str = ""
+    is_head: bool = False
+    name: str = ""
+
+
+@message
+class ProcessJoined:
+    """A driver or executor of the node said hello."""
+
+    node_id: bytes
+    process: int
+    kind: str
+    pid: int
+    namespace: str = ""
+    entrypoint: str = ""
+    runtime_env: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@message
+class ProcessExited:
+    """A driver or executor of the node is gone; whatever it held or ran is over."""
+
+    node_id: bytes
+    process: int
+    cause: ExitCause
+
+
+@message
+class LeaseStarted:
+    """The executor for the lease is up."""
+
+    node_id: bytes
+    lease: int
+    executor: int
+    address: str
+    pid: int
+
+
+@message
+class LeaseFailed:
+    """No executor could be made (e.g. its environment failed)."""
+
+    node_id: bytes
+    lease: int
+    error: str
+    detail: str
+
+
+@message
+class ActorStarted:
+    """The constructor returned."""
+
+    node_id: bytes
+    actor_id: bytes
+    incarnation: int
+    executor: int
+    address: str
+    pid: int
+
+
+@message
+class ActorInitFailed:
+    """The constructor raised; its process ends."""
+
+    node_id: bytes
+    actor_id: bytes
+    incarnation: int
+    error: Blob
+
+
+@message
+class ActorExited:
+    """The actor's process is gone."""
+
+    node_id: bytes
+    actor_id: bytes
+    incarnation: int
+    cause: ExitCause
+
+
+@message
+class ObjectStored:
+    """A sealed object (or a pulled copy) lies in the node's store."""
+
+    node_id: bytes
+    object_id: bytes
+    size: int
+    contains: list[Contained]
+    holds: list[Hold]
+    is_copy: bool = False
+    is_error: bool = False
+
+
+@message
+class ObjectMissing:
+    """A node could not pull the object from ``source`` (it is gone there)."""
+
+    node_id: bytes
+    object_id: bytes
+    source: bytes
+
+
+@message
+class ObjectSought:
+    """The node has processes that wait for the object. Answered by `ObjectLocated`."""
+
+    node_id: bytes
+    object_id: bytes
+
+
+@message
+class ObjectUnsought:
+    """Nobody on the node waits any more."""
+
+    node_id: bytes
+    object_id: bytes
+
+
+@message
+class NodeStats:
+    """Sent every second or so: store bytes, memory, processes (plain values for the dashboard)."""
+
+    node_id: bytes
+    stats: dict[str, Any]
+
+
+@message
+class LogLines:
+    """What processes of a job wrote since the last time."""
+
+    node_id: bytes
+    process: int
+    job_id: bytes
+    pid: int
+    name: str
+    is_err: bool
+    lines: list[str]
+
+
+# --------------------------------------------------------------------------- scheduler -> node
+
+
+@message
+class NodeAccepted:
+    """Answer to `NodeJoined`; the node numbers its processes from the block."""
+
+    node_id: bytes
+    cluster_id: bytes
+    first_process: int
+    process_count: int
+
+
+@message
+class ProcessBlock:
+    """A further block of process numbers (asked for by ``ProcessBlockWanted``)."""
+
+    first_process: int
+    process_count: int
+
+
+@message
+class ProcessBlockWanted:
+    """node -> scheduler: the block of process numbers is nearly used up."""
+
+    node_id: bytes
+
+
+@message
+class ProcessAccepted:
+    """The scheduler knows the process; drivers get their job. The node sends `Welcome`."""
+
+    process: int
+    job_id: bytes
+    namespace: str
+
+
+@message
+class StartLease:
+    """Find or fork an executor for a lease."""
+
+    lease: int
+    shape: Shape
+    requester: int
+    assigned: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class EndLease:
+    """The lease is over: its executor is idle, or ends if ``kill``."""
+
+    lease: int
+    kill: bool
+    cause: ExitCause
+
+
+@message
+class StartActor:
+    """Fork an executor and create the actor in it."""
+
+    spec: ActorSpec
+    incarnation: int
+    assigned: dict[str, Any] = field(default_factory=dict)
+
+
+@message
+class StopActor:
+    """End the actor's process: after the calls it has accepted (``graceful``) or at once."""
+
+    actor_id: bytes
+    incarnation: int
+    graceful: bool
+    cause: ExitCause
+
+
+@message
+class ObjectLocated:
+    """Answer to `ObjectSought`: inline, or nodes that have it (their distributed addresses)."""
+
+    object_id: bytes
+    blob: Blob | None
+    node_ids: list[bytes]
+    addresses: list[str]
+    size: int
+    is_error: bool = False
+
+
+@message
+class FreeObject:
+    """Nobody holds it: drop the copy."""
+
+    object_id: bytes
+
+
+@message
+class NodesChanged:
+    """Where the nodes are, for tunnels and pulls: ``{node id hex: distributed address}``."""
+
+    addresses: dict[str, str]
+
+
+@message
+class JobFinished:
+    """End the job's executors."""
+
+    job_id: bytes
+    cause: ExitCause
+
+
+@message
+class EndNode:
+    """Shut the node down."""
+
+    cause: ExitCause

@@ -1,0 +1,3 @@
+"""All exceptions, under Ract names and, for ported programs, under Ray's."""
+
+from ract.core.errors import *  # noqa: F403

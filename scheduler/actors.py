@@ -1,0 +1,485 @@
+"""Actors: states, names, restarts, ends.
+
+Theory of operation
+-------------------
+An actor has a *state*, which callers see, and at most one *body*: the process (or the attempt to
+start one) that is, or was, its newest incarnation. `TRANSITIONS` is the only place where states
+change. Resources belong to the body and go with it: an actor that was killed is DEAD for its
+callers at once, while its body is waited for; and a restart is placed only when the old body is
+gone, so that no incarnation lives twice.
+
+Bodies are taken for the *placement demand* (one CPU by default); once the constructor has returned
+only the *running demand* (nothing by default) is kept.
+
+An actor restarts after its process or node was lost, or after ``kill(no_restart=False)``, while
+``max_restarts`` allows; each restart is a new incarnation (the first is 1), and what old
+incarnations still say is dropped. It ends for good by an intended exit (`FINAL`), by the death of
+its owner unless it is detached, with its job, or when its last strong handle goes (`HoldTable`).
+Its name is free again as soon as its end is decided.
+
+What an actor was created with (``spec.contains``) is held until it is DEAD, since a restart needs
+it again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from ract.core.messages import (
+    ActorChanged,
+    ActorExited,
+    ActorInitFailed,
+    ActorSpec,
+    ActorStarted,
+    Blob,
+    ExitCause,
+    StartActor,
+    StopActor,
+)
+from ract.scheduler.holds import HoldTable
+from ract.scheduler.leases import Leases
+from ract.scheduler.ledger import Allocation
+from ract.scheduler.nodes import Node
+from ract.scheduler.placement import Ask, Placement
+from ract.scheduler.processes import Processes
+from ract.scheduler.reports import Reports
+from ract.scheduler.turn import Turn
+
+PENDING, ALIVE, RESTARTING, DEAD = "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"
+
+TRANSITIONS = {
+    (PENDING, "started"): ALIVE,
+    (PENDING, "restart"): RESTARTING,
+    (PENDING, "end"): DEAD,
+    (ALIVE, "restart"): RESTARTING,
+    (ALIVE, "end"): DEAD,
+    (RESTARTING, "started"): ALIVE,
+    (RESTARTING, "restart"): RESTARTING,
+    (RESTARTING, "end"): DEAD,
+}
+
+FINAL = frozenset(
+    {
+        "exited",
+        "out_of_scope",
+        "owner_died",
+        "job_finished",
+        "init_failed",
+        "max_calls",
+        "unschedulable",
+    }
+)
+"""Kinds of exits after which an actor never restarts."""
+
+RESTARTS_MAX = 2**31
+"""What "without limit" (-1) means."""
+
+
+@dataclass(slots=True, eq=False)
+class Body:
+    """A process for one incarnation, from the command to start it until it is reported gone."""
+
+    node: Node
+    incarnation: int
+    allocation: Allocation
+    executor: int = 0  #: 0 until the constructor has returned
+    address: str = ""
+    pid: int = 0
+    #: Told to end, and why; what ended it in the actor's story is this, not how the process fell.
+    ending: ExitCause | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """One actor, from creation to the end of memory."""
+
+    spec: ActorSpec
+    ask: Ask
+    state: str = PENDING
+    incarnation: int = 1
+    body: Body | None = None
+    restarts: int = 0
+    cause: ExitCause | None = None  #: of death, or of the newest restart
+    error: Blob | None = None  #: what the constructor raised
+    watchers: dict[int, None] = field(default_factory=dict)
+    recalled: int = 0  #: a lease asked back for it, 0 if none
+    created_at: float = 0.0
+    died_at: float = 0.0
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it will be DEAD as soon as its process has gone."""
+        return self.body is not None and self.body.ending is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it needs a node."""
+        return self.state in (PENDING, RESTARTING) and self.body is None
+
+    @property
+    def restarts_left(self) -> int:
+        """How many more restarts it may have."""
+        allowed = self.spec.max_restarts
+        return (RESTARTS_MAX if allowed < 0 else allowed) - self.restarts
+
+
+@dataclass(slots=True, eq=False)
+class Actors:
+    """All actors, their names, and those that wait for a node."""
+
+    turn: Turn
+    processes: Processes
+    placement: Placement
+    holds: HoldTable
+    leases: Leases
+    reports: Reports
+    table: dict[bytes, Actor] = field(default_factory=dict)
+    #: (namespace, name) -> actor, for named actors whose end is not decided.
+    names: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    #: All and only those for which `Actor.waits`, in the order of their turns.
+    waiting: dict[bytes, None] = field(default_factory=dict)
+    #: Executor -> the actor whose body it is.
+    by_executor: dict[int, bytes] = field(default_factory=dict)
+    #: (actor, process) watched before the actor was known -> until when we wait for it.
+    unknown: dict[tuple[bytes, int], float] = field(default_factory=dict)
+    _dead: deque[bytes] = field(default_factory=deque)
+
+    # ------------------------------------------------------------------ creation and names
+
+    def create(self, spec: ActorSpec) -> Actor | None:
+        """Create an actor whose name, if any, is free. None if it exists already."""
+        if spec.actor_id in self.table:
+            self.turn.drop("actor created again")
+            return None
+        spec = replace(spec, contains=[each for each in spec.contains if each.count > 0])
+        refused = ""
+        try:
+            ask = Ask.of(spec.placement_demand, spec.strategy, spec.label_selector)
+        except (ValueError, TypeError) as error:
+            refused = str(error)
+            ask = Ask.of(spec.placement_demand, {}, {})
+        actor = Actor(spec, ask, created_at=self.turn.epoch_s)
+        self.table[spec.actor_id] = actor
+        if spec.name:
+            self.names[spec.namespace, spec.name] = spec.actor_id
+        self.holds.contain(spec.contains)
+        for key in [key for key in self.unknown if key[0] == spec.actor_id]:
+            del self.unknown[key]
+            actor.watchers[key[1]] = None
+        self._wait(actor)
+        if refused:
+            self._finish(actor, ExitCause("unschedulable", refused))
+        elif spec.owner not in self.processes.alive and not spec.detached:
+            self._finish(actor, ExitCause("owner_died", "its creator is dead"))
+        elif self._judge(actor):
+            self._tell_watchers(actor)
+        return actor
+
+    def named(self, namespace: str, name: str) -> Actor | None:
+        """Return the actor of that name, if there is one that is not about to end."""
+        actor_id = self.names.get((namespace, name))
+        return self.table[actor_id] if actor_id is not None else None
+
+    def watch(self, process: int, actor_id: bytes) -> None:
+        """Tell a process where the actor is, now and whenever that changes."""
+        if process not in self.processes.alive:
+            self.turn.drop("ActorWatched of a dead process")
+            return
+        actor = self.table.get(actor_id)
+        if actor is None:
+            at = self.turn.now + self.turn.settings.unknown_timeout_s
+            self.unknown[actor_id, process] = at
+            return
+        actor.watchers[process] = None
+        self._tell(actor, process)
+
+    # ------------------------------------------------------------------ what nodes say
+
+    def started(self, event: ActorStarted) -> None:
+        """The constructor returned."""
+        actor = self._current(event.node_id, event.actor_id, event.incarnation)
+        if actor is None:
+            return
+        body = actor.body
+        assert body is not None
+        if body.executor:
+            self.turn.drop("actor started again")
+            return
+        body.executor, body.address, body.pid = event.executor, event.address, event.pid
+        self.by_executor[event.executor] = event.actor_id
+        self.processes.assign_job(event.executor, actor.spec.job_id)
+        body.node.ledger.shrink(body.allocation, actor.spec.running_demand)
+        self.turn.retry = True
+        if actor.state in (PENDING, RESTARTING) and body.incarnation == actor.incarnation:
+            self._step(actor, "started")
+
+    def init_failed(self, event: ActorInitFailed) -> None:
+        """The constructor raised: DEAD with its error; the process ends."""
+        actor = self._current(event.node_id, event.actor_id, event.incarnation)
+        if actor is None:
+            return
+        actor.error = event.error
+        cause = ExitCause("init_failed", "the constructor raised", node_id=event.node_id)
+        self._body_gone(actor, cause)
+
+    def exited(self, event: ActorExited) -> None:
+        """The actor's process is gone."""
+        actor = self._current(event.node_id, event.actor_id, event.incarnation)
+        if actor is not None:
+            self._body_gone(actor, event.cause)
+
+    # ------------------------------------------------------------------ ends
+
+    def process_exited(self, number: int, cause: ExitCause) -> None:
+        """A process is gone: the actor it was, those it owned, and its watching."""
+        actor_id = self.by_executor.get(number)
+        if actor_id is not None:
+            self._body_gone(self.table[actor_id], cause)
+        for key in [key for key in self.unknown if key[1] == number]:
+            del self.unknown[key]
+        for actor in list(self.table.values()):
+            actor.watchers.pop(number, None)
+            if actor.spec.owner == number and not actor.spec.detached:
+                why = f"its owner, process {number}, is gone ({cause.detail or cause.kind})"
+                self.end(actor, ExitCause("owner_died", why))
+
+    def job_finished(self, job_id: bytes) -> None:
+        """End what the job leaves behind."""
+        for actor in list(self.table.values()):
+            if actor.spec.job_id == job_id and not actor.spec.detached:
+                self.end(actor, ExitCause("job_finished", "its job is over"))
+
+    def node_lost(self, node: Node, cause: ExitCause) -> None:
+        """The bodies on the node are gone; who must run there cannot wait any longer."""
+        for actor in list(self.table.values()):
+            if actor.body is not None and actor.body.node is node:
+                self._body_gone(actor, cause)
+        for actor_id in list(self.waiting):
+            self._judge(self.table[actor_id])
+
+    def out_of_scope(self, actor_id: bytes) -> None:
+        """The last strong handle is gone: end after the calls it has accepted."""
+        actor = self.table.get(actor_id)
+        if actor is None or actor.state == DEAD or actor.spec.detached or actor.is_ending:
+            return
+        cause = ExitCause("out_of_scope", "all handles to it are gone")
+        if actor.body is None or actor.body.incarnation < actor.incarnation:
+            self._finish(actor, cause)
+            return
+        self._free_name(actor)
+        actor.body.ending = cause
+        self._stop(actor, cause, graceful=True)
+
+    def kill(self, actor_id: bytes, no_restart: bool) -> None:
+        """``ract.kill``: DEAD at once, or a restart if one is allowed and left."""
+        actor = self.table.get(actor_id)
+        if actor is None or actor.state == DEAD:
+            self.turn.drop("kill of an unknown or dead actor")
+            return
+        cause = ExitCause("killed", "ract.kill was called on it")
+        if no_restart or actor.restarts_left <= 0 or actor.is_ending:
+            self.end(actor, cause)
+        elif actor.body is not None:
+            self._stop(actor, cause, graceful=False)
+            self._restart(actor, cause)
+
+    def end(self, actor: Actor, cause: ExitCause) -> None:
+        """End an actor now and for good."""
+        if actor.state == DEAD:
+            return
+        if actor.body is not None:
+            actor.body.ending = cause
+            self._stop(actor, cause, graceful=False)
+        self._finish(actor, cause)
+
+    # ------------------------------------------------------------------ placing
+
+    def place(self) -> None:
+        """Start those that wait and find a node, first come first served per demand."""
+        full: dict[str, None] = {}
+        for actor_id in list(self.waiting):
+            actor = self.table[actor_id]
+            if actor.ask.key in full:
+                continue
+            owner = self.processes.alive.get(actor.spec.owner)
+            node = self.placement.choose(actor.ask, owner.node_id if owner else b"")
+            if node is not None:
+                self._start(actor, node)
+            elif not actor.ask.must_fail or self._judge(actor):
+                full[actor.ask.key] = None
+                if actor.recalled not in self.leases.table:
+                    actor.recalled = self.leases.recall_for(actor.ask, 0, None)
+
+    def blocked(self, executor: int, is_blocked: bool) -> None:
+        """The actor's only call waits, or goes on."""
+        actor_id = self.by_executor.get(executor)
+        body = self.table[actor_id].body if actor_id is not None else None
+        if body is None:
+            self.turn.drop("Blocked of an executor without a lease")
+        elif is_blocked:
+            body.node.ledger.lend(body.allocation)
+            self.turn.retry = True
+        else:
+            body.node.ledger.reclaim(body.allocation)
+
+    def tick(self) -> None:
+        """Tell watchers of actors that nobody created in time."""
+        for key in [key for key, at in self.unknown.items() if at <= self.turn.now]:
+            del self.unknown[key]
+            actor_id, process = key
+            cause = ExitCause("owner_died", "no such actor is known: it ended long ago")
+            self.processes.tell(process, ActorChanged(process, actor_id, DEAD, 0, cause=cause))
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        return min(self.unknown.values(), default=None)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert list(self.waiting) == [i for i in self.waiting if self.table[i].waits]
+        executors = {}
+        for actor_id, actor in self.table.items():
+            assert actor.waits == (actor_id in self.waiting), actor
+            body = actor.body
+            if body is not None:
+                assert body.node.is_alive
+                assert body.incarnation <= actor.incarnation
+                if body.executor:
+                    executors[body.executor] = actor_id
+            if actor.state == ALIVE:
+                assert body is not None
+                assert body.executor
+                assert body.incarnation == actor.incarnation
+        assert executors == self.by_executor
+        for key, actor_id in self.names.items():
+            actor = self.table[actor_id]
+            assert key == (actor.spec.namespace, actor.spec.name)
+            assert actor.state != DEAD
+
+    # ------------------------------------------------------------------ inside
+
+    def _current(self, node_id: bytes, actor_id: bytes, incarnation: int) -> Actor | None:
+        actor = self.table.get(actor_id)
+        body = actor.body if actor is not None else None
+        if body is None or body.incarnation != incarnation or body.node.node_id != node_id:
+            self.turn.drop("message of an old incarnation")
+            return None
+        return actor
+
+    def _step(self, actor: Actor, what: str) -> None:
+        actor.state = TRANSITIONS[actor.state, what]
+        self._wait(actor)
+        self._tell_watchers(actor)
+
+    def _wait(self, actor: Actor) -> None:
+        if actor.waits:
+            self.waiting.setdefault(actor.spec.actor_id)
+            self.turn.retry = True
+        else:
+            self.waiting.pop(actor.spec.actor_id, None)
+
+    def _judge(self, actor: Actor) -> bool:
+        """End or report an actor that no node can take; return whether it stays."""
+        verdict = self.placement.verdict(actor.ask)
+        if verdict.kind == "refused":
+            self._finish(actor, ExitCause("unschedulable", verdict.text))
+            return False
+        if verdict.kind == "infeasible":
+            names = [f"actor {actor.spec.class_name}"]
+            self.reports.infeasible(actor.spec.owner, actor.spec.actor_id, actor.ask, names)
+        return True
+
+    def _start(self, actor: Actor, node: Node) -> None:
+        allocation = node.ledger.take(actor.ask.demand)
+        actor.body = Body(node, actor.incarnation, allocation)
+        actor.recalled = 0
+        self._wait(actor)
+        message = StartActor(actor.spec, actor.incarnation, {**allocation.assigned})
+        self.turn.send(node.node_id, message)
+
+    def _stop(self, actor: Actor, cause: ExitCause, *, graceful: bool) -> None:
+        body = actor.body
+        assert body is not None
+        message = StopActor(actor.spec.actor_id, body.incarnation, graceful, cause)
+        self.turn.send(body.node.node_id, message)
+
+    def _body_gone(self, actor: Actor, cause: ExitCause) -> None:
+        """The process is gone: give its resources back; the actor ends or restarts."""
+        body = actor.body
+        assert body is not None
+        actor.body = None
+        self.by_executor.pop(body.executor, None)
+        body.node.ledger.give_back(body.allocation)
+        self.turn.retry = True
+        if actor.state == DEAD or body.incarnation < actor.incarnation:
+            self._wait(actor)  # its story went on without this body
+        elif body.ending is not None:
+            self._finish(actor, body.ending)
+        elif cause.kind in FINAL or actor.restarts_left <= 0:
+            self._finish(actor, self._with_restarts(actor, cause))
+        else:
+            self._restart(actor, cause)
+        if actor.waits:
+            self._judge(actor)
+
+    def _restart(self, actor: Actor, cause: ExitCause) -> None:
+        actor.restarts += 1
+        actor.incarnation += 1
+        actor.cause = cause
+        self._step(actor, "restart")
+
+    def _with_restarts(self, actor: Actor, cause: ExitCause) -> ExitCause:
+        """Say in the cause how many restarts were used, if there were any to use."""
+        if not actor.spec.max_restarts or cause.kind in FINAL:
+            return cause
+        used = f"{actor.restarts} of {actor.spec.max_restarts} restarts used"
+        return replace(cause, detail=f"{cause.detail}; {used}" if cause.detail else used)
+
+    def _finish(self, actor: Actor, cause: ExitCause) -> None:
+        """DEAD, for good."""
+        if actor.state == DEAD:
+            return
+        actor.cause = cause
+        actor.died_at = self.turn.epoch_s
+        self._free_name(actor)
+        self._step(actor, "end")
+        self.holds.release(actor.spec.contains)
+        self.reports.forget(actor.spec.actor_id)
+        self._dead.append(actor.spec.actor_id)
+        if len(self._dead) > self.turn.settings.dead_max:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        actor_id = self._dead.popleft()
+        if self.table[actor_id].body is not None:
+            self._dead.append(actor_id)  # its process is not gone yet
+        else:
+            del self.table[actor_id]
+
+    def _free_name(self, actor: Actor) -> None:
+        key = (actor.spec.namespace, actor.spec.name)
+        if self.names.get(key) == actor.spec.actor_id:
+            del self.names[key]
+
+    def _tell_watchers(self, actor: Actor) -> None:
+        for process in actor.watchers:
+            self._tell(actor, process)
+
+    def _tell(self, actor: Actor, process: int) -> None:
+        alive = actor.body if actor.state == ALIVE else None
+        message = ActorChanged(
+            process=process,
+            actor_id=actor.spec.actor_id,
+            state=actor.state,
+            incarnation=actor.incarnation,
+            executor=alive.executor if alive else 0,
+            node_id=alive.node.node_id if alive else b"",
+            address=alive.address if alive else "",
+            pid=alive.pid if alive else 0,
+            cause=None if alive else actor.cause,
+            error=actor.error,
+            class_name=actor.spec.class_name,
+            max_task_retries=actor.spec.max_task_retries,
+        )
+        self.processes.tell(process, message)

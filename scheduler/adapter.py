@@ -1,0 +1,206 @@
+"""The scheduler machine on a stock `distributed.Scheduler`: decode, handle, perform.
+
+Theory of operation
+-------------------
+A worker whose stream brings `NodeJoined` is one of our nodes; other Dask workers are left alone.
+Nodes and workers are mapped one to one while the worker lives; the loss of the worker is the loss
+of the node. Control messages come as ``{"op": "ract", "frames": [bytes, …]}``; all frames of one
+such message are one turn, and what the machine has to say to a node in that turn leaves as one
+message of the same form.
+
+Nothing here decides. What it checks is who speaks: a frame that names another node than the one its
+stream belongs to is dropped. No exception of ours may reach distributed, because it would close the
+worker's stream: bugs are logged with the frame's type, and the cluster goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import random
+import secrets
+import time
+from importlib import metadata
+from typing import Any
+
+import distributed
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from ract.core import wire
+from ract.core.messages import EndNode, ExitCause, NodeJoined
+from ract.scheduler import compat
+from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.turn import NodeLost, Send, Tick
+
+logger = logging.getLogger("ract.scheduler")
+
+PROTOCOL = 1
+"""Changes when nodes of one version cannot talk to a scheduler of another."""
+
+CLUSTER_ID_BYTES = 16
+
+
+class RactSchedulerPlugin(SchedulerPlugin):
+    """Hosts a `SchedulerMachine`; installed by `ract.scheduler.preload`."""
+
+    name = "ract"
+    idempotent = True
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        self.cluster_id = secrets.token_bytes(CLUSTER_ID_BYTES)
+        self._config = dict(config or {})
+        self._machine: SchedulerMachine | None = None
+        self._scheduler: Scheduler | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._worker_of: dict[bytes, str] = {}  # the two are each other's inverse
+        self._node_of: dict[str, bytes] = {}
+        #: Nodes that were told to end: their loss is no accident.
+        self._ending: dict[bytes, ExitCause] = {}
+
+    # ------------------------------------------------------------------ distributed calls these
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Install the handlers; the machine's time is the event loop's."""
+        if self._machine is not None:
+            return
+        self._scheduler = scheduler
+        self._loop = loop = asyncio.get_running_loop()
+        config = {"epoch_offset_s": time.time() - loop.time(), **self._config}
+        self._machine = SchedulerMachine(self.cluster_id, random.Random(), config)
+        compat.add_stream_handler(scheduler, "ract", self._receive)
+        compat.add_rpc(scheduler, "ract_ping", self._ping)
+        for worker in list(scheduler.workers):
+            compat.hurry(scheduler, worker)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """A worker connected; whether it is a node is known when it says so."""
+        compat.hurry(scheduler, worker)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
+        """A worker is gone; if it was a node, the node is lost."""
+        node_id = self._node_of.pop(worker, None)
+        if node_id is None:
+            return
+        del self._worker_of[node_id]
+        cause = self._ending.pop(node_id, None)
+        if cause is None:
+            cause = ExitCause(
+                "node_died", f"its daemon at {worker} is gone", node_id=node_id, at=time.time()
+            )
+        self._turn([NodeLost(node_id, cause)])
+
+    async def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ------------------------------------------------------------------ for the same process
+
+    @property
+    def machine(self) -> SchedulerMachine:
+        """The machine, for the dashboard and tests: look, don't touch."""
+        assert self._machine is not None, "the plugin has not been started"
+        return self._machine
+
+    # ------------------------------------------------------------------ inside
+
+    def _receive(self, *, worker: str, frames: list[Any], **_: Any) -> None:
+        """Take one message of a worker's stream."""
+        events = []
+        for frame in frames:
+            try:
+                event = wire.decode(frame)
+                if self._is_genuine(worker, event):
+                    events.append(event)
+            except Exception:
+                logger.exception("bad frame from %s", worker)
+        self._turn(events)
+
+    def _is_genuine(self, worker: str, event: Any) -> bool:
+        """Whether the event names the node that ``worker`` is."""
+        named = getattr(event, "node_id", None)
+        if isinstance(event, NodeJoined):
+            if worker not in self._node_of and event.node_id not in self._worker_of:
+                self._node_of[worker] = event.node_id
+                self._worker_of[event.node_id] = worker
+                return True
+        elif worker in self._node_of and (named is None or named == self._node_of[worker]):
+            return True
+        logger.warning("dropped a %s that %s may not send", type(event).__name__, worker)
+        return False
+
+    def _turn(self, events: list[Any]) -> None:
+        """Let the machine handle events; send what it commands; arm its next deadline."""
+        if self._machine is None or self._loop is None:
+            return
+        commands: list[Send] = []
+        for event in events:
+            try:
+                commands += self._machine.handle(event, self._loop.time())
+            except Exception:
+                logger.exception("cannot handle %s", type(event).__name__)
+        try:
+            self._perform(commands)
+            self._arm()
+        except Exception:
+            logger.exception("cannot send")
+
+    def _perform(self, commands: list[Send]) -> None:
+        """Send one message per node, its frames in order."""
+        frames: dict[bytes, list[bytes]] = {}
+        for command in commands:
+            try:
+                frame = wire.encode(command.message)
+            except wire.ProtocolError:
+                logger.exception("cannot encode")
+                continue
+            frames.setdefault(command.node_id, []).append(frame)
+            if isinstance(command.message, EndNode):
+                self._ending[command.node_id] = command.message.cause
+        for node_id, batch in frames.items():
+            worker = self._worker_of.get(node_id)
+            if worker is not None and self._scheduler is not None:
+                # A closed stream is followed by remove_worker; nothing is lost that could be kept.
+                compat.send(self._scheduler, worker, {"op": "ract", "frames": batch})
+
+    def _arm(self) -> None:
+        assert self._machine is not None
+        assert self._loop is not None
+        at = self._machine.next_deadline()
+        if self._timer is not None:
+            if at == self._timer_at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer_at = at
+            self._timer = self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._turn([Tick()])
+
+    def _ping(self) -> dict[str, Any]:
+        """Remote call ``ract_ping``: this scheduler is one of ours, and which versions it has."""
+        return {
+            "status": "OK",
+            "ract": ract_version(),
+            "protocol": PROTOCOL,
+            "cluster_id": self.cluster_id.hex(),
+            "python": platform.python_version(),
+            "distributed": distributed.__version__,
+            "nodes": len(self._worker_of),
+        }
+
+
+def ract_version() -> str:
+    """Return the installed version, "unknown" from a bare checkout."""
+    try:
+        return metadata.version("ract")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,157 @@
+"""The command ``rscheduler``: a stock Dask scheduler with ract's plugin.
+
+Theory of operation
+-------------------
+The join token gives the certificate of the cluster (`ract.core.security`); everything speaks TLS
+unless ``--protocol tcp`` is asked for on loopback. A file ``scheduler-<pid>.json`` in the root
+folder tells ``ract status`` and ``ract stop`` where to look; it goes when the process ends. SIGINT
+and SIGTERM end it with exit code 0; nodes are left alone and wait for a scheduler to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ract.core import security
+
+PRELOAD = "ract.scheduler.preload"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@click.command(name="rscheduler")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8786, show_default=True, help="Port to listen at; 0 for any.")
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False),
+    help="Join token; made if it does not exist. Default: $RACT_TOKEN, else ~/.ract/token.",
+)
+@click.option("--protocol", default="tls", show_default=True, type=click.Choice(["tls", "tcp"]))
+@click.option("--dashboard-address", default="", help="HOST:PORT of the dashboard, off if not set.")
+@click.option("--no-dashboard", is_flag=True, help="No HTTP at all.")
+def main(
+    host: str,
+    port: int,
+    token_file: str | None,
+    protocol: str,
+    dashboard_address: str,
+    no_dashboard: bool,
+) -> None:
+    """Run the central scheduler of a ract cluster."""
+    try:
+        token = security.load_or_create_token(token_file)
+    except security.TokenError as error:
+        raise click.ClickException(str(error)) from error
+    if protocol == "tcp" and host not in LOOPBACK:
+        raise click.UsageError(
+            "without TLS anybody who can connect runs code here: --protocol tcp is for loopback"
+        )
+    configure(token if protocol == "tls" else None)
+    dashboard = "" if no_dashboard else dashboard_address
+    try:
+        asyncio.run(_serve(host, port, protocol, dashboard, token, _token_place(token_file)))
+    except OSError as error:
+        raise click.ClickException(f"cannot listen at {host}:{port}: {error}") from error
+
+
+def configure(token: str | None) -> None:
+    """Set Dask's configuration for this process: TLS of the cluster, and what we do ourselves."""
+    import dask
+
+    memory = ("target", "spill", "pause", "terminate")
+    dask.config.set(
+        {
+            # Shared memory counts as the worker's memory; ours has its own limits.
+            **{f"distributed.worker.memory.{name}": False for name in memory},
+            "distributed.scheduler.work-stealing": False,
+            "distributed.comm.timeouts.connect": "30s",
+            **(security.security_config(token) if token else {}),
+        }
+    )
+
+
+async def _serve(
+    host: str, port: int, protocol: str, dashboard: str, token: str, token_place: str
+) -> None:
+    from distributed import Scheduler  # 0.3 s that --help need not wait for
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    scheduler = await Scheduler(
+        host=host,
+        port=port,
+        protocol=f"{protocol}://",
+        dashboard=bool(dashboard),
+        dashboard_address=dashboard or None,
+        preload=[PRELOAD],
+    )
+    notice: Path | None = None
+    try:
+        plugin = scheduler.plugins.get("ract")
+        if plugin is None:
+            raise click.ClickException(f"{PRELOAD} could not be loaded; see the log above")
+        notice = write_notice(
+            {
+                "address": scheduler.address,
+                "pid": os.getpid(),
+                "cluster_id": plugin.cluster_id.hex(),
+                "token_fingerprint": security.fingerprint(token),
+            }
+        )
+        click.echo(f"rscheduler: listening at {scheduler.address}")
+        click.echo(f"join token in {token_place} (fingerprint {security.fingerprint(token)})")
+        finished = asyncio.ensure_future(scheduler.finished())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (finished, stopped):
+            waiting.cancel()
+    finally:
+        if notice is not None:
+            notice.unlink(missing_ok=True)
+        await scheduler.close(reason="rscheduler ends")
+
+
+def root_folder() -> Path:
+    """Return ``$RACT_TMPDIR`` or ``/tmp/ract-<uid>``, made with mode 0700.
+
+    Raises:
+        click.ClickException: somebody else owns it.
+    """
+    given = os.environ.get("RACT_TMPDIR")
+    folder = Path(given) if given else Path(tempfile.gettempdir(), f"ract-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise click.ClickException(f"{folder} is not a folder of this user; set RACT_TMPDIR")
+    return folder
+
+
+def write_notice(data: dict[str, Any]) -> Path:
+    """Write ``scheduler-<pid>.json`` in the root folder, complete or not at all."""
+    path = root_folder() / f"scheduler-{os.getpid()}.json"
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(data))
+    beside.chmod(0o600)
+    beside.replace(path)
+    return path
+
+
+def _token_place(token_file: str | None) -> str:
+    if token_file is not None:
+        return token_file
+    return "$RACT_TOKEN" if "RACT_TOKEN" in os.environ else str(security.home() / "token")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Why something is pending: ``ract.explain`` in words and in data.
+
+Theory of operation
+-------------------
+An explanation is ``{"id", "kind", "state", "text", "reasons": [...]}``. Each reason is a dict with
+a ``what``: a node that was looked at and what it lacks, what is ahead in the queue, who has yet to
+bring a value, why something ended. ``text`` says the same in plain language.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ract.scheduler.actors import Actor
+from ract.scheduler.leases import Want
+from ract.scheduler.objects import Entry
+from ract.scheduler.placement import Ask, in_words, lacks
+
+if TYPE_CHECKING:
+    from ract.scheduler.machine import SchedulerMachine
+
+Explanation = dict[str, Any]
+
+
+def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Explanation:
+    """Explain an object or actor by ``id``, or a lease shape of ``process`` by ``shape_key``."""
+    if "shape_key" in args:
+        key = int(args["shape_key"])
+        want = machine.leases.wants.get((process, key))
+        return (
+            _made(str(key), "lease", "NONE", "nothing of this shape is wanted", [])
+            if (want is None)
+            else _want(machine, want)
+        )
+    id_ = args.get("id", b"")
+    id_ = bytes.fromhex(id_) if isinstance(id_, str) else id_
+    if id_ in machine.actors.table:
+        return _actor(machine, machine.actors.table[id_])
+    if id_ in machine.objects.table:
+        return _object(machine, machine.objects.table[id_])
+    text = "The scheduler knows no such object or actor: it is local to a process, or gone."
+    return _made(id_.hex(), "unknown", "UNKNOWN", text, [])
+
+
+def _want(machine: SchedulerMachine, want: Want) -> Explanation:
+    ident = str(want.key[1])
+    who = ", ".join(want.names) or "tasks"
+    if not want.need:
+        text = (
+            f"{who}: {want.held} leases held and {want.starting} starting; nothing waits "
+            "for resources."
+        )
+        state = "STARTING" if want.starting else "GRANTED"
+        return _made(ident, "lease", state, text, [])
+    reasons = _lookup(machine, want.ask)
+    queue = machine.leases.queues.get(want.ask.key, {})
+    ahead = list(queue).index(want.key) if want.key in queue else 0
+    if ahead:
+        text = f"{ahead} other processes are ahead in the queue of this demand"
+        reasons.append({"what": "queue", "ahead": ahead, "text": text})
+    lead = f"{who}: {want.need} more leases of {in_words(want.ask.demand)} wait"
+    return _pending(machine, ident, "lease", want.ask, lead, reasons)
+
+
+def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
+    ident = actor.spec.actor_id.hex()
+    who = f"actor {actor.spec.class_name}({ident[:8]})"
+    body = actor.body
+    if actor.waits:
+        reasons = _lookup(machine, actor.ask)
+        ahead = list(machine.actors.waiting).index(actor.spec.actor_id)
+        if ahead:
+            text = f"{ahead} actors wait longer"
+            reasons.append({"what": "queue", "ahead": ahead, "text": text})
+        lead = f"{who} is {actor.state} and waits for {in_words(actor.ask.demand)}"
+        return _pending(machine, ident, "actor", actor.ask, lead, reasons)
+    if actor.state == "DEAD":
+        cause = actor.cause
+        why = f"{cause.kind}: {cause.detail}" if cause else "unknown"
+        return _made(ident, "actor", "DEAD", f"{who} is dead: {why}", [])
+    assert body is not None, "neither waiting nor dead: it has a body"
+    if actor.state == "ALIVE":
+        text = f"{who} runs on node {body.node.short}, process {body.executor}, pid {body.pid}."
+    elif body.incarnation < actor.incarnation:
+        text = f"{who} restarts as soon as its old process on node {body.node.short} has ended."
+    else:
+        text = f"{who} is being constructed on node {body.node.short}."
+    return _made(ident, "actor", actor.state, text, [])
+
+
+def _object(machine: SchedulerMachine, entry: Entry) -> Explanation:
+    ident = entry.object_id.hex()
+    name = f" of task {entry.task_name}" if entry.task_name else ""
+    reasons: list[dict[str, Any]] = []
+    if entry.state == "PENDING":
+        process = machine.processes.alive.get(entry.publisher)
+        where = f" ({process.kind}, pid {process.pid})" if process else ""
+        text = f"The value{name} is not there yet: process {entry.publisher}{where} will bring it."
+        reasons.append({"what": "publisher", "process": entry.publisher, "text": text})
+        for want in machine.leases.wants.values():
+            if want.key[0] == entry.publisher and want.need and entry.task_name in want.names:
+                waiting = _want(machine, want)
+                text += " " + waiting["text"]
+                reasons.extend(waiting["reasons"])
+    elif entry.state == "READY":
+        nodes = [machine.nodes.table[n].short for n in entry.nodes]
+        where = "inline at the scheduler" if entry.blob else "on " + ", ".join(nodes)
+        text = f"The value{name} is there: {entry.size} bytes, {where}."
+    elif entry.state == "UNKNOWN":
+        text = "Somebody asks for it, but nobody has published it yet."
+    else:
+        text = f"The value{name} is gone: {entry.answer.decode(errors='replace')}"
+    return _made(ident, "object", entry.state, text, reasons)
+
+
+def _pending(
+    machine: SchedulerMachine,
+    ident: str,
+    kind: str,
+    ask: Ask,
+    lead: str,
+    reasons: list[dict[str, Any]],
+) -> Explanation:
+    verdict = machine.placement.verdict(ask)
+    state = {"wait": "PENDING", "infeasible": "INFEASIBLE", "refused": "REFUSED"}[verdict.kind]
+    if verdict.kind == "infeasible":
+        lead += "; no node of the cluster can ever satisfy it"
+    text = lead + ". " + " ".join(f"{reason['text']}." for reason in reasons)
+    return _made(ident, kind, state, text, reasons)
+
+
+def _lookup(machine: SchedulerMachine, ask: Ask) -> list[dict[str, Any]]:
+    reasons = []
+    for node in machine.nodes.alive:
+        never = lacks(node, ask, node.ledger.total)
+        now = lacks(node, ask, node.ledger.free)
+        if never:
+            text = f"Node {node.short} can never run it ({'; '.join(never)})"
+        elif now:
+            text = f"Node {node.short} is busy ({'; '.join(now)})"
+        else:
+            text = f"Node {node.short} has room"
+        reasons.append(
+            {
+                "what": "node",
+                "node_id": node.node_id.hex(),
+                "feasible": not never,
+                "lacks": never or now,
+                "text": text,
+            }
+        )
+    return reasons
+
+
+def _made(
+    ident: str, kind: str, state: str, text: str, reasons: list[dict[str, Any]]
+) -> Explanation:
+    return {"id": ident, "kind": kind, "state": state, "text": text, "reasons": reasons}

@@ -1,0 +1,261 @@
+"""The scheduler: a pure machine that decides where things run and what lives.
+
+Theory of operation
+-------------------
+`SchedulerMachine.handle` takes one event and the time, and returns commands. It does no IO, reads
+no clock, draws only from the generator it was given, and takes no order from sets: the same events
+give the same commands. It never opens user payloads.
+
+The work is done by parts, one module each, that share one `Turn`: `Nodes` (with a `Ledger` each),
+`Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Directory` (of objects) with the
+`HoldTable`, `Tasks`, `Reports`. This module only routes: events to parts (`_ROUTES`), deaths to all
+who are concerned, ids that nothing holds any more to what they stand for. After each event it looks
+once again at what waits, if the turn has changed anything that could let it run.
+
+What comes too late (from dead processes or nodes, old incarnations, for unknown leases) is counted
+in ``turn.dropped`` and changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from ract.core import messages as m
+from ract.scheduler import queries
+from ract.scheduler.actors import Actors
+from ract.scheduler.holds import HoldTable
+from ract.scheduler.kv import KeyValues
+from ract.scheduler.leases import Leases
+from ract.scheduler.nodes import Nodes
+from ract.scheduler.objects import Directory
+from ract.scheduler.placement import Placement
+from ract.scheduler.processes import Processes
+from ract.scheduler.reports import Reports
+from ract.scheduler.tasks import Tasks
+from ract.scheduler.turn import NodeLost, Send, Settings, Tick, Turn
+
+
+class SchedulerMachine:
+    """The decisions of the central scheduler.
+
+    Args:
+        cluster_id: names the cluster for its life.
+        rng: the only source of randomness.
+        config: overrides of `Settings`, by name.
+    """
+
+    def __init__(self, cluster_id: bytes, rng: random.Random, config: dict[str, Any]) -> None:
+        self.cluster_id = cluster_id
+        self.turn = Turn(Settings.of(config))
+        self.nodes = Nodes(self.turn)
+        self.processes = Processes(self.turn, rng)
+        self.placement = Placement(self.nodes)
+        self.reports = Reports(self.nodes, self.processes)
+        self.holds = HoldTable()
+        self.leases = Leases(self.turn, self.nodes, self.processes, self.placement, self.reports)
+        self.actors = Actors(
+            self.turn, self.processes, self.placement, self.holds, self.leases, self.reports
+        )
+        self.objects = Directory(self.turn, self.nodes, self.holds, rng)
+        self.tasks = Tasks(self.turn)
+        self.kv = KeyValues(self.turn)
+
+    def handle(self, event: Any, now: float) -> list[Send]:
+        """Take one event; return what to send, in order."""
+        self.turn.now = now
+        route = _ROUTES.get(type(event))
+        if route is None:
+            self.turn.drop(f"unexpected {type(event).__name__}")
+        elif self._is_from_somebody(event):
+            route(self, event)
+        self._let_go()
+        while self.turn.retry:
+            self.turn.retry = False
+            self.actors.place()
+            self.leases.grant()
+            self._let_go()
+        commands, self.turn.commands = self.turn.commands, []
+        return commands
+
+    def next_deadline(self) -> float | None:
+        """Return when a `Tick` is needed, if nothing else happens before."""
+        deadlines = (
+            self.objects.next_deadline(),
+            self.actors.next_deadline(),
+            self.leases.next_deadline(),
+        )
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def check(self) -> None:
+        """Assert the invariants of all parts, and those between them."""
+        assert not self.turn.commands
+        self.nodes.check()
+        self.processes.check()
+        self.holds.check()
+        self.leases.check()
+        self.actors.check()
+        self.objects.check()
+        for number in self.holds.by_process:
+            assert number in self.processes.alive, f"process {number} is dead but holds"
+        leases = [lease.allocation for lease in self.leases.table.values()]
+        bodies = [a.body.allocation for a in self.actors.table.values() if a.body is not None]
+        owned = sorted(id(each) for each in (*leases, *bodies))
+        held = sorted(key for node in self.nodes.alive for key in node.ledger.holders)
+        assert owned == held, "an allocation without an owner, or an owner without one"
+
+    # ------------------------------------------------------------------ nodes and processes
+
+    def _tick(self, event: Tick) -> None:
+        self.objects.tick()
+        self.actors.tick()
+        self.turn.retry = True  # a recall may be due
+
+    def _is_from_somebody(self, event: Any) -> bool:
+        """Drop what comes from nodes and processes that are not alive (any more)."""
+        if isinstance(event, m.NodeJoined | NodeLost | Tick):
+            return True
+        node_id = getattr(event, "node_id", None)
+        if node_id is not None:
+            known = self.nodes.get(node_id) is not None
+        else:
+            known = event.process in self.processes.alive
+        if not known:
+            self.turn.drop(f"{type(event).__name__} from the dead or unknown")
+        return known
+
+    def _node_joined(self, event: m.NodeJoined) -> None:
+        if self.nodes.join(event) is None:
+            return
+        first, count = self.processes.next_block()
+        accepted = m.NodeAccepted(event.node_id, self.cluster_id, first, count)
+        self.turn.send(event.node_id, accepted)
+        self.nodes.announce()
+
+    def _block_wanted(self, event: m.ProcessBlockWanted) -> None:
+        self.turn.send(event.node_id, m.ProcessBlock(*self.processes.next_block()))
+
+    def _node_lost(self, event: NodeLost) -> None:
+        node = self.nodes.lose(event.node_id, event.cause)
+        if node is None:
+            return
+        # The processes first: they must neither be told anything nor be counted as holders.
+        for process in self.processes.on_node(event.node_id):
+            self._process_gone(process.number, event.cause)
+        self.leases.node_lost(node, event.cause)
+        self.actors.node_lost(node, event.cause)
+        self.objects.node_lost(event.node_id)
+        self.nodes.announce()
+
+    def _process_joined(self, event: m.ProcessJoined) -> None:
+        if event.process in self.processes.alive:
+            self.turn.drop("process joined again")
+            return
+        process = self.processes.join(event)
+        accepted = m.ProcessAccepted(process.number, process.job_id, process.namespace)
+        self.turn.send(event.node_id, accepted)
+
+    def _process_exited(self, event: m.ProcessExited) -> None:
+        process = self.processes.alive.get(event.process)
+        if process is None or process.node_id != event.node_id:
+            self.turn.drop("unknown process exited")
+            return
+        self._process_gone(event.process, event.cause)
+
+    def _process_gone(self, number: int, cause: m.ExitCause) -> None:
+        process = self.processes.exit(number, cause)
+        if process is None:
+            return
+        self.holds.drop_process(number)
+        self.leases.process_exited(number, cause)
+        self.actors.process_exited(number, cause)
+        self.objects.process_exited(number, cause)
+        self.tasks.process_exited(process)
+        if process.kind == "driver":
+            self.actors.job_finished(process.job_id)
+            why = m.ExitCause("job_finished", f"its driver ended ({cause.detail or cause.kind})")
+            for node in self.nodes.alive:
+                self.turn.send(node.node_id, m.JobFinished(process.job_id, why))
+
+    def _blocked(self, event: m.Blocked) -> None:
+        if not self.leases.blocked(event.process):
+            self.actors.blocked(event.process, True)
+
+    def _unblocked(self, event: m.Unblocked) -> None:
+        if not self.leases.unblocked(event.process):
+            self.actors.blocked(event.process, False)
+
+    def _cancel_wanted(self, event: m.CancelWanted) -> None:
+        self.processes.tell(
+            event.executor,
+            m.CancelCall(event.executor, event.task, event.force, event.recursive),
+        )
+
+    def _stats(self, event: m.NodeStats) -> None:
+        node = self.nodes.get(event.node_id)
+        assert node is not None, "checked before routing"
+        node.stats = event.stats
+
+    # ------------------------------------------------------------------ actors, objects, holds
+
+    def _actor_wanted(self, event: m.ActorWanted) -> None:
+        spec = queries.with_namespace(self, event.process, event.spec)
+        self.actors.create(spec)
+
+    def _published(self, event: m.ObjectPublished) -> None:
+        self._hold(event.holds)
+        self.objects.published(event)
+
+    def _stored(self, event: m.ObjectStored) -> None:
+        self._hold(event.holds)
+        self.objects.stored(event)
+
+    def _hold(self, holds: list[m.Hold]) -> None:
+        for hold in holds:
+            if hold.process not in self.processes.alive:
+                self.turn.drop("hold of a dead process")
+            elif hold.change:
+                self.holds.change(hold.id, hold.process, hold.change)
+
+    def _let_go(self) -> None:
+        """Let go of what nothing holds any more; that may release what it contained."""
+        while (id_ := self.holds.next_released()) is not None:
+            if id_ in self.actors.table:
+                self.actors.out_of_scope(id_)
+            else:
+                self.objects.release(id_)
+
+
+_ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
+    NodeLost: SchedulerMachine._node_lost,
+    Tick: SchedulerMachine._tick,
+    m.NodeJoined: SchedulerMachine._node_joined,
+    m.NodeStats: SchedulerMachine._stats,
+    m.ProcessBlockWanted: SchedulerMachine._block_wanted,
+    m.ProcessJoined: SchedulerMachine._process_joined,
+    m.ProcessExited: SchedulerMachine._process_exited,
+    m.LogLines: lambda s, e: s.reports.log_lines(e),
+    m.Request: queries.answer,
+    m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events),
+    m.LeasesWanted: lambda s, e: s.leases.wanted(e),
+    m.LeaseReleased: lambda s, e: s.leases.released(e),
+    m.LeaseStarted: lambda s, e: s.leases.started(e),
+    m.LeaseFailed: lambda s, e: s.leases.failed(e),
+    m.Blocked: SchedulerMachine._blocked,
+    m.Unblocked: SchedulerMachine._unblocked,
+    m.CancelWanted: SchedulerMachine._cancel_wanted,
+    m.ActorWanted: SchedulerMachine._actor_wanted,
+    m.ActorWatched: lambda s, e: s.actors.watch(e.process, e.actor_id),
+    m.ActorKillWanted: lambda s, e: s.actors.kill(e.actor_id, e.no_restart),
+    m.ActorStarted: lambda s, e: s.actors.started(e),
+    m.ActorInitFailed: lambda s, e: s.actors.init_failed(e),
+    m.ActorExited: lambda s, e: s.actors.exited(e),
+    m.HoldsChanged: lambda s, e: s._hold(e.holds),
+    m.ObjectPublished: SchedulerMachine._published,
+    m.ObjectStored: SchedulerMachine._stored,
+    m.ObjectMissing: lambda s, e: s.objects.missing(e),
+    m.ObjectsFreed: lambda s, e: s.objects.freed(e.object_ids),
+    m.ObjectSought: lambda s, e: s.objects.sought(e.node_id, e.object_id),
+    m.ObjectUnsought: lambda s, e: s.objects.unsought(e.node_id, e.object_id),
+}

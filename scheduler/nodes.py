@@ -1,0 +1,120 @@
+"""The nodes of the cluster.
+
+Theory of operation
+-------------------
+A node joins once and dies once; its id never comes back. A node that was declared dead and speaks
+again is told to end (`Nodes.join` returns None), since its work was given to others. The order of
+joining is the order of everything that goes over nodes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ract.core.messages import EndNode, ExitCause, NodeJoined, NodesChanged
+from ract.scheduler.ledger import Ledger
+from ract.scheduler.turn import Turn
+
+NODE_ID_LABEL = "ray.io/node-id"
+"""The label every node has without being told, under Ray's name for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A node daemon and the machine it stands for."""
+
+    node_id: bytes
+    address: str
+    host: str
+    hostname: str
+    name: str
+    pid: int
+    labels: dict[str, str]
+    session_dir: str
+    is_head: bool
+    ledger: Ledger
+    joined_at: float
+    is_alive: bool = True
+    died_at: float = 0.0
+    cause: ExitCause | None = None
+    starting: int = 0  #: leases here whose executor is not up yet
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def short(self) -> str:
+        """How people see it in messages."""
+        return f"{self.name or self.hostname or self.host}({self.node_id.hex()[:8]})"
+
+
+class Nodes:
+    """All nodes, in the order of joining."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self.table: dict[bytes, Node] = {}
+        self._dead: deque[bytes] = deque()
+        #: The living ones of `table`, in its order.
+        self.alive: list[Node] = []
+
+    def get(self, node_id: bytes) -> Node | None:
+        """Return the node if it lives."""
+        node = self.table.get(node_id)
+        return node if node is not None and node.is_alive else None
+
+    def join(self, event: NodeJoined) -> Node | None:
+        """Add a node; None if it is no news, or was declared dead (then it is told to end)."""
+        known = self.table.get(event.node_id)
+        if known is not None:
+            self._turn.drop("node joined again")
+            if not known.is_alive:
+                cause = ExitCause("node_died", "was declared dead; its work went to others")
+                self._turn.send(event.node_id, EndNode(cause))
+            return None
+        node = Node(
+            node_id=event.node_id,
+            address=event.address,
+            host=event.host,
+            hostname=event.hostname,
+            name=event.name,
+            pid=event.pid,
+            labels={NODE_ID_LABEL: event.node_id.hex(), **event.labels},
+            session_dir=event.session_dir,
+            is_head=event.is_head,
+            ledger=Ledger(event.resources),
+            joined_at=self._turn.epoch_s,
+        )
+        self.table[node.node_id] = node
+        self.alive.append(node)
+        self._turn.retry = True
+        return node
+
+    def lose(self, node_id: bytes, cause: ExitCause) -> Node | None:
+        """Mark a node dead; None if it is not alive."""
+        node = self.get(node_id)
+        if node is None:
+            self._turn.drop("unknown node lost")
+            return None
+        node.is_alive = False
+        node.died_at = self._turn.epoch_s
+        node.cause = cause
+        self.alive.remove(node)
+        self._dead.append(node_id)
+        if len(self._dead) > self._turn.settings.dead_max:
+            del self.table[self._dead.popleft()]
+        self._turn.retry = True
+        return node
+
+    def announce(self) -> None:
+        """Tell every node where all nodes are."""
+        addresses = {node.node_id.hex(): node.address for node in self.alive}
+        for node in self.alive:
+            self._turn.send(node.node_id, NodesChanged(addresses))
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert self.alive == [node for node in self.table.values() if node.is_alive]
+        for node in self.alive:
+            node.ledger.check()
+            assert node.starting >= 0

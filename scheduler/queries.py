@@ -1,0 +1,312 @@
+"""Answers to `Request`: one function per ``op``, in the table `OPS`.
+
+Theory of operation
+-------------------
+A function takes the machine, the asking process and the arguments, and returns plain values. It
+raises `Refusal` (or ValueError, TypeError, KeyError for malformed arguments) to answer with an
+error, whose name is one of `ract.core.errors`. Whatever is asked, there is one `Reply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ract.core import wire
+from ract.core.messages import ActorSpec, EndNode, ExitCause, Reply, Request
+from ract.scheduler import rows
+from ract.scheduler.actors import Actor
+from ract.scheduler.explain import explain
+from ract.scheduler.placement import in_words
+
+if TYPE_CHECKING:
+    from ract.scheduler.machine import SchedulerMachine
+
+Args = dict[str, Any]
+Op = Callable[["SchedulerMachine", int, Args], Any]
+
+
+class Refusal(Exception):
+    """The answer is an error: the name of its class in `ract.core.errors`, and what to say."""
+
+    def __init__(self, error: str, detail: str) -> None:
+        super().__init__(detail)
+        self.error = error
+
+
+def answer(machine: SchedulerMachine, request: Request) -> None:
+    """Send the one reply to a request."""
+    value: Any = None
+    error = ""
+    op = OPS.get(request.op)
+    try:
+        if op is None:
+            raise Refusal("ValueError", f"the scheduler knows no request {request.op!r}")
+        value = op(machine, request.process, request.args)
+    except Refusal as refusal:
+        value, error = str(refusal), refusal.error
+    except (ValueError, TypeError, KeyError, OverflowError) as fault:
+        value, error = f"request {request.op!r}: {fault}", "ValueError"
+    reply = Reply(request.process, request.request, value, error)
+    machine.processes.tell(request.process, reply)
+
+
+# --------------------------------------------------------------------------- actors and names
+
+
+def create_actor(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``spec``: encoded `ActorSpec`; ``get_if_exists``. Create it unless its name is taken."""
+    spec = wire.decode(args["spec"])
+    if not isinstance(spec, ActorSpec):
+        raise ValueError("spec is not an ActorSpec")
+    spec = with_namespace(machine, process, spec)
+    taken = machine.actors.named(spec.namespace, spec.name) if spec.name else None
+    if taken is not None and taken.spec.actor_id != spec.actor_id:
+        if args.get("get_if_exists"):
+            return {"created": False, **_handle(taken)}
+        raise Refusal(
+            "ActorAlreadyExistsError",
+            f"The name {spec.name!r} (namespace={spec.namespace!r}) is already taken. "
+            "Use another name, or get_if_exists=True to get the actor that has it.",
+        )
+    machine.actors.create(spec)
+    return {"created": True, **_handle(machine.actors.table[spec.actor_id])}
+
+
+def get_actor(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``name``, ``namespace`` ("" for the asker's): what a handle needs."""
+    namespace = args.get("namespace") or machine.processes.namespace_of(process)
+    actor = machine.actors.named(namespace, args["name"])
+    if actor is None:
+        raise Refusal(
+            "ValueError",
+            f"Failed to look up actor with name {args['name']!r} in namespace {namespace!r}. "
+            "It does not exist (any more), is in another namespace, or is not named.",
+        )
+    return _handle(actor)
+
+
+def list_named_actors(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``all_namespaces``, ``namespace``: names that `get_actor` would find."""
+    mine = args.get("namespace") or machine.processes.namespace_of(process)
+    return [
+        {"name": name, "namespace": namespace}
+        for namespace, name in sorted(machine.actors.names)
+        if args.get("all_namespaces") or namespace == mine
+    ]
+
+
+def with_namespace(machine: SchedulerMachine, process: int, spec: ActorSpec) -> ActorSpec:
+    """Return the spec in the creator's namespace, if it names none."""
+    if spec.namespace:
+        return spec
+    return replace(spec, namespace=machine.processes.namespace_of(process))
+
+
+def _handle(actor: Actor) -> dict[str, Any]:
+    spec = actor.spec
+    return {
+        "actor_id": spec.actor_id,
+        "class_name": spec.class_name,
+        "methods": spec.methods,
+        "max_task_retries": spec.max_task_retries,
+        "max_pending_calls": spec.max_pending_calls,
+        "owner": spec.owner,
+        "name": spec.name,
+        "namespace": spec.namespace,
+        "enable_task_events": spec.enable_task_events,
+    }
+
+
+# --------------------------------------------------------------------------- cluster
+
+
+def ray_nodes(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """All nodes with the keys of ``ray.nodes()``."""
+    return rows.ray_nodes(machine)
+
+
+def cluster_resources(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """Totals of the living nodes."""
+    return _summed([node.ledger.total for node in machine.nodes.alive])
+
+
+def available_resources(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """What is free now; resources with nothing free are left out, as in Ray."""
+    free = _summed([node.ledger.free for node in machine.nodes.alive])
+    return {name: n for name, n in free.items() if n > 0}
+
+
+def store(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """What each node last said of itself, and the bytes the directory knows on it."""
+    known: dict[bytes, int] = {}
+    for entry in machine.objects.table.values():
+        for node_id in entry.nodes:
+            known[node_id] = known.get(node_id, 0) + entry.size
+    return {
+        node.node_id.hex(): {
+            **node.stats,
+            "object_bytes": known.get(node.node_id, 0),
+            "objects": len(machine.objects.by_node.get(node.node_id, {})),
+        }
+        for node in machine.nodes.alive
+    }
+
+
+def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """Nodes, use of resources, what waits, actors by state."""
+    demands: dict[str, dict[str, Any]] = {}
+    for want in machine.leases.wants.values():
+        if want.need:
+            _add_demand(demands, want.ask.key, want.ask.demand, want.need, want.names)
+    for actor_id in machine.actors.waiting:
+        actor = machine.actors.table[actor_id]
+        names = [actor.spec.class_name]
+        _add_demand(demands, actor.ask.key, actor.ask.demand, 1, names)
+    states: dict[str, int] = {}
+    for actor in machine.actors.table.values():
+        states[actor.state] = states.get(actor.state, 0) + 1
+    total = cluster_resources(machine, process, args)
+    free = _summed([node.ledger.free for node in machine.nodes.alive])
+    return {
+        "cluster_id": machine.cluster_id.hex(),
+        "nodes": list(rows.nodes(machine)),
+        "resources": {name: {"used": n - free[name], "total": n} for name, n in total.items()},
+        "pending_demands": list(demands.values()),
+        "actors": states,
+        "leases": len(machine.leases.table),
+        "objects": len(machine.objects.table),
+        "jobs": sum(job.is_running for job in machine.processes.jobs.values()),
+        "dropped_messages": dict(machine.turn.dropped),
+    }
+
+
+def kill_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``node_id`` (bytes or hex): shut the node down. False if it is not alive."""
+    node_id = args["node_id"]
+    node_id = bytes.fromhex(node_id) if isinstance(node_id, str) else node_id
+    if machine.nodes.get(node_id) is None:
+        return False
+    machine.turn.send(node_id, EndNode(ExitCause("shutdown", "kill_node was requested")))
+    return True
+
+
+# --------------------------------------------------------------------------- tables and the rest
+
+
+def summary_tasks(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """Counts of task attempts by name and state."""
+    found = machine.tasks.summary()
+    total = sum(sum(entry["state_counts"].values()) for entry in found.values())
+    return {"summary": found, "total": total}
+
+
+def reference_counts(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """Holds of the asker (local) and of others (submitted), per object that the asker holds."""
+    found = {}
+    for id_ in machine.holds.by_process.get(process, {}):
+        counts = machine.holds.by_id[id_]
+        mine = counts[process]
+        others = sum(counts.values()) - mine + machine.holds.contained.get(id_, 0)
+        found[id_.hex()] = {"local": mine, "submitted": others}
+    return found
+
+
+def object_exists(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """Whether the directory has a value for ``id``."""
+    entry = machine.objects.table.get(args["id"])
+    return entry is not None and entry.state == "READY"
+
+
+def object_locations(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``ids``: per object the nodes (hex) that store it and its size."""
+    found = {}
+    for id_ in args["ids"]:
+        entry = machine.objects.table.get(id_)
+        nodes = [node_id.hex() for node_id in entry.nodes] if entry else []
+        found[id_.hex()] = {"node_ids": nodes, "object_size": entry.size if entry else 0}
+    return found
+
+
+def kv_put(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``key``, ``value``, ``overwrite`` (True), ``namespace``: whether the key is new."""
+    overwrite = bool(args.get("overwrite", True))
+    return machine.kv.put(_space(args), _bytes(args["key"]), _bytes(args["value"]), overwrite)
+
+
+def kv_get(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``key``, ``namespace``: the value or None."""
+    return machine.kv.get(_space(args), _bytes(args["key"]))
+
+
+def kv_exists(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``key``, ``namespace``: whether there is a value."""
+    return machine.kv.get(_space(args), _bytes(args["key"])) is not None
+
+
+def kv_del(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``key``, ``namespace``, ``by_prefix``: how many were removed."""
+    by_prefix = bool(args.get("by_prefix"))
+    return machine.kv.delete(_space(args), _bytes(args["key"]), by_prefix)
+
+
+def kv_list(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``prefix``, ``namespace``: keys, sorted."""
+    return machine.kv.keys(_space(args), _bytes(args.get("prefix", b"")))
+
+
+def _table(name: str) -> Op:
+    def op(machine: SchedulerMachine, process: int, args: Args) -> Any:
+        return rows.select(rows.TABLES[name](machine), args)
+
+    return op
+
+
+OPS: dict[str, Op] = {
+    "create_actor": create_actor,
+    "get_actor": get_actor,
+    "list_named_actors": list_named_actors,
+    "nodes": ray_nodes,
+    "cluster_resources": cluster_resources,
+    "available_resources": available_resources,
+    "store": store,
+    "status": status,
+    "kill_node": kill_node,
+    "summary_tasks": summary_tasks,
+    "reference_counts": reference_counts,
+    "object_exists": object_exists,
+    "object_locations": object_locations,
+    "explain": explain,
+    "kv_put": kv_put,
+    "kv_get": kv_get,
+    "kv_exists": kv_exists,
+    "kv_del": kv_del,
+    "kv_list": kv_list,
+    **{name: _table(name) for name in rows.TABLES},
+}
+
+
+def _summed(parts: list[dict[str, int]]) -> dict[str, float]:
+    summed: dict[str, int] = {}
+    for part in parts:
+        for name, n in part.items():
+            summed[name] = summed.get(name, 0) + n
+    return rows.amounts(summed)
+
+
+def _add_demand(
+    demands: dict[str, dict[str, Any]], key: str, demand: dict[str, int], n: int, names: list[str]
+) -> None:
+    empty = {"demand": rows.amounts(demand), "text": in_words(demand), "count": 0, "names": []}
+    entry = demands.setdefault(key, empty)
+    entry["count"] += n
+    entry["names"] = sorted({*entry["names"], *names})
+
+
+def _space(args: Args) -> bytes:
+    return _bytes(args.get("namespace") or b"")
+
+
+def _bytes(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)

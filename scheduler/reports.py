@@ -1,0 +1,73 @@
+"""What drivers are told without having asked: demands that no node can satisfy, and log lines.
+
+Theory of operation
+-------------------
+An infeasible demand is not an error: a node that satisfies it may join any time. But whoever waits
+deserves to know, once per demand. The text names the demand and what each node has, so that it can
+be acted on. Everything goes to the driver of the job; an executor could not show it to anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from ract.core.messages import LogLines, Pushed
+from ract.scheduler.nodes import Nodes
+from ract.scheduler.placement import Ask, in_words, lacks
+from ract.scheduler.processes import Processes
+
+
+@dataclass(slots=True, eq=False)
+class Reports:
+    """Pushes errors and log lines to drivers."""
+
+    nodes: Nodes
+    processes: Processes
+    _reported: dict[Hashable, None] = field(default_factory=dict)
+
+    def infeasible(self, process: int, key: Hashable, ask: Ask, names: Sequence[str]) -> None:
+        """Tell the driver of ``process`` once that no node can satisfy ``ask``."""
+        if key in self._reported:
+            return
+        self._reported[key] = None
+        asker = self.processes.alive.get(process)
+        driver = self.processes.driver_of(asker.job_id) if asker is not None else None
+        to = driver if driver is not None else process
+        data = {"type": "infeasible", "message": self.infeasible_text(ask, names)}
+        self.processes.tell(to, Pushed(to, "error", data))
+
+    def infeasible_text(self, ask: Ask, names: Sequence[str]) -> str:
+        """Say what is demanded, by whom, and what each node lacks for it."""
+        who = ", ".join(names) or "a task"
+        lines = [
+            f"{who} demands {in_words(ask.demand)}, which no node of the cluster can ever satisfy;"
+            " it stays pending until a node joins that can."
+        ]
+        for node in self.nodes.alive:
+            missing = "; ".join(lacks(node, ask, node.ledger.total)) or "nothing lacking"
+            lines.append(f"  node {node.short} has {in_words(node.ledger.total)}: {missing}")
+        if not self.nodes.alive:
+            lines.append("  there are no nodes")
+        return "\n".join(lines)
+
+    def forget(self, key: Hashable) -> None:
+        """The demand is gone; if it comes again, it is news again."""
+        self._reported.pop(key, None)
+
+    def log_lines(self, event: LogLines) -> None:
+        """Pass what a process wrote to the driver of its job."""
+        driver = self.processes.driver_of(event.job_id)
+        node = self.nodes.get(event.node_id)
+        if driver is None or node is None:
+            return
+        data = {
+            "pid": event.pid,
+            "name": event.name,
+            "is_err": event.is_err,
+            "lines": event.lines,
+            "process": event.process,
+            "node_id": event.node_id.hex(),
+            "ip": node.host,
+        }
+        self.processes.tell(driver, Pushed(driver, "log", data))

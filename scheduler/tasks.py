@@ -1,0 +1,133 @@
+"""The table of tasks, made of batched events: what the state API and the dashboard show.
+
+Theory of operation
+-------------------
+Executors report what happened to tasks at most a second late, in the lists that
+`ract.core.events` describes. One record per attempt; an event replaces what is known unless the
+record has ended (batches of different processes may overtake each other). The table is bounded:
+the oldest ended tasks go first, then the oldest. Counts by name and state are kept for all tasks
+ever seen, those forgotten included. Nothing is decided from this table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ract.core import events
+from ract.scheduler.processes import Process
+from ract.scheduler.turn import Turn
+
+ENDED = frozenset({events.FINISHED, events.FAILED})
+
+_KINDS: tuple[type | tuple[type, ...], ...] = (
+    bytes,
+    int,
+    str,
+    str,
+    str,
+    str,
+    (int, float),
+    (int, float),
+    int,
+    bytes,
+    str,
+    str,
+)
+"""The type of each field of an event, in the order of `ract.core.events.FIELDS`."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One attempt of one task, as it was last reported."""
+
+    task_id: bytes
+    attempt: int
+    name: str
+    function: str
+    type: str
+    state: str
+    start: float
+    end: float
+    parent: int
+    actor_id: bytes
+    error_type: str
+    error_message: str
+    executor: int
+    pid: int
+    node_id: bytes
+    job_id: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Tasks:
+    """Bounded table of attempts, and exact counts."""
+
+    turn: Turn
+    table: dict[tuple[bytes, int], Task] = field(default_factory=dict)
+    #: (name, type, state) -> how many attempts are in it; all ever seen.
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    forgotten: int = 0
+
+    def report(self, reporter: Process, batch: list[Any]) -> None:
+        """Take a batch of events from the executor that ran the tasks."""
+        for event in batch:
+            if _is_well_formed(event):
+                self._take(reporter, event)
+            else:
+                self.turn.drop("malformed task event")
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Return ``{name: {"type", "state_counts": {state: count}}}``."""
+        found: dict[str, dict[str, Any]] = {}
+        for (name, type_, state), count in sorted(self.counts.items()):
+            if count:
+                entry = found.setdefault(name, {"type": type_, "state_counts": {}})
+                counts = entry["state_counts"]
+                counts[state] = counts.get(state, 0) + count
+        return found
+
+    def process_exited(self, process: Process) -> None:
+        """What still ran there has failed; its own report will not come."""
+        for task in self.table.values():
+            if task.executor == process.number and task.state not in ENDED:
+                self.counts[task.name, task.type, task.state] -= 1
+                task.state, task.end = events.FAILED, self.turn.epoch_s
+                task.error_type = "WORKER_DIED"
+                cause = process.cause
+                task.error_message = (cause.detail or cause.kind) if cause else ""
+                self.counts[task.name, task.type, task.state] += 1
+
+    def _take(self, reporter: Process, event: events.Event) -> None:
+        key = (event[0], event[1])
+        known = self.table.get(key)
+        if known is not None:
+            if known.state in ENDED:
+                self.turn.drop("event of an ended task")
+                return
+            self.counts[known.name, known.type, known.state] -= 1
+        else:
+            self._make_room()
+        where = (reporter.number, reporter.pid, reporter.node_id, reporter.job_id)
+        task = Task(*(*event, *where))
+        self.table[key] = task
+        self.counts[task.name, task.type, task.state] += 1
+
+    def _make_room(self) -> None:
+        if len(self.table) < self.turn.settings.tasks_max:
+            return
+        # A tenth at a time, so that the search costs little per task.
+        excess = max(1, self.turn.settings.tasks_max // 10)
+        ended = [key for key, task in self.table.items() if task.state in ENDED][:excess]
+        for key in ended or list(self.table)[:excess]:
+            del self.table[key]
+            self.forgotten += 1
+
+
+def _is_well_formed(event: Any) -> bool:
+    return (
+        isinstance(event, list | tuple)
+        and len(event) == len(_KINDS)
+        and all(isinstance(value, kind) for value, kind in zip(event, _KINDS, strict=True))
+    )

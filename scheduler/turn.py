@@ -1,0 +1,86 @@
+"""What goes in and out of the scheduler machine, and what one turn of it shares.
+
+Theory of operation
+-------------------
+The machine handles one event at a time: a *turn*. All its parts (nodes, leases, actors, objects…)
+write into the same `Turn`: commands to send, messages dropped. The clock is ``turn.now``, set from
+outside at the start of the turn; nobody in this package reads another one.
+
+Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
+`NodeLost` and `Tick`. The only command is `Send`: a message for a node, which passes it on to the
+process that the message names, if it names one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ract.core.messages import ExitCause
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Command: put ``message`` on the stream of node ``node_id``."""
+
+    node_id: bytes
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """Local event: the stream of a node broke, or it missed its heartbeats."""
+
+    node_id: bytes
+    cause: ExitCause
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Local event: time has passed (`SchedulerMachine.next_deadline` asked for it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Numbers that tests and operators may change. Every queue and table has its limit here."""
+
+    process_block: int = 4096  #: process numbers given to a node at a time
+    unknown_timeout_s: float = 2.0  #: how long a publish may be overtaken by who asks for it
+    lease_quantum_s: float = 0.1  #: a lease is not recalled before it was of some use
+    tasks_max: int = 10_000  #: task records kept (the oldest finished go first)
+    dead_max: int = 10_000  #: dead actors, processes, nodes and jobs remembered, of each
+    kv_value_bytes_max: int = 64 * 2**20
+    epoch_offset_s: float = 0.0  #: seconds to add to ``now`` for the time since the epoch
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Settings:
+        """Take what is known from ``config``; ignore the rest."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in config.items() if key in known})
+
+
+class Turn:
+    """The time, and what the parts of the machine have to say in this turn."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.now = 0.0
+        self.commands: list[Send] = []
+        #: Messages that came too late or from nobody we know, by reason. They are normal.
+        self.dropped: Counter[str] = Counter()
+        #: Resources, nodes or demands changed: who waits should be looked at again.
+        self.retry = False
+
+    def send(self, node_id: bytes, message: Any) -> None:
+        """Command ``message`` to a node."""
+        self.commands.append(Send(node_id, message))
+
+    def drop(self, reason: str) -> None:
+        """Count a message that is not acted on."""
+        self.dropped[reason] += 1
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds since the epoch, for what people read."""
+        return self.now + self.settings.epoch_offset_s

@@ -1,0 +1,86 @@
+"""The executor's end of direct channels: reading calls, writing replies."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Any
+
+from ract.core import calls
+
+RECEIVE_BYTES = 256 * 1024
+
+
+class Caller:
+    """One connected caller.
+
+    Attributes:
+        process: Its process number (0 until it has said hello).
+        job_id: The job on whose behalf it calls.
+        out: Replies not yet encoded.
+        busy_s: Time in user code for the replies in ``out``.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.process = 0
+        self.job_id = b""
+        self.node_id = b""
+        self.out: list[Any] = []
+        self.busy_s = 0.0
+        self.is_closed = False
+        self._frames = calls.FrameReader()
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._unsent: deque[memoryview] = deque()
+
+    def fileno(self) -> int:
+        """The descriptor, for poll."""
+        return self.sock.fileno()
+
+    def receive(self) -> list[Any]:
+        """Return the items that have come; [] and ``is_closed`` when the caller is gone."""
+        try:
+            n = self.sock.recv_into(self._buffer)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            n = 0
+        if n == 0:
+            self.is_closed = True
+            return []
+        items: list[Any] = []
+        for frame in self._frames.feed(self._buffer[:n]):
+            items += frame
+        return items
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether replies wait for the socket to take them."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Write replies, as far as the socket takes them."""
+        if self.out:
+            replies, self.out = self.out, []
+            busy_s, self.busy_s = self.busy_s, 0.0
+            self._unsent.append(memoryview(calls.frame((busy_s, replies))))
+        unsent = self._unsent
+        try:
+            while unsent:
+                sent = self.sock.send(unsent[0], socket.MSG_NOSIGNAL)
+                if sent < len(unsent[0]):
+                    unsent[0] = unsent[0][sent:]
+                    return
+                unsent.popleft()
+        except BlockingIOError:
+            return
+        except OSError:
+            # The caller is gone; its results have nobody to go to.
+            unsent.clear()
+            self.is_closed = True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.is_closed = True
+        self.sock.close()

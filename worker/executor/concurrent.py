@@ -1,0 +1,348 @@
+"""Actors that run several calls at once: on one event loop (async) or in threads.
+
+Theory of operation
+-------------------
+Both kinds keep the main thread on an asyncio loop that reads calls and writes replies. An async
+actor runs its methods there, plain ones included (they block the loop, as documented). A threaded
+actor hands each call to the thread pool of its concurrency group. Concurrency is bounded per group;
+calls beyond it wait in arrival order.
+
+Replies are collected and written once per turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ract.client import context
+from ract.core import calls
+from ract.core.errors import AsyncioActorExit
+from ract.core.messages import CancelCall, EndProcess, ExitCause
+from ract.worker.executor.callers import Caller
+from ract.worker.executor.titles import set_title
+
+if TYPE_CHECKING:
+    from ract.worker.executor.execution import Execution
+
+ASYNC_CONCURRENCY = 1000
+
+
+class ConcurrentServer:
+    """Serves an actor's calls concurrently.
+
+    Args:
+        execution: How to run one call.
+        listener: The listening socket.
+        is_async: One event loop; else threads.
+        groups: ``{name: limit}``; "" is the default group.
+    """
+
+    def __init__(
+        self, execution: Execution, listener: socket.socket, is_async: bool, groups: dict[str, int]
+    ) -> None:
+        self.execution = execution
+        self.runtime = execution.runtime
+        self.instance: Any = None
+        self.is_async = is_async
+        self.posted: deque[Any] = deque()
+        self.ending: ExitCause | None = None
+        self.exit_code = 0
+        self.loop = asyncio.new_event_loop()
+        self._listener = listener
+        self._callers: dict[int, Caller] = {}
+        self._groups = {name: _Group(limit) for name, limit in groups.items()}
+        self._method_groups: dict[str, str] = {}
+        self._active: dict[int, tuple[context.Running, asyncio.Task[Any] | None]] = {}
+        self._cancelled: set[int] = set()
+        self._flush_due = False
+        self._done = self.loop.create_future()
+        if not is_async:
+            for name, group in self._groups.items():
+                group.pool = ThreadPoolExecutor(group.limit, f"ract-{name or 'default'}")
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self, construct: Callable[[], Any], on_posted: Callable[[Any], None]) -> ExitCause:
+        """Construct the actor (on the loop), then run until it is to end."""
+        self._on_posted = on_posted
+        asyncio.set_event_loop(self.loop)
+        return self.loop.run_until_complete(self._serve(construct))
+
+    async def _serve(self, construct: Callable[[], Any]) -> ExitCause:
+        made = construct()
+        if inspect.isawaitable(made):
+            await made
+        if self.ending is not None:
+            return self.ending
+        for name in dir(type(self.instance)):
+            options = getattr(getattr(type(self.instance), name), "__ract_method_options__", None)
+            if options and options.get("concurrency_group"):
+                self._method_groups[name] = options["concurrency_group"]
+        self._listener.setblocking(False)
+        self.loop.add_reader(self._listener.fileno(), self._accept)
+        self._take_posted()
+        await self._done
+        for caller in list(self._callers.values()):
+            caller.sock.setblocking(True)
+            caller.sock.settimeout(5.0)
+            caller.flush()
+        assert self.ending is not None
+        return self.ending
+
+    def wake(self) -> None:
+        """Make the loop look at ``posted`` (from any thread)."""
+        self.loop.call_soon_threadsafe(self._take_posted)
+
+    def _take_posted(self) -> None:
+        while self.posted:
+            self._on_posted(self.posted.popleft())
+        self._maybe_end()
+
+    def end(self, cause: ExitCause) -> None:
+        """Accept nothing more, let running calls finish, then leave (from any thread)."""
+        if self.ending is None:
+            self.ending = cause
+            self.runtime.tell(EndProcess(self.runtime.process, cause))
+            self.loop.call_soon_threadsafe(self._maybe_end)
+
+    def _maybe_end(self) -> None:
+        if self.ending is None or self._done.done():
+            return
+        waiting = any(group.queue for group in self._groups.values())
+        if not self._active and (not waiting or self.ending.kind == "exited"):
+            self._done.set_result(None)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        caller = Caller(sock)
+        self._callers[sock.fileno()] = caller
+        self.loop.add_reader(sock.fileno(), self._readable, caller)
+
+    def _readable(self, caller: Caller) -> None:
+        for item in caller.receive():
+            op = item[0]
+            if op == calls.CALL:
+                self._arrived(caller, item)
+            elif op == calls.HELLO:
+                _, caller.process, caller.job_id, caller.node_id = item
+        if caller.is_closed:
+            fd = caller.fileno()
+            self.loop.remove_reader(fd)
+            self.loop.remove_writer(fd)
+            del self._callers[fd]
+            caller.close()
+
+    # ------------------------------------------------------------------ calls
+
+    def _arrived(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        _, seq, number, target, _, extra = item
+        if number in self._cancelled:
+            self._cancelled.discard(number)
+            caller.out.append((seq, calls.CANCELLED))
+            self._flush_soon()
+            return
+        name = (extra or {}).get("group") or self._method_groups.get(target, "")
+        group = self._groups.get(name)
+        if group is None:
+            known = sorted(n for n in self._groups if n)
+            error = ValueError(f"unknown concurrency group {name!r}; the actor has {known}")
+            self.execution.reply_error(caller, seq, target, error)
+            self._flush_soon()
+            return
+        if group.running >= group.limit:
+            group.queue.append((caller, item))
+            return
+        self._start(group, caller, item)
+
+    def _start(self, group: _Group, caller: Caller, item: tuple[Any, ...]) -> None:
+        group.running += 1
+        number, target, extra = item[2], item[3], item[5]
+        function_name = f"{type(self.instance).__name__}.{target}"
+        name = (extra or {}).get("name") or function_name
+        running = context.Running(number, name, function_name)
+        if self.is_async:
+            task = self.loop.create_task(self._run_async(group, running, caller, item))
+            self._active[number] = (running, task)
+        else:
+            self._active[number] = (running, None)
+            assert group.pool is not None
+            group.pool.submit(self._run_in_thread, group, running, caller, item)
+
+    async def _run_async(
+        self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
+    ) -> None:
+        _, seq, number, target, args, extra = item
+        token = context.enter(running)
+        start = time.time()
+        kept: Any = None
+        try:
+            kwargs: dict[str, Any] = {}
+            if extra is not None and (args is None or "refs" in extra):
+                await self._dependencies_here(extra)
+                given = args
+                args, kwargs, kept = self.execution.arguments(extra)
+                args = args if given is None else given
+            value = self._method(target)(*args, **kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+            self.execution.reply(caller, seq, number, extra, value)
+            self.execution.note(caller, running, extra, start)
+        except asyncio.CancelledError:
+            caller.out.append((seq, calls.CANCELLED))
+            self.execution.note(caller, running, extra, start, is_cancelled=True)
+        except AsyncioActorExit:
+            self.end(ExitCause("exited", "exit_actor() was called"))
+        except Exception as error:
+            self.execution.reply_error(caller, seq, running.name, error)
+            self.execution.note(caller, running, extra, start, error)
+            error.__traceback__ = None
+        except BaseException as error:
+            self._die(error)
+        finally:
+            context.leave(token)
+            del kept
+            self._finished(group, number)
+
+    async def _dependencies_here(self, extra: dict[str, Any]) -> None:
+        """Values on other nodes are fetched without blocking the loop."""
+        places = [dep[1:] for dep in extra.get("deps", ()) if dep[0] == calls.STORED]
+        if "stored" in extra:
+            places.append(extra["stored"])
+        far = [place[0] for place in places if place[1] != self.runtime.node_id]
+        if far:
+            refs = [self.runtime.borrow(object_id) for object_id in far]
+            for ref in refs:
+                await self.loop.run_in_executor(None, self.runtime.await_here, ref)
+
+    def _run_in_thread(
+        self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
+    ) -> None:
+        _, seq, number, target, args, extra = item
+        token = context.enter(running)
+        start = time.time()
+        kept: Any = None
+        try:
+            kwargs: dict[str, Any] = {}
+            if extra is not None and (args is None or "refs" in extra):
+                given = args
+                args, kwargs, kept = self.execution.arguments(extra)
+                args = args if given is None else given
+            value = self._method(target)(*args, **kwargs)
+            self.execution.reply(caller, seq, number, extra, value)
+            self.execution.note(caller, running, extra, start)
+        except Exception as error:
+            self.execution.reply_error(caller, seq, running.name, error)
+            self.execution.note(caller, running, extra, start, error)
+            error.__traceback__ = None
+        except BaseException as error:
+            self._die(error)
+        finally:
+            context.leave(token)
+            del kept
+            self.loop.call_soon_threadsafe(self._finished, group, number)
+
+    def _method(self, name: str) -> Any:
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+        if name == "__ray_terminate__":
+            return lambda: self.end(ExitCause("exited", "__ray_terminate__() was called"))
+        return getattr(self.instance, name)
+
+    def _finished(self, group: _Group, number: int) -> None:
+        self._active.pop(number, None)
+        self._cancelled.discard(number)
+        group.running -= 1
+        while group.queue and group.running < group.limit and self.ending is None:
+            caller, item = group.queue.popleft()
+            if item[2] in self._cancelled:
+                self._cancelled.discard(item[2])
+                caller.out.append((item[1], calls.CANCELLED))
+            else:
+                self._start(group, caller, item)
+        self._flush_soon()
+        if self.ending is not None:
+            self._maybe_end()
+
+    def _die(self, error: BaseException) -> None:
+        if self.ending is not None:  # exit_actor() has seen to it
+            return
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            self.end(ExitCause("exited", "sys.exit(0) was called"))
+            return
+        import traceback
+
+        traceback.print_exception(error)
+        code = error.code if isinstance(error, SystemExit) else 1
+        self.exit_code = code if isinstance(code, int) else 1
+        os._exit(self.exit_code)
+
+    # ------------------------------------------------------------------ replies, cancelling
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        for caller in list(self._callers.values()):
+            if caller.out:
+                caller.flush()
+                if caller.has_unsent:
+                    self.loop.add_writer(caller.fileno(), self._writable, caller)
+
+    def _writable(self, caller: Caller) -> None:
+        caller.flush()
+        if not caller.has_unsent:
+            self.loop.remove_writer(caller.fileno())
+
+    def cancel(self, message: CancelCall) -> None:
+        """On the IO thread: a call is to be cancelled."""
+        self.loop.call_soon_threadsafe(self._cancel, message.task, message.recursive)
+
+    def _cancel(self, number: int, recursive: bool) -> None:
+        active = self._active.get(number)
+        if active is None:
+            self._cancelled.add(number)
+            for group in self._groups.values():
+                for entry in list(group.queue):
+                    if entry[1][2] == number:
+                        group.queue.remove(entry)
+                        entry[0].out.append((entry[1][1], calls.CANCELLED))
+                        self._cancelled.discard(number)
+            self._flush_soon()
+            return
+        running, task = active
+        running.is_cancelled = True
+        if recursive:
+            self.runtime.cancel_children(number)
+        if task is not None:
+            task.cancel()
+
+
+class _Group:
+    """A concurrency group: how many run, and what waits."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+        self.queue: deque[tuple[Caller, tuple[Any, ...]]] = deque()
+        self.pool: ThreadPoolExecutor | None = None
+
+
+def title(class_name: str) -> None:
+    """Show an actor's class as the process title."""
+    set_title(class_name)

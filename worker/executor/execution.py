@@ -1,0 +1,241 @@
+"""Running one call: arguments in, user code, results or errors out.
+
+Everything here is independent of how calls arrive and of which thread or loop runs them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import traceback
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ract.client import context
+from ract.client.runtime import INLINE_BYTES_MAX, contained_of, id_of
+from ract.client.store import Location
+from ract.core import calls, events, ids, serialization
+from ract.core.errors import RactError, RactTaskError
+from ract.core.messages import Hold, TaskEvents
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+    from ract.worker.executor.callers import Caller
+
+EVENTS_PERIOD_S = 0.5
+EVENTS_BUFFERED_MAX = 20_000
+FUNCTIONS_MAX = 1024
+
+
+class Execution:
+    """What an executor knows independent of calls: functions, the runtime, pending events."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.actor_id = b""
+        self.actor_repr: str | None = None
+        self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self._pickled: dict[bytes, bytes] = {}
+        self._events: list[events.Event] = []
+        self._events_at = 0.0
+        self._ip = runtime.link.welcome.config.get("host", "127.0.0.1")
+
+    # ------------------------------------------------------------------ functions and arguments
+
+    def define(self, key: bytes, pickled: bytes) -> None:
+        """A function's body arrived."""
+        if key not in self._pickled:
+            self._pickled[key] = pickled
+
+    def function(self, key: bytes) -> Callable[..., Any]:
+        """The function with this key, unpickled at its first use."""
+        function = self.functions.get(key)
+        if function is None:
+            function = self.functions[key] = serialization.unpack(self._pickled[key])
+        return function
+
+    def arguments(
+        self, extra: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
+        """(args, kwargs, objects to keep while the call runs)."""
+        runtime = self.runtime
+        kept = [runtime.adopt(i, n) for i, n in extra.get("refs", ())]
+        if "stored" in extra:
+            head, buffers = self._stored(extra["stored"], kept)
+            args, kwargs = serialization.unpack(head, buffers)
+        elif "packed" in extra:
+            args, kwargs = serialization.unpack(*extra["packed"])
+        else:
+            return (), {}, kept
+        deps = extra.get("deps")
+        if deps is not None:
+            values = [self._dependency(dep, kept) for dep in deps]
+
+            def filled(value: Any) -> Any:
+                return values[value.index] if type(value) is calls.Slot else value
+
+            args = tuple(map(filled, args))
+            kwargs = {key: filled(value) for key, value in kwargs.items()}
+        return args, kwargs, kept
+
+    def _dependency(self, dep: tuple[Any, ...], kept: list[Any]) -> Any:
+        if dep[0] == calls.PLAIN:
+            return dep[1]
+        if dep[0] == calls.INLINE:
+            return serialization.unpack(dep[1], dep[2])
+        head, buffers = self._stored(dep[1:], kept)
+        return serialization.unpack(head, buffers)
+
+    def _stored(self, place: tuple[Any, ...], kept: list[Any]) -> tuple[Any, list[Any]]:
+        object_id, node_id, path, offset, size, _ = place
+        ref = next(r for r in kept if id_of(r) == object_id)
+        if node_id == self.runtime.node_id:
+            return self.runtime.store.read(Location(path, offset, size), ref)
+        self.runtime.await_here(ref)
+        return self.runtime.packed_here(ref)
+
+    # ------------------------------------------------------------------ results
+
+    def reply(self, caller: Caller, seq: int, number: int, extra: Any, value: Any) -> None:
+        """Queue the reply for a returned value."""
+        if extra is None or "returns" not in extra:
+            if serialization.is_plain(value):
+                caller.out.append((seq, value))
+            else:
+                caller.out.append((seq, *self.result(caller, number, 1, value)))
+            return
+        n = extra["returns"]
+        if n == 0:
+            caller.out.append((seq, calls.SEVERAL, []))
+            return
+        values = _exactly(value, n)
+        results = [self.result(caller, number, i + 1, v) for i, v in enumerate(values)]
+        caller.out.append((seq, calls.SEVERAL, results))
+
+    def result(self, caller: Caller, number: int, index: int, value: Any) -> tuple[Any, ...]:
+        """One value as it travels: plain, inline, or a place in shared memory."""
+        if serialization.is_plain(value):
+            return (calls.PLAIN, value)
+        packed = self.runtime.pack(value, what="the result")
+        if packed.size <= INLINE_BYTES_MAX:
+            counts = [(i, 1) for i in Counter(map(id_of, packed.refs))]
+            if counts:
+                self.runtime.hand_over(counts, caller.process)
+            return (calls.INLINE, packed.head, packed.copied_buffers(), counts)
+        task = ids.task_id_bytes(number, caller.job_id, self.actor_id)
+        object_id = ids.object_id_bytes(task, index)
+        location = self.runtime.store.write(
+            object_id,
+            packed,
+            contained_of(packed.refs),
+            [Hold(object_id, caller.process, 1)],
+        )
+        place = (self.runtime.node_id, location.path, location.offset, location.size, False)
+        return (calls.STORED, object_id, *place)
+
+    def reply_error(self, caller: Caller, seq: int, name: str, error: BaseException) -> None:
+        """Queue the reply for an exception of user code."""
+        head, buffers, refs = self.pack_error(name, error)
+        counts = [(i, 1) for i in Counter(map(id_of, refs))]
+        if counts:
+            self.runtime.hand_over(counts, caller.process)
+        caller.out.append((seq, calls.ERROR, head, buffers, counts))
+
+    def pack_error(self, name: str, error: BaseException) -> tuple[bytes, list[bytes], list[Any]]:
+        """An exception as RactTaskError, pickled; an unpicklable cause is described instead."""
+        text = _traceback_text(error)
+        details: dict[str, Any] = {
+            "proctitle": f"ract::{name}",
+            "pid": os.getpid(),
+            "ip": self._ip,
+            "actor_repr": self.actor_repr,
+            "actor_id": self.actor_id.hex() or None,
+        }
+        try:
+            packed = serialization.pack(RactTaskError(name, text, error, **details))
+            pickle.loads(packed.head, buffers=packed.buffers)
+        except Exception as problem:  # the user's exception class may do anything when pickled
+            described = RactError(
+                f"The original cause of the RactTaskError ({type(error).__name__}: {error}) isn't "
+                f"serializable: {problem}. Use the traceback below."
+            )
+            packed = serialization.pack(RactTaskError(name, text, described, **details))
+        return packed.head, packed.copied_buffers(), packed.refs
+
+    # ------------------------------------------------------------------ events
+
+    def note(
+        self,
+        caller: Caller,
+        running: context.Running,
+        extra: Any,
+        start: float,
+        error: BaseException | None = None,
+        is_cancelled: bool = False,
+    ) -> None:
+        """Remember that a call has ended, for the state API and the dashboard."""
+        if extra is not None and extra.get("events") is False:
+            return
+        state, error_type, message = events.FINISHED, "", ""
+        if is_cancelled:
+            state, error_type = events.FAILED, "TASK_CANCELLED"
+        elif error is not None:
+            state, error_type = events.FAILED, "TASK_EXECUTION_EXCEPTION"
+            message = f"{type(error).__name__}: {error}"[:500]
+        task = ids.task_id_bytes(running.number, caller.job_id, self.actor_id)
+        self._events.append(
+            [
+                task,
+                0,
+                running.name,
+                running.function_name,
+                events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK,
+                state,
+                start,
+                time.time(),
+                0,
+                self.actor_id,
+                error_type,
+                message,
+            ]
+        )
+        if len(self._events) > EVENTS_BUFFERED_MAX:
+            self.flush_events()
+
+    def flush_events(self) -> bool:
+        """Send what is remembered, if it is old enough; returns whether anything is left."""
+        if not self._events:
+            return False
+        now = time.monotonic()
+        if now - self._events_at >= EVENTS_PERIOD_S or len(self._events) > EVENTS_BUFFERED_MAX:
+            self._events_at = now
+            batch, self._events = self._events, []
+            self.runtime.tell(TaskEvents(self.runtime.process, batch))
+            return False
+        return True
+
+
+def _exactly(value: Any, n: int) -> list[Any]:
+    try:
+        values = list(value)
+    except TypeError:
+        raise ValueError(
+            f"Task returned a {type(value).__name__}, which is not iterable, but num_returns={n}"
+        ) from None
+    if len(values) != n:
+        raise ValueError(f"Task returned {len(values)} objects, but num_returns={n}")
+    return values
+
+
+_OWN_FILES = (os.sep + os.path.join("worker", "executor") + os.sep,)
+
+
+def _traceback_text(error: BaseException) -> str:
+    """The traceback of user code: our own frames on top are left out."""
+    frame = error.__traceback__
+    while frame is not None and _OWN_FILES[0] in frame.tb_frame.f_code.co_filename:
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))
+

@@ -1,0 +1,274 @@
+"""An executor from the fork to its exit.
+
+It binds its socket, says hello to its node, and serves tasks until the node makes it an actor, or
+the end. Control messages arrive on the IO thread; what concerns the main thread is posted to it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import inspect
+import json
+import logging
+import os
+import pickle
+import socket
+import sys
+import traceback
+from typing import Any
+
+from ract.client import context
+from ract.client.node_link import NodeLink
+from ract.client.runtime import Runtime, install
+from ract.core import serialization
+from ract.core.messages import (
+    ActorInitFailed,
+    ActorStarted,
+    Blob,
+    CancelCall,
+    CreateActor,
+    DumpStacks,
+    EndProcess,
+    ExitCause,
+    Hello,
+    UseLease,
+)
+from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
+from ract.worker.executor.execution import Execution
+from ract.worker.executor.serial import SerialServer
+from ract.worker.executor.titles import set_title
+
+logger = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 512
+
+
+def socket_path(session_dir: str, process: int) -> str:
+    """Where the executor with this process number listens."""
+    return os.path.join(session_dir, f"e{process}.sock")
+
+
+def run(process: int, session_dir: str, env: dict[str, str]) -> None:
+    """Be an executor; never returns.
+
+    Args:
+        process: The process number that the node chose.
+        session_dir: The node's session directory.
+        env: Variables to set before user code runs.
+    """
+    os.environ.update(env)
+    faulthandler.enable()
+    code = 1
+    try:
+        code = Executor(process, session_dir).run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End the process as a Python program would, though it is a fork."""
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+class Executor:
+    """One executor process."""
+
+    def __init__(self, process: int, session_dir: str) -> None:
+        self.address = socket_path(session_dir, process)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(self.address)
+        listener.listen(LISTEN_BACKLOG)
+        self._listener = listener
+        hello = Hello("executor", os.getpid(), process)
+        self.link = NodeLink(os.path.join(session_dir, "node.sock"), hello)
+        self.runtime = Runtime(self.link, is_driver=False)
+        self.execution = Execution(self.runtime)
+        self.server: SerialServer | ConcurrentServer = SerialServer(self.execution, listener)
+        self._create: CreateActor | None = None
+        self._job_known = b""
+        context.process.is_executor = True
+        install(self.runtime)
+        self.runtime.on_control = self._on_control
+        self.runtime.on_tick = self.execution.flush_events
+
+    def run(self) -> int:
+        """Serve until the end; returns the exit code."""
+        set_title("IDLE")
+        self.runtime.start()
+        assert isinstance(self.server, SerialServer)
+        self.server.serve(self._on_posted)
+        if self._create is not None and isinstance(self.server, ConcurrentServer):
+            create = self._create
+            self.server.serve(lambda: self._construct(create), self._on_posted)
+        self.execution.flush_events()
+        return self.server.exit_code
+
+    # ------------------------------------------------------------------ control messages
+
+    def _on_control(self, message: Any) -> None:
+        """On the IO thread."""
+        if message is None:  # the node is gone
+            os._exit(1)
+        elif isinstance(message, CancelCall):
+            self.server.cancel(message)
+        elif isinstance(message, DumpStacks):
+            faulthandler.dump_traceback(all_threads=True)
+        elif isinstance(message, (UseLease, CreateActor, EndProcess)):
+            self.server.posted.append(message)
+            self.server.wake()
+
+    def _on_posted(self, message: Any) -> None:
+        """On the main thread."""
+        if isinstance(message, UseLease):
+            context.process.shape = message.shape
+            context.process.assigned = message.assigned
+            self._join_job(message.shape.job_id, message.shape.runtime_env)
+            context.process.lease = message.lease
+        elif isinstance(message, EndProcess):
+            self.server.end(message.cause)
+        elif isinstance(message, CreateActor):
+            self._become(message)
+
+    def _join_job(self, job_id: bytes, runtime_env: str) -> None:
+        """Import from where the driver does."""
+        if job_id == self._job_known:
+            return
+        self._job_known = job_id
+        self.runtime.job_id = job_id
+        self.runtime.runtime_env = runtime_env
+        job = self.runtime.link.request("job", job_id=job_id)
+        self.runtime.namespace = job.get("namespace", "")
+        metadata = job.get("metadata", {})
+        for path in reversed(json.loads(metadata.get("sys_path", "[]"))):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        for name, value in (json.loads(runtime_env) if runtime_env else {}).get(
+            "env_vars", {}
+        ).items():
+            os.environ[name] = os.path.expandvars(value)
+
+    # ------------------------------------------------------------------ becoming an actor
+
+    def _become(self, message: CreateActor) -> None:
+        spec = message.spec
+        self._create = message
+        self._join_job(spec.job_id, spec.runtime_env)
+        process = context.process
+        process.actor_spec = spec
+        process.actor_incarnation = message.incarnation
+        process.assigned = message.assigned
+        self.execution.actor_id = spec.actor_id
+        set_title(spec.class_name)
+        try:
+            class_head, args_head = pickle.loads(spec.creation.head)
+            cls = serialization.unpack(class_head)
+            self._arguments = (args_head, spec.creation.buffers)
+        except Exception as error:
+            self._init_failed(message, error)
+            return
+        self._class = cls
+        is_async = any(
+            inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+            for _, member in inspect.getmembers(cls)
+        )
+        limit = spec.max_concurrency or (ASYNC_CONCURRENCY if is_async else 1)
+        if not is_async and limit == 1 and not spec.concurrency_groups:
+            self._construct(message)
+            return
+        serial = self.server
+        assert isinstance(serial, SerialServer)
+        groups = {"": limit, **spec.concurrency_groups}
+        self.server = ConcurrentServer(self.execution, self._listener, is_async, groups)
+        self.server.posted = serial.posted
+        self.runtime.on_block = self.runtime.on_unblock = None
+        serial.ending = ExitCause("exited", "serves concurrently from here on")
+
+    def _construct(self, message: CreateActor) -> Any:
+        """Make the instance; a coroutine if the class's ``__init__`` is one."""
+        spec = message.spec
+        running = context.Running(0, f"{spec.class_name}.__init__", f"{spec.class_name}.__init__")
+        token = context.enter(running)
+        try:
+            args, kwargs = serialization.unpack(*self._arguments)
+            args = tuple(self._resolved(value) for value in args)
+            kwargs = {key: self._resolved(value) for key, value in kwargs.items()}
+            instance = self._class.__new__(self._class)
+            context.process.actor_instance = self.server.instance = instance
+            made = instance.__init__(*args, **kwargs)
+            if inspect.isawaitable(made):
+                return self._finish_async(message, made)
+        except Exception as error:
+            self._init_failed(message, error)
+            return None
+        except SystemExit as error:
+            self._exited_in_init(error)
+            return None
+        finally:
+            context.leave(token)
+        self._started(message)
+        return None
+
+    async def _finish_async(self, message: CreateActor, made: Any) -> None:
+        try:
+            await made
+        except Exception as error:
+            self._init_failed(message, error)
+            return
+        self._started(message)
+
+    @staticmethod
+    def _resolved(value: Any) -> Any:
+        from ract.client.api import get
+        from ract.client.refs import ObjectRef
+
+        return get(value) if isinstance(value, ObjectRef) else value
+
+    def _started(self, message: CreateActor) -> None:
+        instance = self.server.instance
+        if type(instance).__repr__ is not object.__repr__:
+            try:
+                self.execution.actor_repr = repr(instance)
+            except Exception:  # the user's __repr__ is only for messages
+                self.execution.actor_repr = None
+        self.server.is_actor = True
+        runtime = self.runtime
+        runtime.tell(
+            ActorStarted(
+                runtime.node_id,
+                message.spec.actor_id,
+                message.incarnation,
+                runtime.process,
+                self.address,
+                os.getpid(),
+            )
+        )
+
+    def _init_failed(self, message: CreateActor, error: Exception) -> None:
+        name = f"{message.spec.class_name}.__init__"
+        head, buffers, _ = self.execution.pack_error(name, error)
+        runtime = self.runtime
+        runtime.tell(
+            ActorInitFailed(
+                runtime.node_id,
+                message.spec.actor_id,
+                message.incarnation,
+                Blob(head, buffers, True),
+            )
+        )
+        self.server.end(ExitCause("init_failed", f"{type(error).__name__}: {error}"[:500]))
+
+    def _exited_in_init(self, error: SystemExit) -> None:
+        code = error.code if isinstance(error.code, int) else 1
+        if code == 0 and error.code in (None, 0):
+            self.server.end(ExitCause("exited", "sys.exit(0) was called in the constructor"))
+            return
+        self.server.exit_code = code
+        self.server.ending = ExitCause("crashed", "sys.exit in the constructor", exit_code=code)

@@ -1,0 +1,416 @@
+"""One call at a time on the main thread: tasks, and sync actors.
+
+Theory of operation
+-------------------
+The main thread polls its sockets, reads calls, runs them, replies. A reply is held back while more
+calls wait and the next one is known to be quick, so that replies travel in batches; it is never
+held longer than `HOLD_S` nor in front of a call that may take long.
+
+While a task waits in get (`blocked`), calls behind it would wait for the thing it waits for. So a
+task executor gives back what it has not started and bounces what still arrives, on the IO thread,
+until the task goes on. An actor keeps its calls: they are its own.
+
+Cancelling: the IO thread learns of it, and interrupts the main thread by SIGUSR1 if that very call
+is running user code. The handler raises KeyboardInterrupt only between `_interruptible` marks, so
+the bookkeeping around user code is never interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ract.client import context
+from ract.core import calls
+from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
+from ract.worker.executor.callers import Caller
+from ract.worker.executor.titles import set_title
+
+if TYPE_CHECKING:
+    from ract.worker.executor.execution import Execution
+
+QUICK_S = 100e-6
+HOLD_S = 300e-6
+IDLE_TITLE_AFTER_MS = 10
+LEASE_TIMEOUT_S = 10.0
+CANCELLED_MAX = 10_000
+
+_WEIGHT = 0.3
+
+
+class SerialServer:
+    """Serves calls on the main thread, one at a time.
+
+    Args:
+        execution: How to run one call.
+        listener: The bound, listening Unix socket of this executor.
+        wake_fd: An eventfd that other threads write after posting to ``posted``.
+    """
+
+    def __init__(self, execution: Execution, listener: socket.socket) -> None:
+        self.execution = execution
+        self.runtime = execution.runtime
+        self.instance: Any = None
+        self.is_actor = False
+        self.posted: deque[Any] = deque()
+        self.ending: ExitCause | None = None
+        self._listener = listener
+        listener.setblocking(False)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(listener, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+        self._callers: dict[int, Caller] = {}
+        self._inbox: deque[tuple[Caller, tuple[Any, ...]]] = deque()
+        self._averages: dict[Any, float] = {}
+        self._runs: dict[bytes, int] = {}
+        self._held_since = 0.0
+        self._main = threading.main_thread().ident
+        self._running: context.Running | None = None
+        self._interruptible = False
+        self._cancelled: dict[int, bool] = {}  # task number -> recursive; oldest first
+        self._read_lock = threading.Lock()
+        self._is_blocked = False
+        self._running_title = False
+        self._on_posted: Callable[[Any], None] = lambda message: None
+        self.exit_code = 0
+        signal.signal(signal.SIGUSR1, self._on_signal)
+        self.runtime.on_block = self._block
+        self.runtime.on_unblock = self._unblock
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self, on_posted: Callable[[Any], None]) -> ExitCause:
+        """Run until the executor is to end; returns why. ``on_posted(message)`` runs here."""
+        self._on_posted = on_posted
+        while True:
+            while self.posted:
+                on_posted(self.posted.popleft())
+            while self._inbox and self.ending is None:
+                self._run_next()
+            self._flush_all()
+            if self.ending is not None:
+                return self._drain()
+            timeout = IDLE_TITLE_AFTER_MS if self._running_title else None
+            ready = self._poll.poll(timeout)
+            if not ready and timeout is not None:
+                self._idle()
+                continue
+            for fd, _ in ready:
+                self._attend(fd)
+
+    def _idle(self) -> None:
+        self._running_title = False
+        if not self.is_actor:
+            set_title("IDLE")
+
+    def _attend(self, fd: int) -> None:
+        if fd == self._wake_fd:
+            os.eventfd_read(self._wake_fd)
+        elif fd == self._listener.fileno():
+            self._accept()
+        else:
+            caller = self._callers[fd]
+            if caller.has_unsent:
+                caller.flush()
+            self._read(caller)
+
+    def wake(self) -> None:
+        """Make the main thread look at ``posted``."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        caller = Caller(sock)
+        self._callers[sock.fileno()] = caller
+        self._poll.register(sock, select.POLLIN)
+
+    def _read(self, caller: Caller) -> None:
+        with self._read_lock:
+            for item in caller.receive():
+                if item[0] == calls.CALL:
+                    self._inbox.append((caller, item))
+                else:
+                    self._control(caller, item)
+        if caller.is_closed:
+            self._drop(caller)
+
+    def _control(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        op = item[0]
+        if op == calls.DEFINE:
+            self.execution.define(item[1], item[2])
+        elif op == calls.HELLO:
+            _, caller.process, caller.job_id, caller.node_id = item
+        elif op == calls.USE_LEASE:
+            self._inbox.append((caller, item))
+
+    def _drop(self, caller: Caller) -> None:
+        fd = caller.fileno()
+        self._poll.unregister(fd)
+        del self._callers[fd]
+        caller.close()
+        self._inbox = deque((c, item) for c, item in self._inbox if c is not caller)
+
+    def _flush_all(self) -> None:
+        for caller in list(self._callers.values()):
+            if caller.out or caller.has_unsent:
+                caller.flush()
+                events = select.POLLIN | (select.POLLOUT if caller.has_unsent else 0)
+                self._poll.modify(caller.fileno(), events)
+
+    # ------------------------------------------------------------------ one call
+
+    def _run_next(self) -> None:
+        caller, item = self._inbox.popleft()
+        if item[0] == calls.USE_LEASE:
+            self.await_lease(item[1])
+            return
+        _, seq, number, target, args, extra = item
+        if number in self._cancelled:
+            del self._cancelled[number]
+            caller.out.append((seq, calls.CANCELLED))
+        else:
+            started = time.perf_counter()
+            self._run(caller, seq, number, target, args, extra)
+            took = time.perf_counter() - started
+            caller.busy_s += took
+            average = self._averages.get(target)
+            if average is None:
+                self._averages[target] = took
+            else:
+                self._averages[target] = average + (took - average) * _WEIGHT
+        if self._must_flush(target):
+            caller.flush()
+            self._held_since = 0.0
+
+    def _must_flush(self, target: Any) -> bool:
+        if not self._inbox:
+            return True
+        following = self._inbox[0][1]
+        if following[0] != calls.CALL:
+            return True
+        if self._averages.get(following[3], 1.0) > QUICK_S:
+            return True
+        now = time.perf_counter()
+        if not self._held_since:
+            self._held_since = now
+        return now - self._held_since > HOLD_S
+
+    def _run(
+        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any
+    ) -> None:
+        execution = self.execution
+        kwargs: dict[str, Any] = {}
+        kept: Any = None
+        name = target if self.is_actor else ""
+        start = time.time()
+        token = None
+        try:
+            if self.is_actor:
+                function = self._method(target)
+                name = f"{type(self.instance).__name__}.{target}"
+                function_name = name
+            else:
+                function = execution.function(target)
+                function_name = getattr(function, "__qualname__", repr(function))
+                name = function_name
+            if extra is not None:
+                name = extra.get("name") or name
+                if args is None:
+                    args, kwargs, kept = execution.arguments(extra)
+                elif "refs" in extra:
+                    kept = execution.arguments(extra)[2]
+            running = context.Running(number, name, function_name)
+            token = context.enter(running)
+            self._running = running
+            self._running_title = True
+            set_title(name)
+            self._interruptible = not self.is_actor
+            value = function(*args, **kwargs)
+            self._interruptible = False
+            execution.reply(caller, seq, number, extra, value)
+            execution.note(caller, running, extra, start)
+        except Exception as error:
+            self._interruptible = False
+            execution.reply_error(caller, seq, name, error)
+            running = self._running or context.Running(number, name, name)
+            execution.note(caller, running, extra, start, error)
+            error.__traceback__ = None
+        except KeyboardInterrupt as error:
+            self._interruptible = False
+            if number not in self._cancelled:
+                self._die(caller, error)
+                return
+            caller.out.append((seq, calls.CANCELLED))
+            execution.note(caller, self._running, extra, start, is_cancelled=True)
+        except BaseException as error:
+            self._interruptible = False
+            self._die(caller, error)
+            return
+        finally:
+            self._running = None
+            self._cancelled.pop(number, None)
+            if token is not None:
+                context.leave(token)
+        value = args = kwargs = kept = None
+        if self.ending is None and extra is not None and "max_calls" in extra:
+            self._count(target, extra["max_calls"])
+
+    def _method(self, name: str) -> Any:
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+        if name == "__ray_terminate__":
+            return self._terminate
+        return getattr(self.instance, name)
+
+    def _terminate(self) -> None:
+        self.end(ExitCause("exited", "__ray_terminate__() was called"))
+
+    def _die(self, caller: Caller, error: BaseException) -> None:
+        """User code raised something that ends the process."""
+        import traceback
+
+        if isinstance(error, SystemExit):
+            code = error.code
+            if self.ending is None and code in (None, 0):
+                self.end(ExitCause("exited", "sys.exit(0) was called"))
+            if self.ending is not None:
+                return
+            status = code if isinstance(code, int) else 1
+        else:
+            status = 1
+        traceback.print_exception(error)
+        self._flush_all()
+        self.exit_code = status
+        self.ending = ExitCause("crashed", f"{type(error).__name__} was raised", exit_code=status)
+
+    def _count(self, target: bytes, most: int) -> None:
+        runs = self._runs[target] = self._runs.get(target, 0) + 1
+        if runs >= most:
+            self.end(ExitCause("max_calls", f"ran a function with max_calls={most} that often"))
+
+    def end(self, cause: ExitCause) -> None:
+        """Leave the loop after the current call; tells the node that this is intended."""
+        if self.ending is None:
+            self.ending = cause
+            self.runtime.tell(EndProcess(self.runtime.process, cause))
+
+    def _drain(self) -> ExitCause:
+        """The end: give back what was not started, send what is ready."""
+        assert self.ending is not None
+        if not self.is_actor:
+            self._return_inbox()
+        for caller in list(self._callers.values()):
+            caller.sock.setblocking(True)
+            caller.sock.settimeout(5.0)
+            try:
+                caller.flush()
+            except OSError:  # the caller does not read; it will hear from the scheduler
+                pass
+        return self.ending
+
+    # ------------------------------------------------------------------ leases
+
+    def await_lease(self, lease: int) -> None:
+        """Wait until the node has said what the lease is for (it was sent before the grant)."""
+        deadline = time.monotonic() + LEASE_TIMEOUT_S
+        while context.process.lease < lease and time.monotonic() < deadline:
+            while self.posted:
+                self._on_posted(self.posted.popleft())
+            if context.process.lease < lease:
+                poll = select.poll()
+                poll.register(self._wake_fd, select.POLLIN)
+                if poll.poll(100):
+                    os.eventfd_read(self._wake_fd)
+
+    # ------------------------------------------------------------------ cancel
+
+    def cancel(self, message: CancelCall) -> None:
+        """On the IO thread: a call is to be cancelled."""
+        self._cancelled[message.task] = message.recursive
+        while len(self._cancelled) > CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        running = self._running
+        if running is not None and running.number == message.task:
+            running.is_cancelled = True
+            if message.recursive:
+                self.runtime.cancel_children(message.task)
+            if not self.is_actor and self._main is not None:
+                signal.pthread_kill(self._main, signal.SIGUSR1)
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        running = self._running
+        if self._interruptible and running is not None and running.number in self._cancelled:
+            self._interruptible = False
+            raise KeyboardInterrupt
+
+    # ------------------------------------------------------------------ blocked in get or wait
+
+    def _block(self) -> None:
+        if threading.get_ident() != self._main or self._running is None:
+            return
+        self._is_blocked = True
+        if not self.is_actor:
+            self._return_inbox()
+            for caller in self._callers.values():
+                caller.out.append((calls.BLOCKED,))
+                self.runtime.reactor.watch(caller.fileno(), lambda c=caller: self._bounce(c))
+        self._flush_all()
+        self.runtime.tell(Blocked(self.runtime.process))
+
+    def _unblock(self) -> None:
+        if threading.get_ident() != self._main or not self._is_blocked:
+            return
+        self._is_blocked = False
+        self.runtime.tell(Unblocked(self.runtime.process))
+        if self.is_actor:
+            return
+        for caller in list(self._callers.values()):
+            self.runtime.reactor.forget(caller.fileno())
+            with self._read_lock:  # the IO thread is not in the middle of it any more
+                caller.out.append((calls.UNBLOCKED,))
+                caller.flush()
+
+    def _bounce(self, caller: Caller) -> None:
+        """On the IO thread: the main thread is blocked; nothing that arrives now starts here."""
+        with self._read_lock:
+            if not self._is_blocked:
+                return
+            for item in caller.receive():
+                if item[0] == calls.CALL:
+                    self._return(caller, item)
+                else:
+                    self._control(caller, item)
+            caller.flush()
+            if caller.is_closed:
+                self.runtime.reactor.forget(caller.fileno())
+
+    def _return_inbox(self) -> None:
+        leases = []
+        while self._inbox:
+            caller, item = self._inbox.popleft()
+            if item[0] == calls.CALL:
+                self._return(caller, item)
+            else:
+                leases.append((caller, item))
+        self._inbox.extend(leases)
+
+    def _return(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        extra = item[5]
+        if extra is not None:
+            # Holds were announced for us with the call: take them, and let them go.
+            for id, count in extra.get("refs", ()):
+                self.runtime.adopt(id, count)
+        caller.out.append((item[1], calls.RETURNED))
