@@ -37,6 +37,7 @@ class ProcessContext:
         self.actor_instance: Any = None
         self.shape: Any = None
         self.lease = 0
+        self.server: Any = None
         self.assigned: dict[str, Any] = {}
 
 

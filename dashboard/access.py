@@ -86,8 +86,7 @@ class Access:
         origin = asked.headers.get("origin")
         if origin is not None and not _same_place(origin, host):
             return Answer(403, "asked by a page of another origin")
-        url = urlsplit(asked.target)
-        if url.path in OPEN_PATHS and asked.method in _SAFE_METHODS:
+        if asked.target in OPEN_PATHS and asked.method in _SAFE_METHODS:
             return None
         if self._bears_token(asked.headers.get("authorization", "")):
             return None
@@ -125,7 +124,7 @@ class Access:
         return False
 
     def _let_in_by_key(self, method: str, target: str) -> Answer | None:
-        """Take a key from the query and send the browser on, with the cookie and without the key."""
+        """Take a key from the query; send the browser on with the cookie, without the key."""
         path, _, query = target.partition("?")
         fields = parse_qsl(query, keep_blank_values=True)
         given = [value for name, value in fields if name == "key"]

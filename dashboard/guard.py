@@ -22,7 +22,7 @@ class Guard(httputil.HTTPServerConnectionDelegate):
     Args:
         application: The tornado application that was there.
         access: Decides.
-        prepare: Called with the path of each allowed request; the request waits for what it returns.
+        prepare: Called with the path of each allowed request, which waits for what it returns.
     """
 
     def __init__(

@@ -32,97 +32,20 @@ from ract.core.messages import (
     ActorInitFailed,
     ActorSpec,
     ActorStarted,
-    Blob,
     ExitCause,
     StartActor,
     StopActor,
 )
+from ract.scheduler.actor_states import (
+    ALIVE, DEAD, FINAL, PENDING, RESTARTING, TRANSITIONS, Actor, Body,
+)
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.leases import Leases
-from ract.scheduler.ledger import Allocation
 from ract.scheduler.nodes import Node
 from ract.scheduler.placement import Ask, Placement
 from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
-
-PENDING, ALIVE, RESTARTING, DEAD = "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"
-
-TRANSITIONS = {
-    (PENDING, "started"): ALIVE,
-    (PENDING, "restart"): RESTARTING,
-    (PENDING, "end"): DEAD,
-    (ALIVE, "restart"): RESTARTING,
-    (ALIVE, "end"): DEAD,
-    (RESTARTING, "started"): ALIVE,
-    (RESTARTING, "restart"): RESTARTING,
-    (RESTARTING, "end"): DEAD,
-}
-
-FINAL = frozenset(
-    {
-        "exited",
-        "out_of_scope",
-        "owner_died",
-        "job_finished",
-        "init_failed",
-        "max_calls",
-        "unschedulable",
-    }
-)
-"""Kinds of exits after which an actor never restarts."""
-
-RESTARTS_MAX = 2**31
-"""What "without limit" (-1) means."""
-
-
-@dataclass(slots=True, eq=False)
-class Body:
-    """A process for one incarnation, from the command to start it until it is reported gone."""
-
-    node: Node
-    incarnation: int
-    allocation: Allocation
-    executor: int = 0  #: 0 until the constructor has returned
-    address: str = ""
-    pid: int = 0
-    #: Told to end, and why; what ended it in the actor's story is this, not how the process fell.
-    ending: ExitCause | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Actor:
-    """One actor, from creation to the end of memory."""
-
-    spec: ActorSpec
-    ask: Ask
-    state: str = PENDING
-    incarnation: int = 1
-    body: Body | None = None
-    restarts: int = 0
-    cause: ExitCause | None = None  #: of death, or of the newest restart
-    error: Blob | None = None  #: what the constructor raised
-    watchers: dict[int, None] = field(default_factory=dict)
-    recalled: int = 0  #: a lease asked back for it, 0 if none
-    created_at: float = 0.0
-    died_at: float = 0.0
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether it will be DEAD as soon as its process has gone."""
-        return self.body is not None and self.body.ending is not None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it needs a node."""
-        return self.state in (PENDING, RESTARTING) and self.body is None
-
-    @property
-    def restarts_left(self) -> int:
-        """How many more restarts it may have."""
-        allowed = self.spec.max_restarts
-        return (RESTARTS_MAX if allowed < 0 else allowed) - self.restarts
-
 
 @dataclass(slots=True, eq=False)
 class Actors:

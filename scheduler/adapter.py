@@ -21,7 +21,6 @@ import platform
 import random
 import secrets
 import time
-from importlib import metadata
 from typing import Any
 
 import distributed
@@ -30,6 +29,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ract.core import wire
 from ract.core.messages import EndNode, ExitCause, NodeJoined
+from ract.core.version import __version__
 from ract.scheduler import compat
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.turn import NodeLost, Send, Tick
@@ -189,18 +189,10 @@ class RactSchedulerPlugin(SchedulerPlugin):
         """Remote call ``ract_ping``: this scheduler is one of ours, and which versions it has."""
         return {
             "status": "OK",
-            "ract": ract_version(),
+            "ract": __version__,
             "protocol": PROTOCOL,
             "cluster_id": self.cluster_id.hex(),
             "python": platform.python_version(),
             "distributed": distributed.__version__,
             "nodes": len(self._worker_of),
         }
-
-
-def ract_version() -> str:
-    """Return the installed version, "unknown" from a bare checkout."""
-    try:
-        return metadata.version("ract")
-    except metadata.PackageNotFoundError:
-        return "unknown"

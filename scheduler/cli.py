@@ -14,14 +14,12 @@ import asyncio
 import json
 import os
 import signal
-import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ract.core import security
+from ract.core import security, session
 
 PRELOAD = "ract.scheduler.preload"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -59,6 +57,8 @@ def main(
     dashboard = "" if no_dashboard else dashboard_address
     try:
         asyncio.run(_serve(host, port, protocol, dashboard, token, _token_place(token_file)))
+    except PermissionError as error:  # the root folder, or a port below 1024
+        raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"cannot listen at {host}:{port}: {error}") from error
 
@@ -82,18 +82,22 @@ def configure(token: str | None) -> None:
 async def _serve(
     host: str, port: int, protocol: str, dashboard: str, token: str, token_place: str
 ) -> None:
+    import dask
     from distributed import Scheduler  # 0.3 s that --help need not wait for
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if not dashboard:
+        # distributed opens its HTTP port in any case: then on loopback, with nothing to see.
+        dask.config.set({"distributed.scheduler.http.routes": []})
     scheduler = await Scheduler(
         host=host,
         port=port,
         protocol=f"{protocol}://",
         dashboard=bool(dashboard),
-        dashboard_address=dashboard or None,
+        dashboard_address=dashboard or "127.0.0.1:0",
         preload=[PRELOAD],
     )
     notice: Path | None = None
@@ -122,24 +126,9 @@ async def _serve(
         await scheduler.close(reason="rscheduler ends")
 
 
-def root_folder() -> Path:
-    """Return ``$RACT_TMPDIR`` or ``/tmp/ract-<uid>``, made with mode 0700.
-
-    Raises:
-        click.ClickException: somebody else owns it.
-    """
-    given = os.environ.get("RACT_TMPDIR")
-    folder = Path(given) if given else Path(tempfile.gettempdir(), f"ract-{os.getuid()}")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise click.ClickException(f"{folder} is not a folder of this user; set RACT_TMPDIR")
-    return folder
-
-
 def write_notice(data: dict[str, Any]) -> Path:
     """Write ``scheduler-<pid>.json`` in the root folder, complete or not at all."""
-    path = root_folder() / f"scheduler-{os.getpid()}.json"
+    path = session.root_folder() / f"scheduler-{os.getpid()}.json"
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(data))
     beside.chmod(0o600)

@@ -5,7 +5,8 @@ Theory of operation
 A process says how many tasks of a shape wait (`LeasesWanted`): a `Want`, one per (process, shape
 key), absolute. Wants that ask the same of a node (resources, strategy, labels) share a *queue*; if
 the first of a queue finds no node, nobody in it does. Each round grants one lease per queue, to the
-want at its front, which then goes to the back: round robin between queues and between processes.
+want with the fewest leases, which then goes to the back: round robin between queues and between
+processes.
 
 A lease is STARTING from `StartLease` until the node answers with `LeaseStarted` (then HELD by its
 requester) or `LeaseFailed`; ENDING after its requester died while the executor may still be busy
@@ -46,49 +47,8 @@ from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
 
-WantKey = tuple[int, int]
-"""(process, shape key)"""
-
-STARTING, HELD, ENDING = "STARTING", "HELD", "ENDING"
-
 STARTING_MAX_PER_CPU = 2
 """Executors that may be starting on a node, per CPU, for demands that need no CPU."""
-
-
-@dataclass(slots=True, eq=False)
-class Want:
-    """What one process wants of one shape."""
-
-    key: WantKey
-    shape: Shape
-    ask: Ask
-    names: list[str]
-    since: float  #: when it began to wait
-    backlog: int = 0
-    granted: int = 0  #: since `backlog` was stated
-    starting: int = 0  #: its leases in STARTING
-    held: int = 0  #: its leases in HELD
-    recalled: int = 0  #: a lease asked back for it, 0 if none
-
-    @property
-    def need(self) -> int:
-        """Leases to grant beyond those on their way."""
-        return max(0, self.backlog - self.granted - self.starting)
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """An executor lent, or about to be."""
-
-    lease: int
-    want_key: WantKey
-    shape: Shape
-    node: Node
-    allocation: Allocation
-    state: str = STARTING
-    executor: int = 0
-    held_since: float = 0.0
-    is_recalled: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +115,7 @@ class Leases:
         self.by_executor[event.executor] = lease
         want.granted += 1
         want.held += 1
+        self._enqueue(want)
         self.processes.tell(
             want.key[0],
             LeaseGranted(
@@ -219,7 +180,10 @@ class Leases:
         lease = self.by_executor.get(executor)
         if lease is None:
             return False
-        lease.node.ledger.reclaim(lease.allocation)
+        ledger = lease.node.ledger
+        ledger.reclaim(lease.allocation)
+        if ledger.free.get("CPU", 0) < 0 and lease.state == HELD and not lease.is_recalled:
+            self._recall_lease(lease)  # more tasks on it would prolong the oversubscription
         return True
 
     # ------------------------------------------------------------------ granting
@@ -289,7 +253,7 @@ class Leases:
         return True
 
     def _refuse(self, want: Want, error: str, detail: str) -> None:
-        want.backlog = 0
+        want.backlog = want.granted = 0
         self._dequeue(want)
         self._forget_if_idle(want)
         self.processes.tell(want.key[0], LeaseRefused(*want.key, error, detail))
@@ -308,9 +272,13 @@ class Leases:
             if not queue:
                 del self.queues[want.ask.key]
 
+    def _first(self, queue: dict[WantKey, None]) -> Want:
+        """Whose turn it is: who has the fewest leases, of several the one in front."""
+        return min((self.wants[key] for key in queue), key=lambda want: want.active)
+
     def _grant_one(self, ask_key: str) -> bool:
         queue = self.queues[ask_key]
-        want = self.wants[next(iter(queue))]
+        want = self._first(queue)
         process = self.processes.alive[want.key[0]]
         node = self.placement.choose(want.ask, process.node_id)
         if node is None or self._starts_enough(node, want):
@@ -379,66 +347,6 @@ class Leases:
             self._forget_if_idle(want)
 
     def _forget_if_idle(self, want: Want) -> None:
-        if not (want.need or want.backlog or want.starting or want.held):
+        if not (want.need or want.starting or want.held):
             self.wants.pop(want.key, None)
             self.reports.forget(want.key)
-
-    # ------------------------------------------------------------------ recalling
-
-    def _recall(self) -> None:
-        """Ask back one lease per waiting want, from those who have clearly more."""
-        self._waits_for_recall = False
-        if not self.queues:
-            return
-        if self.turn.now < self._next_recall_at:
-            self._waits_for_recall = True
-            return
-        for queue in list(self.queues.values()):
-            want = self.wants[next(iter(queue))]
-            if want.recalled in self.table:
-                continue
-            want.recalled = self.recall_for(want.ask, want.starting + want.held, want.key)
-            if not want.recalled and self._may_recall_later(want):
-                self._waits_for_recall = True
-        if self._waits_for_recall:
-            self._next_recall_at = self.turn.now + self.turn.settings.lease_quantum_s
-
-    def recall_for(self, ask: Ask, has: int, key: WantKey | None) -> int:
-        """Recall a lease that stands in the way of ``ask``; return its number, 0 if none."""
-        nodes = [node.node_id for node in self.placement.candidates(ask)]
-        victims = [
-            (-self._excess(lease, has), lease.lease)
-            for lease in self.table.values()
-            if lease.want_key != key
-            and self._is_recallable(lease, ask)
-            and lease.node.node_id in nodes
-            and self._excess(lease, has) > 0
-        ]
-        if not victims:
-            return 0
-        lease = self.table[min(victims)[1]]
-        lease.is_recalled = True
-        requester = lease.want_key[0]
-        self.processes.tell(requester, LeaseRecalled(requester, lease.lease))
-        return lease.lease
-
-    def _is_recallable(self, lease: Lease, ask: Ask) -> bool:
-        if lease.state != HELD or lease.is_recalled:
-            return False
-        is_young = self.turn.now - lease.held_since < self.turn.settings.lease_quantum_s
-        if is_young and self.wants[lease.want_key].need:
-            return False
-        return any(lease.allocation.in_use(name) for name in ask.demand)
-
-    def _excess(self, lease: Lease, has: int) -> int:
-        """How much more the lease's want has than one that has ``has``; 0: not clearly more."""
-        want = self.wants[lease.want_key]
-        active = want.starting + want.held
-        if has == 0 or want.need == 0:
-            return active
-        return active - has if active - has >= 2 else 0
-
-    def _may_recall_later(self, want: Want) -> bool:
-        return any(
-            lease.state == HELD and lease.want_key != want.key for lease in self.table.values()
-        )

@@ -36,6 +36,7 @@ class Node:
     is_head: bool
     ledger: Ledger
     joined_at: float
+    order: int  #: nodes that joined before it
     is_alive: bool = True
     died_at: float = 0.0
     cause: ExitCause | None = None
@@ -57,6 +58,8 @@ class Nodes:
         self._dead: deque[bytes] = deque()
         #: The living ones of `table`, in its order.
         self.alive: list[Node] = []
+        self.version = 0  #: changes with `alive`
+        self._joined = 0
 
     def get(self, node_id: bytes) -> Node | None:
         """Return the node if it lives."""
@@ -84,7 +87,10 @@ class Nodes:
             is_head=event.is_head,
             ledger=Ledger(event.resources),
             joined_at=self._turn.epoch_s,
+            order=self._joined,
         )
+        self._joined += 1
+        self.version += 1
         self.table[node.node_id] = node
         self.alive.append(node)
         self._turn.retry = True
@@ -100,6 +106,7 @@ class Nodes:
         node.died_at = self._turn.epoch_s
         node.cause = cause
         self.alive.remove(node)
+        self.version += 1
         self._dead.append(node_id)
         if len(self._dead) > self._turn.settings.dead_max:
             del self.table[self._dead.popleft()]

@@ -95,16 +95,25 @@ class Placement:
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._next_spread = 0
+        #: Ask key -> the nodes that match it; for the nodes of `_matched_at` only.
+        self._matched: dict[str, list[Node]] = {}
+        self._matched_at = -1  #: `Nodes.version`
 
     def choose(self, ask: Ask, near: bytes) -> Node | None:
         """Return a node with everything free for ``ask``, or None. ``near``: the asker's node."""
-        pool = [n for n in self.candidates(ask) if n.ledger.fits(ask.demand)]
-        if not pool:
-            return None
+        candidates = self.candidates(ask)
         if ask.kind == "SPREAD":
-            return self._next_of(pool)
-        preferred = [n for n in pool if ask.soft_selector and matches(n, ask.soft_selector)]
-        return min(preferred or pool, key=lambda node: _hybrid_score(node, ask, near))
+            return self._next_of([n for n in candidates if n.ledger.fits(ask.demand)])
+        best: Node | None = None
+        best_score = _WORST
+        for node in candidates:
+            if node.ledger.fits(ask.demand):
+                score = _score(node, ask, near)
+                if score < best_score:
+                    best, best_score = node, score
+                    if score == _PERFECT:
+                        break
+        return best
 
     def candidates(self, ask: Ask) -> list[Node]:
         """Return the living nodes that could run it if they were idle."""
@@ -133,6 +142,16 @@ class Placement:
         return Verdict("wait") if candidates else Verdict("infeasible")
 
     def _matching(self, ask: Ask) -> list[Node]:
+        """Return the nodes that are big enough and have the labels. They do not change in life."""
+        if self._matched_at != self._nodes.version:
+            self._matched_at = self._nodes.version
+            self._matched = {}
+        found = self._matched.get(ask.key)
+        if found is None:
+            found = self._matched[ask.key] = self._match(ask)
+        return found
+
+    def _match(self, ask: Ask) -> list[Node]:
         for selector in ask.selectors:
             found = [
                 node
@@ -143,15 +162,13 @@ class Placement:
                 return found
         return []
 
-    def _next_of(self, pool: list[Node]) -> Node:
-        ids = [node.node_id for node in pool]
-        alive = self._nodes.alive
-        for step in range(len(alive)):
-            node = alive[(self._next_spread + step) % len(alive)]
-            if node.node_id in ids:
-                self._next_spread = (self._next_spread + step + 1) % len(alive)
-                return node
-        raise AssertionError("the pool is made of living nodes")
+    def _next_of(self, pool: list[Node]) -> Node | None:
+        """Return the node of the pool whose turn it is: the next in the order of joining."""
+        if not pool:
+            return None
+        node = next((n for n in pool if n.order >= self._next_spread), pool[0])
+        self._next_spread = node.order + 1
+        return node
 
 
 def matches(node: Node, selector: Mapping[str, str]) -> bool:
@@ -183,10 +200,18 @@ def in_words(demand: Mapping[str, int]) -> str:
     return "{" + ", ".join(f"{k}: {in_units(n)}" for k, n in sorted(demand.items())) + "}"
 
 
-def _hybrid_score(node: Node, ask: Ask, near: bytes) -> tuple[bool, float, bool]:
-    wastes = any(node.ledger.total.get(a, 0) and not ask.demand.get(a) for a in ACCELERATORS)
-    used = node.ledger.utilisation()
-    return wastes, 0.0 if used < PACK_BELOW else used, node.node_id != near
+Score = tuple[bool, bool, float, bool]
+"""Lower is better: lacks the soft labels, wastes accelerators, utilisation, is not near."""
+
+_PERFECT: Score = (False, False, 0.0, False)
+_WORST: Score = (True, True, 2.0, True)
+
+
+def _score(node: Node, ask: Ask, near: bytes) -> Score:
+    total, used = node.ledger.total, node.ledger.utilisation()
+    lacks_soft = bool(ask.soft_selector) and not matches(node, ask.soft_selector)
+    wastes = any(name in total and name not in ask.demand for name in ACCELERATORS)
+    return lacks_soft, wastes, 0.0 if used < PACK_BELOW else used, node.node_id != near
 
 
 def _matches_one(label: str | None, wanted: str) -> bool:

@@ -73,7 +73,8 @@ def run_on_cluster(files, cpus, console):
     shards_count = max(2, min(cpus, 8))
     work = demo_index.chunks(files, max(16, 4 * cpus))
     start = time.perf_counter()
-    shards = [IndexShard.remote() for _ in range(shards_count)]
+    # mypy does not know what decorators do to classes
+    shards = [IndexShard.remote() for _ in range(shards_count)]  # type: ignore[attr-defined]
     added, counted = [], []
     for chunk in work:
         *parts, statistics = map_chunk.options(num_returns=shards_count + 1).remote(
@@ -137,7 +138,7 @@ def check(result, index, statistics, top):
 
 def report(result, console):
     """Print the table of results."""
-    table = Table(title=f"Words of more than {LONGER_THAN} letters in the standard library")
+    table = Table(title=f"Words of over {LONGER_THAN} letters")
     table.add_column("word")
     table.add_column("occurrences", justify="right")
     table.add_column("files", justify="right")

@@ -95,6 +95,7 @@ class Executor:
         self._create: CreateActor | None = None
         self._job_known = b""
         context.process.is_executor = True
+        context.process.server = self.server
         install(self.runtime)
         self.runtime.on_control = self._on_control
         self.runtime.on_tick = self.execution.flush_events
@@ -188,6 +189,7 @@ class Executor:
         groups = {"": limit, **spec.concurrency_groups}
         self.server = ConcurrentServer(self.execution, self._listener, is_async, groups)
         self.server.posted = serial.posted
+        context.process.server = self.server
         self.runtime.on_block = self.runtime.on_unblock = None
         serial.ending = ExitCause("exited", "serves concurrently from here on")
 

@@ -1,0 +1,451 @@
+"""Starting, joining and leaving a cluster: ``ract.init`` and ``ract.shutdown``.
+
+Without an address a head process is started for this driver and ends with it. With one, the driver
+attaches to the node of that cluster on this machine, found by its ``node.json``; if there is none, a
+node without CPUs is started here for as long as the driver lives.
+"""
+
+from __future__ import annotations
+
+import atexit
+import difflib
+import fcntl
+import json
+import logging
+import os
+import platform
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ract.client import context
+from ract.client.driver_output import DriverOutput
+from ract.client.node_link import NodeLink
+from ract.client.runtime import Runtime, current, install
+from ract.core.messages import Hello
+from ract.core.session import root_folder
+from ract.core.version import __version__
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+
+_lock = threading.RLock()
+_started: _Started | None = None
+
+_PRIVATE = {
+    "object_spilling_directory",
+    "_enable_object_reconstruction",
+    "_plasma_directory",
+    "_node_ip_address",
+    "_driver_object_store_memory",
+    "_memory",
+    "_redis_username",
+    "_redis_password",
+    "_temp_dir",
+    "_metrics_export_port",
+    "_system_config",
+    "_tracing_startup_hook",
+    "_node_name",
+    "_skip_env_hook",
+}
+
+
+class _Started:
+    """A head or node process that belongs to this driver."""
+
+    def __init__(self, process: subprocess.Popen[bytes], answer: dict[str, Any]) -> None:
+        self.process = process
+        self.answer = answer
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            # Its zygote cleans up what it leaves.
+            self.process.kill()
+            self.process.wait()
+
+
+class RactContext(Mapping[str, Any]):
+    """What `init` returns: facts about the cluster; as a context manager it shuts down at its end.
+
+    Attributes:
+        dashboard_url: Where the dashboard is, "" if there is none.
+        address_info: Addresses and paths, also by ``ctx[key]``.
+    """
+
+    def __init__(self, runtime: Runtime, dashboard_url: str) -> None:
+        welcome = runtime.link.welcome
+        self.dashboard_url = dashboard_url
+        self.python_version = platform.python_version()
+        self.ract_version = self.ray_version = __version__
+        self.ract_commit = self.ray_commit = ""
+        self.address_info: dict[str, Any] = {
+            "node_ip_address": "127.0.0.1",
+            "raylet_ip_address": "127.0.0.1",
+            "redis_address": None,
+            "object_store_address": welcome.session_dir,
+            "raylet_socket_name": os.path.join(welcome.session_dir, "node.sock"),
+            "webui_url": dashboard_url,
+            "session_dir": welcome.session_dir,
+            "metrics_export_port": None,
+            "gcs_address": welcome.scheduler_address,
+            "address": welcome.scheduler_address,
+            "dashboard_agent_listen_port": None,
+            "node_id": welcome.node_id.hex(),
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    def __enter__(self) -> RactContext:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        shutdown()
+
+    def disconnect(self) -> None:
+        """Leave the cluster."""
+        shutdown()
+
+    def __repr__(self) -> str:
+        return f"RactContext(address={self['address']!r}, dashboard_url={self.dashboard_url!r})"
+
+
+_context: RactContext | None = None
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: Any = "info",
+    logging_format: str | None = None,
+    logging_config: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: Any = None,
+    token_file: str | None = None,
+    **kwargs: Any,
+) -> RactContext:
+    """Start an embedded cluster, or join one; then tasks and actors can be used.
+
+    Args:
+        address: ``None``: ``$RACT_ADDRESS``, else start an embedded cluster; ``"local"``: always
+            start one; ``"auto"``: join the newest cluster on this machine;
+            ``"tls://host:port"``: join that one.
+        num_cpus: CPUs that the embedded node offers; default: those this process may use.
+        num_gpus: GPUs that it offers; default: those that are visible.
+        resources: Custom resources that it offers, by name.
+        labels: Labels of the node.
+        object_store_memory: Bytes of shared memory for objects.
+        ignore_reinit_error: Return the existing context instead of raising when called twice.
+        include_dashboard: Serve the dashboard (default: yes, lazily).
+        dashboard_host: Where it listens.
+        dashboard_port: Its port; default: 8265, or any free one.
+        log_to_driver: Print what tasks and actors print (default: yes).
+        namespace: Where names of actors live; default: one of this job's own.
+        runtime_env: Environment of the job's tasks and actors.
+        token_file: The join token, if it is not in ``$RACT_TOKEN`` or the default file.
+
+    Returns:
+        A context: a mapping of addresses, and a context manager that shuts down at its end.
+
+    Raises:
+        RuntimeError: called twice, or an unknown keyword.
+        ConnectionError: no cluster at the address.
+        ValueError: node resources together with an address.
+    """
+    global _context, _started
+    with _lock:
+        existing = current()
+        if existing is not None and not existing.closed:
+            if ignore_reinit_error or context.process.is_executor:
+                assert _context is not None or context.process.is_executor
+                return _context if _context is not None else RactContext(existing, "")
+            raise RuntimeError(
+                "Maybe you called ract.init twice by accident? This process is already connected. "
+                "Call ract.shutdown() first, or pass ignore_reinit_error=True."
+            )
+        _check(kwargs, namespace)
+        if job_config is not None:
+            namespace = namespace or getattr(job_config, "ray_namespace", None)
+            runtime_env = runtime_env or getattr(job_config, "runtime_env", None)
+        node: dict[str, Any] = {
+            "num-cpus": num_cpus,
+            "num-gpus": num_gpus,
+            "resources": dict(resources) if resources else None,
+            "labels": dict(labels) if labels else None,
+            "object-store-memory": object_store_memory,
+            "name": kwargs.get("_node_name"),
+        }
+        node = {key: value for key, value in node.items() if value is not None}
+        address = _resolve(address)
+        if address is not None and set(node) - {"name"}:
+            given = ", ".join(sorted(key.replace("-", "_") for key in set(node) - {"name"}))
+            raise ValueError(
+                f"{given}: cannot be given when joining a cluster; they describe a new node. "
+                "Start one with rworker."
+            )
+        dashboard = ""
+        if include_dashboard is not False:
+            dashboard = f"{dashboard_host}:{dashboard_port if dashboard_port is not None else 0}"
+        if address is None:
+            node["is-head"] = True
+            _started = _start({"node": node, "dashboard": dashboard})
+            place = _started.answer
+        else:
+            place = _local_node(address) or _join_machine(address, token_file)
+        try:
+            runtime = _connect(place, namespace, runtime_env, token_file)
+        except BaseException:
+            _stop_started()
+            raise
+        output = DriverOutput(log_to_driver is not False)
+        runtime.on_control = output.handle
+        install(runtime)
+        runtime.start()
+        _context = RactContext(runtime, place.get("dashboard_url", ""))
+        return _context
+
+
+def _check(kwargs: dict[str, Any], namespace: Any) -> None:
+    unknown = [key for key in kwargs if key not in _PRIVATE]
+    if unknown:
+        import inspect
+
+        known = list(inspect.signature(init).parameters)
+        hints = [f"{key!r}" for key in unknown]
+        close = [c for key in unknown for c in difflib.get_close_matches(key, known, 1)]
+        did_you_mean = f" Did you mean {', '.join(close)}?" if close else ""
+        raise RuntimeError(f"Unknown keyword argument(s) to init: {', '.join(hints)}.{did_you_mean}")
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError(f"namespace must be a string, not {type(namespace).__name__}")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None for one of this job\'s own.')
+
+
+def _resolve(address: str | None) -> str | None:
+    """The scheduler's address to join, or None to start an embedded cluster."""
+    if address in (None, "auto"):
+        given = os.environ.get("RACT_ADDRESS")
+        if given and given != "auto":
+            address = given
+        elif address == "auto" or given == "auto":
+            newest = next(iter(local_nodes()), None)
+            if newest is None:
+                raise ConnectionError("no running cluster was found on this machine")
+            return newest["scheduler_address"]
+        else:
+            return None
+    if address == "local":
+        return None
+    assert address is not None
+    return address if "://" in address else f"tls://{address}"
+
+
+def local_nodes() -> list[dict[str, Any]]:
+    """The living nodes of this user on this machine (their node.json), newest first."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    for path in root_folder().glob("*/node.json"):
+        try:
+            if _is_locked(path.with_name("lock")):
+                found.append((path.stat().st_mtime, json.loads(path.read_text())))
+        except (OSError, ValueError):  # it ends right now
+            continue
+    return [node for _, node in sorted(found, key=lambda item: -item[0])]
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _local_node(address: str) -> dict[str, Any] | None:
+    nodes = [node for node in local_nodes() if node["scheduler_address"] == address]
+    return min(nodes, key=lambda node: not node.get("is_head"), default=None)
+
+
+def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
+    """Start a node without resources of its own, so that this driver has one to talk to."""
+    global _started
+    from ract.core.security import load_token
+
+    config: dict[str, Any] = {"scheduler": address, "node": {"num-cpus": 0, "num-gpus": 0}}
+    config["token"] = False if address.startswith("tcp://") else load_token(token_file)
+    try:
+        _started = _start(config)
+    except RuntimeError as error:
+        raise ConnectionError(f"could not join the cluster at {address}: {error}") from error
+    return _started.answer
+
+
+def _start(config: dict[str, Any]) -> _Started:
+    """Start a head process and wait until a driver can connect."""
+    reader, writer = os.pipe()
+    config = {**config, "driver_pid": os.getpid(), "ready_fd": writer}
+    env = {**os.environ, "RACT_HEAD": json.dumps(config)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ract.client.head"],
+        env=env,
+        pass_fds=[writer],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(writer)
+    try:
+        line = _read_line(reader, process)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        os.close(reader)
+    answer = json.loads(line)
+    if "error" in answer:
+        process.wait(STOP_TIMEOUT_S)
+        raise RuntimeError(f"{answer['error']}: {answer['detail']}")
+    return _Started(process, answer)
+
+
+def _read_line(reader: int, process: subprocess.Popen[bytes]) -> bytes:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    line = b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"the head process did not start within {START_TIMEOUT_S} s")
+        if select.select([reader], [], [], left)[0]:
+            data = os.read(reader, 65536)
+            if not data:
+                code = process.wait()
+                raise RuntimeError(f"the head process ended with exit code {code}; see its output")
+            line += data
+    return line
+
+
+def _connect(
+    place: dict[str, Any], namespace: str | None, runtime_env: Any, token_file: str | None
+) -> Runtime:
+    from ract.client.strategies import canonical_env
+
+    fingerprint = ""
+    if token_file is not None or "RACT_TOKEN" in os.environ:
+        from ract.core import security
+
+        fingerprint = security.fingerprint(security.load_token(token_file))
+    expected = place.get("token_fingerprint", "")
+    if fingerprint and expected and fingerprint != expected:
+        from ract.core.errors import AuthenticationError
+
+        raise AuthenticationError(
+            "the token given (RACT_TOKEN or token_file) is not the join token of the cluster at "
+            f"{place['scheduler_address']}"
+        )
+    hello = Hello(
+        kind="driver",
+        pid=os.getpid(),
+        namespace=namespace or "",
+        token_fingerprint=fingerprint,
+        ract_version=__version__,
+        python_version=platform.python_version(),
+        entrypoint=" ".join(sys.argv),
+        runtime_env=canonical_env(runtime_env),
+        metadata={"sys_path": json.dumps(_import_paths())},
+    )
+    link = NodeLink(os.path.join(place["session_dir"], "node.sock"), hello)
+    runtime = Runtime(link, is_driver=True)
+    runtime.runtime_env = canonical_env(runtime_env)
+    return runtime
+
+
+def _import_paths() -> list[str]:
+    """The driver's script folder and working directory: executors import from there too."""
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
+    paths = [os.path.dirname(os.path.abspath(script))] if script else []
+    return list(dict.fromkeys([*paths, os.getcwd()]))
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """Leave the cluster; an embedded one ends with everything in it. Idempotent.
+
+    Args:
+        wait_for_processes: Accepted for compatibility: an embedded cluster is always waited for.
+    """
+    global _context
+    with _lock:
+        runtime = current()
+        if runtime is not None and not context.process.is_executor:
+            runtime.close()
+            install(None)
+        _context = None
+        _stop_started()
+
+
+def _stop_started() -> None:
+    global _started
+    started, _started = _started, None
+    if started is not None:
+        started.stop()
+
+
+def is_initialized() -> bool:
+    """Whether this process is connected to a cluster."""
+    runtime = current()
+    return runtime is not None and not runtime.closed
+
+
+def _at_exit() -> None:
+    if not context.process.is_executor:
+        shutdown(_exiting_interpreter=True)
+
+
+atexit.register(_at_exit)
+
+
+def _after_fork() -> None:
+    """A forked child must not touch its parent's sockets, nor end its parent's cluster."""
+    global _started, _context
+    _started = _context = None
+    install(None)
+
+
+os.register_at_fork(after_in_child=_after_fork)

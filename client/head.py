@@ -1,0 +1,167 @@
+"""The head process of an embedded cluster: scheduler and node daemon on one event loop.
+
+``python -m ract.client.head`` reads its configuration from ``$RACT_HEAD`` (JSON), writes one JSON
+line to ``ready_fd`` when a driver can connect, and lives as long as the process ``driver_pid``: it
+watches a pidfd, which nothing inherits by accident, and ends at once when the driver is gone.
+
+With ``scheduler`` in the configuration it is only a node that joins that scheduler, for a driver on
+a machine that has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+SCHEDULER_PRELOAD = "ract.scheduler.preload"
+WORKER_PRELOAD = "ract.worker.preload"
+START_TIMEOUT_S = 60.0
+
+
+def main() -> None:
+    """Run until the driver is gone, or SIGTERM."""
+    config = json.loads(os.environ.pop("RACT_HEAD"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    sys.setswitchinterval(0.005)
+    try:
+        asyncio.run(_run(config))
+    except Exception as error:
+        _report(config, {"error": type(error).__name__, "detail": str(error)})
+        raise
+
+
+def _report(config: dict[str, Any], answer: dict[str, Any]) -> None:
+    try:
+        os.write(config["ready_fd"], json.dumps(answer).encode() + b"\n")
+        os.close(config["ready_fd"])
+    except OSError:  # the driver is gone, or has its answer
+        pass
+
+
+async def _run(config: dict[str, Any]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    watched = _watch(config.get("driver_pid"), stop)
+    configure(config)
+    async with contextlib.AsyncExitStack() as stack:
+        address = config.get("scheduler")
+        scheduler = None
+        if not address:
+            scheduler = await stack.enter_async_context(_scheduler(config))
+            address = scheduler.address
+        worker = await stack.enter_async_context(_worker(address, config))
+        answer = await _joined(worker)
+        answer["scheduler"] = address
+        answer["dashboard_url"] = _dashboard_url(scheduler)
+        _report(config, answer)
+        finished = asyncio.ensure_future(worker.finished())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+        stopped.cancel()
+    if watched is not None:
+        os.close(watched)
+
+
+def _watch(pid: int | None, stop: asyncio.Event) -> int | None:
+    """Set ``stop`` when process ``pid`` ends."""
+    if not pid:
+        return None
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        stop.set()
+        return None
+    asyncio.get_running_loop().add_reader(fd, stop.set)
+    return fd
+
+
+def configure(config: dict[str, Any]) -> None:
+    """Set Dask's configuration of this process."""
+    import dask
+
+    from ract.core.security import load_or_create_token, security_config
+
+    values: dict[str, Any] = {
+        f"distributed.worker.memory.{name}": False
+        for name in ("target", "spill", "pause", "terminate")
+    }
+    values["distributed.scheduler.work-stealing"] = False
+    values["ract.node"] = config.get("node", {})
+    values["ract.token"] = ""
+    if config.get("token") is not False:
+        token = config.get("token") or load_or_create_token()
+        values.update(security_config(token))
+        values["ract.token"] = token
+    dask.config.set(values)
+
+
+@contextlib.asynccontextmanager
+async def _scheduler(config: dict[str, Any]) -> AsyncIterator[Any]:
+    from distributed import Scheduler
+
+    dashboard = config.get("dashboard")
+    scheduler = await Scheduler(
+        host=config.get("host", "127.0.0.1"),
+        port=config.get("port", 0),
+        protocol="tls://",
+        dashboard=bool(dashboard),
+        dashboard_address=dashboard or "127.0.0.1:0",
+        preload=[SCHEDULER_PRELOAD],
+    )
+    try:
+        yield scheduler
+    finally:
+        await scheduler.close(reason="ract-shutdown")
+
+
+@contextlib.asynccontextmanager
+async def _worker(address: str, config: dict[str, Any]) -> AsyncIterator[Any]:
+    from distributed import Worker
+
+    worker = await Worker(
+        address,
+        host=config.get("host", "127.0.0.1"),
+        nthreads=1,
+        memory_limit=0,
+        dashboard=False,
+        http_prefix="",
+        preload=[WORKER_PRELOAD],
+        name=config.get("node", {}).get("name"),
+    )
+    try:
+        yield worker
+    finally:
+        await worker.close(reason="ract-shutdown")
+
+
+async def _joined(worker: Any) -> dict[str, Any]:
+    """Wait until the scheduler has accepted this node; returns what its node.json says."""
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+    plugin = worker.plugins.get("ract")
+    if plugin is None:
+        raise RuntimeError(f"{WORKER_PRELOAD} could not be loaded; the log says why")
+    while asyncio.get_running_loop().time() < deadline:
+        session_dir = getattr(plugin, "session_dir", None)
+        if session_dir:
+            with contextlib.suppress(FileNotFoundError):
+                return json.loads(Path(session_dir, "node.json").read_text())
+        await asyncio.sleep(0.002)
+    raise TimeoutError(f"the scheduler did not accept the node within {START_TIMEOUT_S} s")
+
+
+def _dashboard_url(scheduler: Any) -> str:
+    plugin = scheduler.plugins.get("ract") if scheduler is not None else None
+    return getattr(plugin, "dashboard_url", "") or ""
+
+
+if __name__ == "__main__":
+    main()

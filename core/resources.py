@@ -1,0 +1,91 @@
+"""Quantities of resources in fixed point: integers in units of 1/10,000.
+
+Floats do not add up (0.1 + 0.2), and a scheduler that takes and gives back a million times must end
+where it began. So quantities are converted once, when they enter, and are integers ever after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+UNIT = 10_000
+"""Units of one whole resource; 1/10,000 is the finest share."""
+
+ACCELERATOR_TYPE_UNITS = 10
+"""An accelerator type is asked for in this tiny share (0.001), so that it never runs out."""
+
+PREDEFINED = ("CPU", "GPU", "memory", "object_store_memory")
+WHOLE_ABOVE_ONE = ("GPU",)
+
+
+def to_units(name: str, quantity: Any) -> int:
+    """Convert a quantity to units.
+
+    Raises:
+        TypeError: not a number. ValueError: negative, or finer than 0.0001, or a fraction above 1
+            of a resource whose devices are handed out whole.
+    """
+    if isinstance(quantity, bool) or not isinstance(quantity, (int, float)):
+        raise TypeError(
+            f"the quantity of resource {name!r} must be a number, not {type(quantity).__name__}"
+        )
+    if quantity != quantity or quantity in (float("inf"), float("-inf")):
+        raise ValueError(f"the quantity of resource {name!r} must be finite, got {quantity}")
+    if quantity < 0:
+        raise ValueError(f"the quantity of resource {name!r} must not be negative, got {quantity}")
+    units = round(quantity * UNIT)
+    if abs(units - quantity * UNIT) > 1e-6 * max(1, units):
+        raise ValueError(
+            f"the quantity of resource {name!r} has a precision of 0.0001 at most, got {quantity}"
+        )
+    if name in WHOLE_ABOVE_ONE and units > UNIT and units % UNIT:
+        raise ValueError(f"{name} quantities above 1 must be whole numbers, got {quantity}")
+    return units
+
+
+def from_units(units: int) -> float:
+    """Convert units to a quantity."""
+    return units / UNIT
+
+
+def demand_from_options(
+    num_cpus: Any,
+    num_gpus: Any,
+    memory: Any,
+    resources: Mapping[str, Any] | None,
+    accelerator_type: str | None,
+    default_cpus: float = 0,
+) -> dict[str, int]:
+    """The demand that options describe; zero quantities are left out.
+
+    Raises:
+        TypeError: a quantity is not a number. ValueError: a bad quantity, or a predefined resource
+            among the custom ones.
+    """
+    demand: dict[str, int] = {}
+    given = {"CPU": default_cpus if num_cpus is None else num_cpus, "GPU": num_gpus}
+    for name, quantity in given.items():
+        if quantity is not None:
+            demand[name] = to_units(name, quantity)
+    if memory is not None:
+        demand["memory"] = to_units("memory", int(memory))
+    for name, quantity in (resources or {}).items():
+        if name in PREDEFINED:
+            option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
+            raise ValueError(f"use the '{option}' option instead of {name!r} in 'resources'")
+        demand[name] = to_units(name, quantity)
+    if accelerator_type is not None:
+        demand[f"accelerator_type:{accelerator_type}"] = ACCELERATOR_TYPE_UNITS
+    return {name: units for name, units in demand.items() if units}
+
+
+def fits(demand: Mapping[str, int], free: Mapping[str, int]) -> bool:
+    """Whether ``free`` holds at least ``demand``."""
+    return all(units <= free.get(name, 0) for name, units in demand.items())
+
+
+def describe(demand: Mapping[str, int]) -> str:
+    """The demand as text: ``{CPU: 1, GPU: 0.5}``."""
+    parts = (f"{name}: {from_units(units):g}" for name, units in sorted(demand.items()))
+    return "{" + ", ".join(parts) + "}"

@@ -1,0 +1,23 @@
+"""Where the files of a user's nodes are."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+def root_folder() -> Path:
+    """``$RACT_TMPDIR`` or ``/tmp/ract-<uid>``, made with mode 0700.
+
+    Raises:
+        PermissionError: it is somebody else's, so nothing in it can be trusted.
+    """
+    given = os.environ.get("RACT_TMPDIR")
+    folder = Path(given) if given else Path(tempfile.gettempdir(), f"ract-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} is not a folder of this user; set RACT_TMPDIR")
+    return folder

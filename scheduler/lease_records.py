@@ -1,0 +1,55 @@
+"""What is kept of wants and leases; `ract.scheduler.leases` says how they change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ract.core.messages import Shape
+from ract.scheduler.ledger import Allocation
+from ract.scheduler.nodes import Node
+from ract.scheduler.placement import Ask
+
+WantKey = tuple[int, int]
+"""(process, shape key)"""
+
+STARTING, HELD, ENDING = "STARTING", "HELD", "ENDING"
+
+@dataclass(slots=True, eq=False)
+class Want:
+    """What one process wants of one shape."""
+
+    key: WantKey
+    shape: Shape
+    ask: Ask
+    names: list[str]
+    since: float  #: when it began to wait
+    backlog: int = 0
+    granted: int = 0  #: since `backlog` was stated
+    starting: int = 0  #: its leases in STARTING
+    held: int = 0  #: its leases in HELD
+    recalled: int = 0  #: a lease asked back for it, 0 if none
+
+    @property
+    def need(self) -> int:
+        """Leases to grant beyond those on their way."""
+        return max(0, self.backlog - self.granted - self.starting)
+
+    @property
+    def active(self) -> int:
+        """Leases it has or is about to get."""
+        return self.starting + self.held
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """An executor lent, or about to be."""
+
+    lease: int
+    want_key: WantKey
+    shape: Shape
+    node: Node
+    allocation: Allocation
+    state: str = STARTING
+    executor: int = 0
+    held_since: float = 0.0
+    is_recalled: bool = False

@@ -1,0 +1,200 @@
+"""The directory: values, holders, containers, seekers, loss."""
+
+import pytest
+from simulation.cluster import Cluster
+
+from ract.core import messages as m
+
+
+@pytest.fixture
+def cluster():
+    cluster = Cluster()
+    cluster.a, cluster.b = cluster.node("a"), cluster.node("b")
+    cluster.process(1, cluster.a)
+    cluster.process(2, cluster.b)
+    cluster.x, cluster.y = (id_ for id_, _ in zip(cluster.objects(), range(2), strict=False))
+    return cluster
+
+
+def publish(cluster, object_id, value=b"v", contains=(), holders=(1,)):
+    blob = None if value is None else m.Blob(value)
+    holds = [m.Hold(object_id, process, 1) for process in holders]
+    inner = [m.Contained(each) for each in contains]
+    cluster.say(m.ObjectPublished(1, object_id, blob, inner, holds))
+
+
+def store(cluster, node, object_id, holders=(1,), is_copy=False):
+    holds = [m.Hold(object_id, process, 1) for process in holders]
+    cluster.say(m.ObjectStored(node, object_id, 100, [], holds, is_copy))
+
+
+def drop(cluster, object_id, process=1):
+    cluster.say(m.HoldsChanged(process, [m.Hold(object_id, process, -1)]))
+
+
+def known(cluster):
+    return set(cluster.machine.objects.table)
+
+
+def test_inline_value_is_sent_to_who_seeks_it(cluster):
+    publish(cluster, cluster.x, b"hello")
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    located = cluster.one(m.ObjectLocated, cluster.b)
+    assert (located.blob.head, located.is_error) == (b"hello", False)
+
+
+def test_seeker_is_answered_when_the_value_comes(cluster):
+    publish(cluster, cluster.x, None)
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    cluster.wait(60)
+    assert cluster.sent == []
+    publish(cluster, cluster.x, b"late", holders=())
+    assert cluster.one(m.ObjectLocated, cluster.b).blob.head == b"late"
+
+
+def test_stored_value_is_located_by_the_addresses_of_its_nodes(cluster):
+    store(cluster, cluster.a, cluster.x)
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    located = cluster.one(m.ObjectLocated)
+    assert (located.addresses, located.size) == (["tls://a:1"], 100)
+
+
+def test_last_release_frees_every_copy(cluster):
+    store(cluster, cluster.a, cluster.x)
+    store(cluster, cluster.b, cluster.x, holders=(), is_copy=True)
+    drop(cluster, cluster.x)
+    assert len(cluster.told(m.FreeObject)) == 2
+    assert known(cluster) == set()
+
+
+def test_release_that_overtakes_its_hold_does_no_harm(cluster):
+    publish(cluster, cluster.x)
+    drop(cluster, cluster.x, process=2)  # 1 adds it below
+    drop(cluster, cluster.x)
+    assert known(cluster) == {cluster.x}, "a negative count waits for its hold"
+    cluster.say(m.HoldsChanged(1, [m.Hold(cluster.x, 2, 1)]))
+    assert known(cluster) == set()
+
+
+def test_holds_of_unknown_ids_are_kept_for_their_publication(cluster):
+    cluster.say(m.HoldsChanged(2, [m.Hold(cluster.x, 2, 1)]))
+    publish(cluster, cluster.x, holders=())
+    assert known(cluster) == {cluster.x}
+
+
+def test_object_outlives_its_creator_while_somebody_holds_it(cluster):
+    publish(cluster, cluster.x, holders=(1, 2))
+    cluster.dies(1)
+    assert known(cluster) == {cluster.x}
+    cluster.dies(2)
+    assert known(cluster) == set()
+
+
+def test_hold_for_a_dead_process_is_ignored(cluster):
+    publish(cluster, cluster.x)
+    cluster.dies(2)
+    cluster.say(m.HoldsChanged(1, [m.Hold(cluster.x, 2, 1)]))
+    drop(cluster, cluster.x)
+    assert known(cluster) == set()
+
+
+def test_container_keeps_what_it_contains(cluster):
+    publish(cluster, cluster.x)
+    publish(cluster, cluster.y, contains=[cluster.x])
+    drop(cluster, cluster.x)
+    assert known(cluster) == {cluster.x, cluster.y}
+    drop(cluster, cluster.y)
+    assert known(cluster) == set()
+
+
+def test_freed_container_lets_go_of_what_it_contained(cluster):
+    publish(cluster, cluster.x)
+    publish(cluster, cluster.y, contains=[cluster.x])
+    drop(cluster, cluster.x)
+    cluster.say(m.ObjectsFreed(1, [cluster.y]))
+    assert known(cluster) == {cluster.y}
+
+
+def test_freed_value_is_gone_for_seekers_though_refs_remain(cluster):
+    store(cluster, cluster.a, cluster.x)
+    cluster.say(m.ObjectsFreed(1, [cluster.x]))
+    assert cluster.one(m.FreeObject, cluster.a).object_id == cluster.x
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    located = cluster.one(m.ObjectLocated)
+    assert located.is_error
+    assert located.blob.head.startswith(b"freed:")
+
+
+def test_second_publication_does_not_replace_the_value(cluster):
+    publish(cluster, cluster.x, b"first")
+    publish(cluster, cluster.x, b"second", holders=())
+    publish(cluster, cluster.x, None, holders=())
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    assert cluster.one(m.ObjectLocated).blob.head == b"first"
+
+
+def test_unknown_object_is_waited_for_and_then_lost(cluster):
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    cluster.wait(1)
+    assert cluster.sent == []
+    cluster.wait(2)
+    located = cluster.one(m.ObjectLocated)
+    assert (located.blob.head, located.is_error) == (b"lost:unknown object", True)
+    assert known(cluster) == set()
+
+
+def test_publication_that_was_overtaken_answers_the_seeker(cluster):
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    publish(cluster, cluster.x)
+    assert cluster.one(m.ObjectLocated).is_error is False
+    assert cluster.machine.next_deadline() is None
+
+
+def test_promise_of_a_dead_process_is_lost(cluster):
+    publish(cluster, cluster.x, None, holders=(1, 2))
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    cluster.dies(1)
+    assert cluster.one(m.ObjectLocated).blob.head.startswith(b"owner_died:")
+
+
+def test_copy_elsewhere_survives_its_node_and_the_last_one_is_lost(cluster):
+    store(cluster, cluster.a, cluster.x, holders=(2,))
+    store(cluster, cluster.b, cluster.x, holders=(), is_copy=True)
+    cluster.lose(cluster.a)
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    assert cluster.one(m.ObjectLocated).node_ids == [cluster.b]
+
+
+def test_object_whose_last_copy_died_is_lost_until_it_is_made_again(cluster):
+    store(cluster, cluster.a, cluster.x, holders=(2,))
+    cluster.lose(cluster.a)
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    assert cluster.one(m.ObjectLocated).blob.head.startswith(b"lost:node")
+    cluster.say(m.ObjectPublished(2, cluster.x, None, [], []))
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    assert cluster.sent == []
+    store(cluster, cluster.b, cluster.x, holders=())
+    assert cluster.one(m.ObjectLocated).node_ids == [cluster.b]
+
+
+def test_copy_whose_source_died_before_it_was_reported_revives_the_object(cluster):
+    store(cluster, cluster.a, cluster.x, holders=(2,))
+    cluster.lose(cluster.a)
+    store(cluster, cluster.b, cluster.x, holders=(), is_copy=True)
+    cluster.say(m.ObjectSought(cluster.b, cluster.x))
+    assert cluster.one(m.ObjectLocated).node_ids == [cluster.b]
+
+
+def test_missing_copy_leads_to_another_one_or_to_loss(cluster):
+    c = cluster.node("c")
+    store(cluster, cluster.a, cluster.x)
+    store(cluster, cluster.b, cluster.x, holders=(), is_copy=True)
+    cluster.say(m.ObjectMissing(c, cluster.x, cluster.a))
+    assert cluster.one(m.ObjectLocated, c).node_ids == [cluster.b]
+    cluster.say(m.ObjectMissing(c, cluster.x, cluster.b))
+    assert cluster.one(m.ObjectLocated, c).blob.head.startswith(b"lost:")
+
+
+def test_copy_of_an_object_that_is_gone_is_freed(cluster):
+    store(cluster, cluster.b, cluster.x, holders=(), is_copy=True)
+    assert cluster.one(m.FreeObject, cluster.b).object_id == cluster.x

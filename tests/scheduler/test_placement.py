@@ -1,0 +1,105 @@
+"""Which node: hybrid packing, spread, affinity, labels, devices."""
+
+import pytest
+from simulation.cluster import CPU, Cluster
+
+from ract.core import messages as m
+from ract.scheduler.ledger import Ledger
+from ract.scheduler.placement import Ask
+
+
+@pytest.fixture
+def cluster():
+    cluster = Cluster()
+    cluster.a = cluster.node("a", cpus=4, labels={"zone": "east"})
+    cluster.b = cluster.node("b", cpus=4, labels={"zone": "west"})
+    cluster.process(1, cluster.b)
+    return cluster
+
+
+def places(cluster, n, **more):
+    cluster.want(1, backlog=n, **more)
+    return [node for node, _ in cluster.starts()]
+
+
+def test_requesters_node_is_packed_first_then_load_is_spread(cluster):
+    assert places(cluster, 2) == [cluster.b] * 2
+    rest = places(cluster, 6)
+    assert rest[0] == cluster.a, "above one half the other node is better"
+    assert rest.count(cluster.a) + 0 == 2 or rest.count(cluster.b) <= 2
+
+
+def test_spread_goes_round(cluster):
+    strategy = {"kind": "SPREAD"}
+    assert places(cluster, 4, strategy=strategy) == [cluster.a, cluster.b] * 2
+
+
+def test_hard_affinity_waits_for_its_busy_node(cluster):
+    strategy = {"kind": "NODE_AFFINITY", "node_id": cluster.a, "soft": False}
+    assert places(cluster, 6, strategy=strategy) == [cluster.a] * 4
+    assert not cluster.told(m.LeaseRefused)
+
+
+def test_soft_affinity_waits_for_a_busy_node_but_not_for_a_dead_one(cluster):
+    strategy = {"kind": "NODE_AFFINITY", "node_id": cluster.a, "soft": True}
+    assert places(cluster, 6, strategy=strategy) == [cluster.a] * 4
+    cluster.lose(cluster.a)
+    assert [node for node, _ in cluster.starts()] == [cluster.b] * 4
+
+
+def test_soft_affinity_may_spill_when_told_so(cluster):
+    strategy = {
+        "kind": "NODE_AFFINITY",
+        "node_id": cluster.a,
+        "soft": True,
+        "spill_on_unavailable": True,
+    }
+    assert places(cluster, 5, strategy=strategy) == [cluster.a] * 4 + [cluster.b]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [("east", "a"), ("!east", "b"), ("in(west, north)", "b"), ("!in(west,north)", "a")],
+)
+def test_label_selectors(cluster, wanted, names):
+    found = places(cluster, 1, labels={"zone": wanted})
+    assert found == [name.encode() * 28 for name in names]
+
+
+def test_label_without_a_node_is_infeasible(cluster):
+    assert places(cluster, 1, labels={"zone": "north"}) == []
+    assert "labels" in cluster.one(m.Pushed).data["message"]
+
+
+def test_fallback_selectors_are_tried_in_order(cluster):
+    strategy = {"fallback": [{"label_selector": {"zone": "west"}}]}
+    assert places(cluster, 1, labels={"zone": "north"}, strategy=strategy) == [cluster.b]
+
+
+def test_every_node_has_its_id_as_a_label(cluster):
+    assert places(cluster, 1, labels={"ray.io/node-id": cluster.a.hex()}) == [cluster.a]
+
+
+def test_accelerator_nodes_are_left_to_those_who_need_them(cluster):
+    gpus = cluster.node("g", cpus=64, GPU=1)
+    assert places(cluster, 8).count(gpus) == 0
+
+
+def test_equal_asks_have_equal_keys():
+    one = Ask.of({"CPU": 1, "GPU": 2}, {"kind": "SPREAD"}, {"a": "b"})
+    two = Ask.of({"GPU": 2, "CPU": 1, "x": 0}, {"kind": "SPREAD"}, {"a": "b"})
+    assert one.key == two.key
+
+
+def test_fractions_share_a_device_and_whole_ones_do_not():
+    ledger = Ledger({"CPU": CPU, "GPU": 2 * CPU})
+    half = ledger.take({"GPU": CPU // 2})
+    other = ledger.take({"GPU": CPU // 2})
+    assert half.assigned == other.assigned == {"GPU": [0]}
+    whole = ledger.take({"GPU": CPU})
+    assert whole.assigned == {"GPU": [1]}
+    ledger.give_back(half)
+    ledger.give_back(whole)
+    ledger.take({"GPU": CPU * 6 // 10})
+    assert not ledger.fits({"GPU": CPU * 9 // 10}), "0.9 are free, but not on one device"
+    ledger.check()

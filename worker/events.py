@@ -1,0 +1,157 @@
+"""Local facts that the node machine is told, and the commands that it gives.
+
+Messages (`ract.core.messages`) from the scheduler are events as they are; those of a process come in
+a `FromProcess`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ract.core.messages import Hello
+
+# --------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A process said hello; ``process`` is its number (given by the machine to drivers)."""
+
+    process: int
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection of a process ended; everything it said has been handled."""
+
+    process: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromProcess:
+    """A message of a process."""
+
+    process: int
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorForked:
+    """The zygote forked an executor."""
+
+    process: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorExited:
+    """An executor ended with a raw wait status."""
+
+    process: int
+    pid: int
+    status: int
+    stderr_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFailed:
+    """A segment's file could not be created."""
+
+    segment: int
+    process: int
+    request: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullDone:
+    """A copy of an object arrived."""
+
+    object_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PullFailed:
+    """The object could not be copied from ``source``."""
+
+    object_id: bytes
+    source: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline has come."""
+
+
+# --------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True)
+class ToScheduler:
+    """Send a message to the scheduler."""
+
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToProcess:
+    """Send a message to a process of this node."""
+
+    process: int
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Have the zygote fork an executor."""
+
+    process: int
+    env: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to an executor's process."""
+
+    process: int
+    pid: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSegment:
+    """Create a segment's file, then send ``then`` to ``process`` (0: nobody)."""
+
+    segment: int
+    size: int
+    process: int
+    request: int
+    then: Any
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSegment:
+    """Remove a segment's file, its pages at once."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Copy an object from another node into a segment of this one."""
+
+    object_id: bytes
+    source: bytes
+    address: str
+    segment: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The node is to end."""
+
+    reason: str

@@ -1,0 +1,261 @@
+"""Objects of a node: what is stored here, who waits for what, what is being copied here.
+
+An object that a process waits for is either here, or sought at the scheduler (once, for all who
+wait), or being pulled from another node (once). When a pull fails, the scheduler is told and the
+object is sought again; it knows another copy, or that the object is lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from ract.core import messages as m
+from ract.worker import events as ev
+from ract.worker.store import StoreFull, StoreIndex
+
+
+class Objects:
+    """The object side of the node machine."""
+
+    def __init__(self, config: Any, rng: random.Random, command: Callable[[Any], None]) -> None:
+        self.store = StoreIndex(config.capacity)
+        self.commands: list[Any] = []
+        self._config = config
+        self._rng = rng
+        self._command = command
+        #: Processes that wait, in order, by object.
+        self.waiting: dict[bytes, dict[int, None]] = {}
+        #: Objects asked for at the scheduler and not yet answered.
+        self._sought: set[bytes] = set()
+        #: Segments that are being filled from another node, by object: (segment, source, is_error).
+        self._pulls: dict[bytes, tuple[int, bytes, int, bool]] = {}
+        #: Pulls of objects that were freed meanwhile.
+        self._unwanted_pulls: set[bytes] = set()
+
+    def path(self, segment: int) -> str:
+        """The file of a segment."""
+        return f"{self._config.shm_prefix}{segment}"
+
+    # ------------------------------------------------------------------ what processes say
+
+    def from_process(self, process: int, message: Any) -> bool:
+        """Handle a message about objects; returns whether it was one."""
+        if isinstance(message, m.SegmentWanted):
+            self._segment_wanted(process, message)
+        elif isinstance(message, m.ObjectSealed):
+            self._sealed(message)
+        elif isinstance(message, m.SegmentClosed):
+            segment = self.store.segments.get(message.segment)
+            if segment is not None and segment.writer == process:
+                self.store.close(message.segment)
+        elif isinstance(message, m.ObjectWanted):
+            self._wanted(process, message.object_id)
+        elif isinstance(message, m.ObjectUnwanted):
+            self._unwanted(process, message.object_id)
+        else:
+            return False
+        return True
+
+    def _segment_wanted(self, process: int, message: m.SegmentWanted) -> None:
+        try:
+            segment, recycled = self._allocate(process, message.size)
+        except StoreFull as error:
+            refused = m.SegmentRefused(process, message.request, "ObjectStoreFullError", str(error))
+            self._command(ev.ToProcess(process, refused))
+            return
+        granted = m.SegmentGranted(
+            process,
+            message.request,
+            segment.id,
+            self.path(segment.id),
+            segment.size,
+            recycled,
+        )
+        if recycled:
+            self._command(ev.ToProcess(process, granted))
+        else:
+            self._command(
+                ev.CreateSegment(segment.id, segment.size, process, message.request, granted)
+            )
+
+    def _allocate(self, process: int, size: int) -> tuple[Any, bool]:
+        segment, recycled, removed, _ = self.store.allocate(process, size)
+        for old in removed:
+            self._command(ev.RemoveSegment(old.id))
+        return segment, recycled
+
+    def segment_failed(self, event: ev.SegmentFailed) -> None:
+        """The file could not be created: the machine has less memory than the quota says."""
+        self.store.abandon(event.segment)
+        if event.process:
+            refused = m.SegmentRefused(
+                event.process, event.request, "ObjectStoreFullError", event.detail
+            )
+            self._command(ev.ToProcess(event.process, refused))
+            return
+        for object_id, (segment, source, _, _) in list(self._pulls.items()):
+            if segment == event.segment:
+                self.pull_failed(ev.PullFailed(object_id, source, event.detail))
+
+    def _sealed(self, message: m.ObjectSealed) -> None:
+        segment = self.store.segments.get(message.segment)
+        if segment is None or segment.writer != message.process:
+            return
+        if message.offset + message.size > segment.size:
+            return
+        self.store.seal(
+            message.object_id,
+            message.segment,
+            message.offset,
+            message.size,
+            is_error=message.is_error,
+        )
+        self._tell_stored(
+            message.object_id, message.size, message.contains, message.holds, message.is_error
+        )
+        self._answer(message.object_id)
+
+    def _tell_stored(
+        self,
+        object_id: bytes,
+        size: int,
+        contains: list[m.Contained],
+        holds: list[m.Hold],
+        is_error: bool,
+        is_copy: bool = False,
+    ) -> None:
+        stored = m.ObjectStored(
+            self._config.node_id, object_id, size, contains, holds, is_copy, is_error
+        )
+        self._command(ev.ToScheduler(stored))
+
+    # ------------------------------------------------------------------ waiting
+
+    def _wanted(self, process: int, object_id: bytes) -> None:
+        self.waiting.setdefault(object_id, {})[process] = None
+        if self.store.find(object_id) is not None:
+            self._answer(object_id)
+        elif object_id not in self._sought and object_id not in self._pulls:
+            self._seek(object_id)
+
+    def _seek(self, object_id: bytes) -> None:
+        self._sought.add(object_id)
+        self._command(ev.ToScheduler(m.ObjectSought(self._config.node_id, object_id)))
+
+    def _unwanted(self, process: int, object_id: bytes) -> None:
+        waiting = self.waiting.get(object_id)
+        if waiting is None:
+            return
+        waiting.pop(process, None)
+        if not waiting:
+            del self.waiting[object_id]
+            if object_id in self._sought:
+                self._sought.discard(object_id)
+                unsought = m.ObjectUnsought(self._config.node_id, object_id)
+                self._command(ev.ToScheduler(unsought))
+
+    def process_gone(self, process: int) -> None:
+        """A process of this node has ended."""
+        self.store.process_gone(process)
+        for object_id in [i for i, waiting in self.waiting.items() if process in waiting]:
+            self._unwanted(process, object_id)
+
+    def _answer(self, object_id: bytes, blob: m.Blob | None = None) -> None:
+        """Give everybody who waits for the object what there is."""
+        for process in self.waiting.pop(object_id, {}):
+            if blob is not None:
+                here = m.ObjectHere(process, object_id, blob)
+            else:
+                stored = self.store.objects[object_id]
+                here = m.ObjectHere(
+                    process,
+                    object_id,
+                    None,
+                    self.path(stored.segment),
+                    stored.offset,
+                    stored.size,
+                    stored.is_error,
+                )
+            self._command(ev.ToProcess(process, here))
+
+    # ------------------------------------------------------------------ what the scheduler says
+
+    def located(self, event: m.ObjectLocated) -> None:
+        """The scheduler knows the value, or where it is."""
+        object_id = event.object_id
+        self._sought.discard(object_id)
+        if object_id not in self.waiting:
+            return
+        if event.blob is not None:
+            self._answer(object_id, event.blob)
+        elif self.store.find(object_id) is not None:
+            self._answer(object_id)
+        elif object_id not in self._pulls:
+            self._pull(event)
+
+    def _pull(self, event: m.ObjectLocated) -> None:
+        sources = [
+            (node_id, address)
+            for node_id, address in zip(event.node_ids, event.addresses, strict=True)
+            if node_id != self._config.node_id
+        ]
+        if not sources:
+            # The directory believes that it is here: it was evicted as a copy.
+            self._missing(event.object_id, self._config.node_id)
+            return
+        source, address = self._rng.choice(sources)
+        try:
+            segment, recycled = self._allocate(0, event.size)
+        except StoreFull as error:
+            self._refuse(event.object_id, str(error))
+            return
+        self._pulls[event.object_id] = (segment.id, source, event.size, event.is_error)
+        pull = ev.Pull(event.object_id, source, address, segment.id, event.size)
+        if recycled:
+            self._command(pull)
+        else:
+            self._command(ev.CreateSegment(segment.id, segment.size, 0, 0, pull))
+
+    def _refuse(self, object_id: bytes, detail: str) -> None:
+        blob = m.Blob(b"full:" + detail.encode(), [], True)
+        self._answer(object_id, blob)
+
+    def pull_done(self, event: ev.PullDone) -> None:
+        """A copy has arrived."""
+        segment, _, size, is_error = self._pulls.pop(event.object_id)
+        if event.object_id in self._unwanted_pulls:
+            self._unwanted_pulls.discard(event.object_id)
+            self.store.close(segment)
+            return
+        self.store.seal(event.object_id, segment, 0, size, is_copy=True, is_error=is_error)
+        self.store.close(segment)
+        self._tell_stored(event.object_id, size, [], [], is_error, is_copy=True)
+        self._answer(event.object_id)
+
+    def pull_failed(self, event: ev.PullFailed) -> None:
+        """Ask the scheduler for another copy."""
+        segment, source, _, _ = self._pulls.pop(event.object_id)
+        self._unwanted_pulls.discard(event.object_id)
+        self.store.close(segment)
+        self._missing(event.object_id, source)
+
+    def _missing(self, object_id: bytes, source: bytes) -> None:
+        missing = m.ObjectMissing(self._config.node_id, object_id, source)
+        self._command(ev.ToScheduler(missing))
+        if object_id in self.waiting:
+            self._seek(object_id)
+
+    def free(self, event: m.FreeObject) -> None:
+        """Nobody holds the object."""
+        if event.object_id in self._pulls:
+            self._unwanted_pulls.add(event.object_id)
+        self.store.free(event.object_id)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.store.check()
+        for object_id in self.waiting:
+            is_asked = object_id in self._sought or object_id in self._pulls
+            assert is_asked, f"somebody waits for {object_id.hex()} and nobody was asked"

@@ -1,0 +1,203 @@
+"""The index of a node's shared-memory store: segments, the objects in them, what may be reused.
+
+Theory of operation
+-------------------
+A *segment* is one file in /dev/shm. Large objects have one each; small ones share one that a
+process fills from the front until it closes it. A segment whose objects are all freed, and which
+nobody writes, goes to the pool: its pages are there already, and writing to them again is ten times
+faster than to fresh ones, so an equal request gets it back, best of all in the process that has it
+mapped. Pooled segments count against the capacity, but are the first to go when room is needed;
+then copies of objects that live on other nodes too, the least recently used first.
+
+The index is pure: it says which files to create and remove; the adapter does it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+SMALL_SEGMENT_BYTES = 8 * 2**20
+OWN_SEGMENT_BYTES_MIN = 2**20
+PAGE = 4096
+
+
+class StoreFull(Exception):
+    """No room for a segment; the text has the sizes."""
+
+
+@dataclass(slots=True)
+class Segment:
+    """One shared-memory file."""
+
+    id: int
+    size: int
+    writer: int  #: process that may write it, or wrote it last
+    is_open: bool = True  #: somebody may still write objects into it
+    objects: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Stored:
+    """Where an object lies."""
+
+    segment: int
+    offset: int
+    size: int
+    is_copy: bool = False
+    is_error: bool = False
+
+
+def size_class(size: int) -> int:
+    """Round up to one of four sizes per power of two, so that segments can be reused."""
+    size = max(size, PAGE)
+    step = max(PAGE, 1 << max(0, size.bit_length() - 3))
+    return (size + step - 1) // step * step
+
+
+class StoreIndex:
+    """Segments and objects of one node.
+
+    Args:
+        capacity: Bytes that all segments together may take.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        #: Segments in use (being written, or with living objects), by id.
+        self.segments: dict[int, Segment] = {}
+        #: Segments without objects that nobody writes, by id; oldest first.
+        self.pool: OrderedDict[int, Segment] = OrderedDict()
+        #: Objects by id, least recently used first.
+        self.objects: OrderedDict[bytes, Stored] = OrderedDict()
+        self._next = 1
+        self._bytes = 0  # of segments and pool together
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of segments in use."""
+        return self._bytes - sum(s.size for s in self.pool.values())
+
+    @property
+    def object_bytes(self) -> int:
+        """Bytes of living objects."""
+        return sum(stored.size for stored in self.objects.values())
+
+    def allocate(self, process: int, size: int) -> tuple[Segment, bool, list[Segment], list[bytes]]:
+        """A segment for ``size`` bytes.
+
+        Returns:
+            (segment, recycled, segments to remove first, copies evicted).
+
+        Raises:
+            StoreFull: there is no room and nothing that may go.
+        """
+        wanted = (
+            size_class(size)
+            if size >= OWN_SEGMENT_BYTES_MIN
+            else min(SMALL_SEGMENT_BYTES, max(size_class(size), self.capacity // 16))
+        )
+        found = self._pooled(process, wanted)
+        if found is not None:
+            del self.pool[found.id]
+            found.writer, found.is_open = process, True
+            self.segments[found.id] = found
+            return found, True, [], []
+        removed, evicted = self._make_room(wanted, size)
+        segment = Segment(self._next, wanted, process)
+        self._next += 1
+        self.segments[segment.id] = segment
+        self._bytes += wanted
+        return segment, False, removed, evicted
+
+    def _pooled(self, process: int, size: int) -> Segment | None:
+        best = None
+        for segment in self.pool.values():
+            if segment.size == size:
+                if segment.writer == process:
+                    return segment
+                best = best or segment
+        return best
+
+    def _make_room(self, wanted: int, asked: int) -> tuple[list[Segment], list[bytes]]:
+        removed: list[Segment] = []
+        evicted: list[bytes] = []
+        while self._bytes + wanted > self.capacity:
+            if not self.pool:
+                copy = next((i for i, s in self.objects.items() if s.is_copy), None)
+                if copy is None:
+                    raise StoreFull(
+                        f"{asked} bytes do not fit: {self.used_bytes} of {self.capacity} bytes of "
+                        "the object store are in use by objects that are referenced"
+                    )
+                evicted.append(copy)
+                self.free(copy)
+                continue
+            _, segment = self.pool.popitem(last=False)
+            self._bytes -= segment.size
+            removed.append(segment)
+        return removed, evicted
+
+    def abandon(self, segment_id: int) -> None:
+        """The segment's file could not be created."""
+        segment = self.segments.pop(segment_id)
+        self._bytes -= segment.size
+
+    def seal(
+        self,
+        object_id: bytes,
+        segment_id: int,
+        offset: int,
+        size: int,
+        is_copy: bool = False,
+        is_error: bool = False,
+    ) -> None:
+        """An object was written into a segment."""
+        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error)
+        self.segments[segment_id].objects.add(object_id)
+
+    def close(self, segment_id: int) -> None:
+        """Nobody writes into the segment any more."""
+        segment = self.segments.get(segment_id)
+        if segment is not None:
+            segment.is_open = False
+            self._maybe_pool(segment)
+
+    def process_gone(self, process: int) -> None:
+        """Close what the process was writing."""
+        for segment in list(self.segments.values()):
+            if segment.writer == process and segment.is_open:
+                self.close(segment.id)
+
+    def find(self, object_id: bytes) -> Stored | None:
+        """Where the object lies; it counts as used now."""
+        stored = self.objects.get(object_id)
+        if stored is not None:
+            self.objects.move_to_end(object_id)
+        return stored
+
+    def free(self, object_id: bytes) -> bool:
+        """Forget an object; returns whether it was here."""
+        stored = self.objects.pop(object_id, None)
+        if stored is None:
+            return False
+        segment = self.segments[stored.segment]
+        segment.objects.discard(object_id)
+        self._maybe_pool(segment)
+        return True
+
+    def _maybe_pool(self, segment: Segment) -> None:
+        if not segment.is_open and not segment.objects:
+            del self.segments[segment.id]
+            self.pool[segment.id] = segment
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        everything = [*self.segments.values(), *self.pool.values()]
+        assert self._bytes == sum(s.size for s in everything) <= self.capacity
+        for object_id, stored in self.objects.items():
+            segment = self.segments[stored.segment]
+            assert object_id in segment.objects
+            assert stored.offset + stored.size <= segment.size
+        assert all(s.objects or s.is_open for s in self.segments.values())
+        assert all(not s.objects and not s.is_open for s in self.pool.values())
