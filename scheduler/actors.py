@@ -37,7 +37,14 @@ from ract.core.messages import (
     StopActor,
 )
 from ract.scheduler.actor_states import (
-    ALIVE, DEAD, FINAL, PENDING, RESTARTING, TRANSITIONS, Actor, Body,
+    ALIVE,
+    DEAD,
+    FINAL,
+    PENDING,
+    RESTARTING,
+    TRANSITIONS,
+    Actor,
+    Body,
 )
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.leases import Leases
@@ -46,6 +53,7 @@ from ract.scheduler.placement import Ask, Placement
 from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
+
 
 @dataclass(slots=True, eq=False)
 class Actors:
@@ -232,7 +240,7 @@ class Actors:
             elif not actor.ask.must_fail or self._judge(actor):
                 full[actor.ask.key] = None
                 if actor.recalled not in self.leases.table:
-                    actor.recalled = self.leases.recall_for(actor.ask, 0, None)
+                    actor.recalled = self.leases.recalls.ask_for(actor.ask, 0, None)
 
     def blocked(self, executor: int, is_blocked: bool) -> None:
         """The actor's only call waits, or goes on."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.scheduler.actors import Actor
-from ract.scheduler.leases import Want
+from ract.scheduler.actor_states import Actor
+from ract.scheduler.lease_records import Want
 from ract.scheduler.objects import Entry
 from ract.scheduler.placement import Ask, in_words, lacks
 

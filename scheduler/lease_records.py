@@ -14,6 +14,7 @@ WantKey = tuple[int, int]
 
 STARTING, HELD, ENDING = "STARTING", "HELD", "ENDING"
 
+
 @dataclass(slots=True, eq=False)
 class Want:
     """What one process wants of one shape."""

@@ -18,8 +18,7 @@ How many more a want gets: its backlog, minus what was granted since it was last
 is STARTING. So never more than the newest backlog beyond those held, however late it is.
 
 When a queue finds no room, whoever keeps clearly more than the waiting want is asked to give a
-lease back (`LeaseRecalled`) after what runs there is done; one at a time per waiting want, not
-before the lease was held for a quantum.
+lease back after what runs there is done (`ract.scheduler.recalls`).
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from ract.core.messages import (
     LeaseFailed,
     LeaseGranted,
     LeaseLost,
-    LeaseRecalled,
     LeaseRefused,
     LeaseReleased,
     LeaseStarted,
     LeasesWanted,
-    Shape,
     StartLease,
 )
-from ract.scheduler.ledger import UNIT, Allocation
+from ract.scheduler.lease_records import ENDING, HELD, STARTING, Lease, Want, WantKey
+from ract.scheduler.ledger import UNIT
 from ract.scheduler.nodes import Node, Nodes
 from ract.scheduler.placement import Ask, Placement
 from ract.scheduler.processes import Processes
+from ract.scheduler.recalls import Recalls
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
 
@@ -67,8 +66,10 @@ class Leases:
     #: Executor -> its lease in HELD or ENDING.
     by_executor: dict[int, Lease] = field(default_factory=dict)
     _next_lease: int = 1
-    _next_recall_at: float = 0.0
-    _waits_for_recall: bool = False
+    recalls: Recalls = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recalls = Recalls(self)
 
     # ------------------------------------------------------------------ what processes say
 
@@ -88,8 +89,8 @@ class Leases:
         want.backlog, want.granted = max(0, event.backlog), 0
         want.names = event.names or want.names
         self._enqueue(want)
-        if not want.need:
-            self._forget_if_idle(want)
+        self.turn.retry = True  # whoever has nothing more to do may have to give leases back
+        self._forget_if_idle(want)
 
     def released(self, event: LeaseReleased) -> None:
         """A process gives a lease back: its executor is idle at once."""
@@ -183,7 +184,7 @@ class Leases:
         ledger = lease.node.ledger
         ledger.reclaim(lease.allocation)
         if ledger.free.get("CPU", 0) < 0 and lease.state == HELD and not lease.is_recalled:
-            self._recall_lease(lease)  # more tasks on it would prolong the oversubscription
+            self.recalls.recall(lease)  # more tasks on it would prolong the oversubscription
         return True
 
     # ------------------------------------------------------------------ granting
@@ -199,11 +200,10 @@ class Leases:
                     progress = True
                 else:
                     full[key] = None
-        self._recall()
-
-    def next_deadline(self) -> float | None:
-        """When a recall may become possible."""
-        return self._next_recall_at if self._waits_for_recall else None
+        for queue in self.queues.values():
+            want = self._first(queue)
+            if want.recalled not in self.table:
+                want.recalled = self.recalls.ask_for(want.ask, want.active, want.key)
 
     def check(self) -> None:
         """Assert the invariants."""

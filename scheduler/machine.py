@@ -73,6 +73,7 @@ class SchedulerMachine:
         self._let_go()
         while self.turn.retry:
             self.turn.retry = False
+            self.leases.recalls.begin()
             self.actors.place()
             self.leases.grant()
             self._let_go()
@@ -84,7 +85,7 @@ class SchedulerMachine:
         deadlines = (
             self.objects.next_deadline(),
             self.actors.next_deadline(),
-            self.leases.next_deadline(),
+            self.leases.recalls.next_at,
         )
         return min((at for at in deadlines if at is not None), default=None)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ract.core import wire
 from ract.core.messages import ActorSpec, EndNode, ExitCause, Reply, Request
 from ract.scheduler import rows
-from ract.scheduler.actors import Actor
+from ract.scheduler.actor_states import Actor
 from ract.scheduler.explain import explain
 from ract.scheduler.placement import in_words
 

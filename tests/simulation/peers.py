@@ -78,7 +78,7 @@ class SimNode:
         self.is_alive = True
         self.is_reported = False
         self.wants_drivers = 0
-        self.total = {"CPU": world.rng.choice((2, 3, 4)) * CPU, "disk": 2 * CPU}
+        self.total = {"CPU": world.rng.choice((2, 3, 4)) * CPU, "disk": 2 * CPU, "slot": 50 * CPU}
         self.numbers: deque[int] = deque()
         self.leases: dict[int, NodeLease] = {}
         self.actors: dict[bytes, SimProcess | None] = {}
@@ -455,8 +455,9 @@ class SimProcess:
             class_name="Sim",
             creation=m.Blob(b"cls"),
             contains=[Contained(i) for i in rng.sample(held, min(len(held), rng.choice((0, 1))))],
-            placement_demand={"CPU": CPU},
-            running_demand=rng.choice(({}, {}, {"CPU": CPU // 2})),
+            # A slot, not a CPU: actors that tasks keep alive must not keep tasks from running.
+            placement_demand={"CPU": CPU, "slot": CPU // 2},
+            running_demand=rng.choice(({}, {"slot": CPU // 2})),
             name=name,
             detached=is_detached,
             max_restarts=rng.choice((0, 1, -1)),

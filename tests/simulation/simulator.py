@@ -198,6 +198,7 @@ class World:
         if not self.crashes:
             self._assert_released()  # by holds alone, while the drivers still live
         self._kill_detached()
+        self.run()
         for process in self._living("driver"):
             process.die(ExitCause("exited"))
         self.run()
@@ -206,10 +207,14 @@ class World:
     def _kill_detached(self) -> None:
         """Detached actors outlive their jobs; somebody has to end them."""
         drivers = self._living("driver")
+        if not drivers:
+            [head] = [node for node in self.nodes.values() if node.is_head]
+            drivers = [head.fork("driver")]
+            drivers[0].is_stopped = True
+            self.run(until=self.now + 1.0)
         for actor_id, actor in self.machine.actors.table.items():
-            if actor.spec.detached and drivers:
+            if actor.spec.detached:
                 drivers[0].say(ActorKillWanted(drivers[0].number, actor_id, True))
-        self.run()
 
     def _living(self, kind: str = "") -> list[SimProcess]:
         found = [p for p in self.processes.values() if p.is_alive]

@@ -1,0 +1,456 @@
+"""The node machine on a stock `distributed.Worker`: decode, handle, perform.
+
+Theory of operation
+-------------------
+The plugin makes a session directory, starts the zygote and the two Unix sockets, and joins. From
+then on events come from the scheduler's stream, from processes, from the zygote and from transfers;
+each is handed to the machine, and what it commands is performed here, in order. Messages to the
+scheduler of one turn of the loop leave as one.
+
+Nothing here decides, and no exception of ours may reach distributed, because it would close the
+worker. When the worker closes, everything of the node goes: the zygote, which is also the janitor,
+ends the executors and removes the files, as it does when this process is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import random
+import secrets
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import dask
+import psutil
+from distributed import Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from ract.core import messages as m
+from ract.core import wire
+from ract.core.resources import UNIT, to_units
+from ract.core.security import fingerprint
+from ract.core.version import __version__
+from ract.worker import compat, detect, shm, transfer, tunnel
+from ract.worker import events as ev
+from ract.worker.logs import LogTail
+from ract.worker.machine import ACTOR, Config, NodeMachine
+from ract.worker.server import Connection, ControlServer
+from ract.worker.session import Session, clean_dead_sessions
+from ract.worker.supervisor import Zygote
+
+logger = logging.getLogger("ract.worker")
+
+STATS_PERIOD_S = 1.0
+LOGS_PERIOD_S = 0.1
+JOIN_TIMEOUT_S = 10.0
+
+
+class RactWorkerPlugin(WorkerPlugin):
+    """Hosts a `NodeMachine`; installed by `ract.worker.preload`."""
+
+    name = "ract"
+
+    def __init__(self, options: dict[str, Any] | None = None) -> None:
+        self._options = dict(options if options is not None else dask.config.get("ract.node", {}))
+        self._machine: NodeMachine | None = None
+        self._connections: dict[int, Connection] = {}
+        self._stderr: dict[int, str] = {}
+        self._outbox: list[bytes] = []
+        self._addresses: dict[bytes, str] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._accepted = asyncio.Event()
+        self._is_closing = False
+        self._host_process = psutil.Process()
+        self.session_dir = ""
+
+    # ------------------------------------------------------------------ distributed calls these
+
+    async def setup(self, worker: Worker) -> None:
+        """Make the node and join."""
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(clean_dead_sessions)
+        self.node_id = node_id = secrets.token_bytes(28)
+        self._session = session = Session.create(node_id)
+        self.session_dir = session.dir
+        self._resources = self._find_resources()
+        store = self._resources["object_store_memory"] // UNIT
+        self._machine = NodeMachine(
+            Config(
+                node_id,
+                session.dir,
+                session.shm_prefix,
+                self._resources.get("CPU", 0) // UNIT,
+                store,
+                self._host,
+                worker.scheduler.address,
+                version=__version__,
+                python_version=platform.python_version(),
+                prestart=self._options.get("prestart", True),
+            ),
+            random.Random(),
+        )
+        self._logs = LogTail(os.path.join(session.dir, "logs"), self._log_lines)
+        self._zygote = Zygote(
+            session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
+        )
+        await self._zygote.start()
+        self._server = ControlServer(
+            os.path.join(session.dir, "node.sock"), self._received, self._closed
+        )
+        await self._server.start()
+        self._tunnels = tunnel.TunnelServer(
+            os.path.join(session.dir, "tunnel.sock"), node_id, self._open_tunnel
+        )
+        await self._tunnels.start()
+        compat.add_stream_handler(worker, "ract", self._from_scheduler)
+        compat.add_rpc(worker, "ract_pull", self._serve_pull)
+        compat.add_rpc(worker, "ract_tunnel", self._serve_tunnel)
+        compat.forget_memory_limits(worker)
+        compat.hurry(worker)
+        self._join()
+        self._spawn(self._watch_join())
+        self._spawn(self._report())
+        self._spawn(self._tail())
+
+    async def teardown(self, worker: Worker) -> None:
+        """The worker closes: so does the node."""
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        self._server.close()
+        self._tunnels.close()
+        await asyncio.to_thread(self._zygote.close)
+        self._session.remove()
+
+    # ------------------------------------------------------------------ joining
+
+    @property
+    def _host(self) -> str:
+        return detect.host_ip(self._worker.address)
+
+    def _find_resources(self) -> dict[str, int]:
+        options = self._options
+        cpus = options.get("num-cpus")
+        if cpus is None:
+            cpus = self._default_cpus()
+        gpus = options.get("num-gpus")
+        found = {
+            "CPU": to_units("CPU", cpus),
+            "GPU": to_units("GPU", detect.num_gpus() if gpus is None else gpus),
+            "memory": to_units("memory", detect.memory_bytes()),
+            "object_store_memory": to_units(
+                "object_store_memory", options.get("object-store-memory") or detect.store_bytes()
+            ),
+            f"node:{self._host}": UNIT,
+        }
+        if options.get("is-head"):
+            found["node:__internal_head__"] = UNIT
+        for name, quantity in (options.get("resources") or {}).items():
+            found[name] = to_units(name, quantity)
+        return {name: units for name, units in found.items() if units}
+
+    def _default_cpus(self) -> int:
+        """A plain Dask worker offers as many CPUs as it has threads; ours, all."""
+        if dask.config.get("ract.token", None) is None:
+            return self._worker.state.nthreads
+        return detect.num_cpus()
+
+    def _join(self) -> None:
+        options = self._options
+        labels = {
+            "ract.io/node-id": self.node_id.hex(),
+            **{str(k): str(v) for k, v in (options.get("labels") or {}).items()},
+        }
+        self._send(
+            m.NodeJoined(
+                self.node_id,
+                self._worker.address,
+                self._host,
+                os.getpid(),
+                self._resources,
+                labels,
+                self.session_dir,
+                socket.gethostname(),
+                bool(options.get("is-head")),
+                str(options.get("name") or ""),
+            )
+        )
+
+    async def _watch_join(self) -> None:
+        try:
+            await asyncio.wait_for(self._accepted.wait(), JOIN_TIMEOUT_S)
+        except TimeoutError:
+            logger.error(
+                "the scheduler at %s does not answer ract nodes: start it with "
+                "distributed.scheduler.preload=ract.scheduler.preload",
+                self._worker.scheduler.address,
+            )
+
+    def _write_node_json(self, event: m.NodeAccepted) -> None:
+        token = dask.config.get("ract.token", "") or ""
+        self._session.write_node_json(
+            {
+                "scheduler_address": self._worker.scheduler.address,
+                "node_id": self.node_id.hex(),
+                "cluster_id": event.cluster_id.hex(),
+                "pid": os.getpid(),
+                "token_fingerprint": fingerprint(token) if token else "",
+                "is_head": bool(self._options.get("is-head")),
+                "session_dir": self.session_dir,
+                "name": str(self._options.get("name") or ""),
+                "ract_version": __version__,
+            }
+        )
+
+    # ------------------------------------------------------------------ events
+
+    def _from_scheduler(self, *, frames: list[Any], **_: Any) -> None:
+        for frame in frames:
+            try:
+                message = wire.decode(frame)
+                if isinstance(message, m.NodeAccepted):
+                    self._turn(message)
+                    self._write_node_json(message)
+                    self._accepted.set()
+                    continue
+                if isinstance(message, m.NodesChanged):
+                    self._addresses = {
+                        bytes.fromhex(node): address for node, address in message.addresses.items()
+                    }
+                self._turn(message)
+            except Exception:
+                logger.exception("bad frame from the scheduler")
+
+    def _received(self, connection: Connection, message: Any) -> None:
+        """A process said something."""
+        if connection.process:
+            self._turn(ev.FromProcess(connection.process, message))
+        elif isinstance(message, m.Hello):
+            self._hello(connection, message)
+        else:
+            connection.close()
+
+    def _hello(self, connection: Connection, hello: m.Hello) -> None:
+        assert self._machine is not None
+        if hello.kind == "executor":
+            process: int | None = hello.process
+        else:
+            refusal = self._refusal(hello)
+            if refusal is not None:
+                connection.send(refusal)
+                connection.close_after_send()
+                return
+            process = self._machine.new_process()
+        if not process or process in self._connections:
+            connection.send(m.Refused("ConnectionError", "the node has not joined its cluster yet"))
+            connection.close_after_send()
+            return
+        connection.process = process
+        self._connections[process] = connection
+        self._turn(ev.Connected(process, hello))
+
+    def _refusal(self, hello: m.Hello) -> m.Refused | None:
+        token = dask.config.get("ract.token", "") or ""
+        if hello.token_fingerprint and token and hello.token_fingerprint != fingerprint(token):
+            return m.Refused("AuthenticationError", "the token is not the one of this cluster")
+        mine = platform.python_version_tuple()[:2]
+        theirs = tuple(hello.python_version.split(".")[:2]) if hello.python_version else mine
+        if theirs != mine or (hello.ract_version and hello.ract_version != __version__):
+            return m.Refused(
+                "RuntimeError",
+                f"version mismatch: the cluster runs ract {__version__} on Python "
+                f"{platform.python_version()}, this process ract {hello.ract_version} on Python "
+                f"{hello.python_version}",
+            )
+        return None
+
+    def _closed(self, connection: Connection) -> None:
+        process = connection.process
+        if process and self._connections.get(process) is connection:
+            del self._connections[process]
+            self._turn(ev.Disconnected(process))
+
+    def _forked(self, process: int, pid: int) -> None:
+        self._turn(ev.ExecutorForked(process, pid))
+
+    def _exited(self, process: int, pid: int, status: int) -> None:
+        tail = ""
+        if status:
+            with contextlib.suppress(OSError):
+                tail = self._logs.tail(process)
+        self._turn(ev.ExecutorExited(process, pid, status, tail))
+
+    def _zygote_lost(self) -> None:
+        if not self._is_closing:
+            # It is the parent and the janitor of everything here: without it the node ends.
+            logger.error("the zygote of node %s died: the node ends", self.node_id.hex()[:8])
+            self._spawn(self._worker.close(reason="ract-zygote-died"))
+
+    def _turn(self, event: Any) -> None:
+        if self._machine is None or self._is_closing:
+            return
+        try:
+            for command in self._machine.handle(event, self._loop.time()):
+                self._perform(command)
+            self._arm()
+        except Exception:
+            logger.exception("cannot handle %s", type(event).__name__)
+
+    def _arm(self) -> None:
+        assert self._machine is not None
+        at = self._machine.next_deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._turn, ev.Tick()) if at is not None else None
+
+    # ------------------------------------------------------------------ commands
+
+    def _perform(self, command: Any) -> None:
+        if isinstance(command, ev.ToScheduler):
+            self._send(command.message)
+        elif isinstance(command, ev.ToProcess):
+            connection = self._connections.get(command.process)
+            if connection is not None:
+                connection.send(command.message)
+        elif isinstance(command, ev.Fork):
+            self._zygote.fork(command.process, command.env)
+        elif isinstance(command, ev.Signal):
+            self._zygote.kill(command.pid, command.number)
+        elif isinstance(command, ev.CreateSegment):
+            self._create_segment(command)
+        elif isinstance(command, ev.RemoveSegment):
+            shm.remove(self._segment_path(command.segment))
+        elif isinstance(command, ev.Pull):
+            self._spawn(self._pull(command))
+        elif isinstance(command, ev.Shutdown):
+            logger.info("node %s ends: %s", self.node_id.hex()[:8], command.reason)
+            self._spawn(self._worker.close(reason="ract-end-node"))
+
+    def _send(self, message: Any) -> None:
+        """Collect what goes to the scheduler in this turn of the loop."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(wire.encode(message))
+
+    def _flush(self) -> None:
+        frames, self._outbox = self._outbox, []
+        if frames:
+            compat.send(self._worker, {"op": "ract", "frames": frames})
+
+    def _segment_path(self, segment: int) -> str:
+        return f"{self._session.shm_prefix}{segment}"
+
+    def _create_segment(self, command: ev.CreateSegment) -> None:
+        try:
+            shm.create(self._segment_path(command.segment), command.size)
+        except OSError as error:
+            detail = f"{command.size} bytes of shared memory: {error}"
+            self._turn_soon(
+                ev.SegmentFailed(command.segment, command.process, command.request, detail)
+            )
+            return
+        if isinstance(command.then, ev.Pull):
+            self._perform(command.then)
+        else:
+            self._perform(ev.ToProcess(command.process, command.then))
+
+    def _turn_soon(self, event: Any) -> None:
+        self._loop.call_soon(self._turn, event)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ------------------------------------------------------------------ between nodes
+
+    async def _pull(self, command: ev.Pull) -> None:
+        path = self._segment_path(command.segment)
+        try:
+            await transfer.pull(
+                command.address, self._connect, command.object_id, path, 0, command.size
+            )
+        except Exception as error:
+            logger.info("pull of %s failed: %s", command.object_id.hex(), error)
+            self._turn(ev.PullFailed(command.object_id, command.source, str(error)))
+        else:
+            self._turn(ev.PullDone(command.object_id))
+
+    async def _connect(self, address: str) -> Any:
+        return await compat.open_comm(self._worker, address)
+
+    async def _serve_pull(self, comm: Any, object_id: bytes = b"", **_: Any) -> Any:
+        assert self._machine is not None
+        stored = self._machine.objects.store.find(object_id)
+        if stored is None:
+            await comm.write({"status": "missing"})
+        else:
+            path = self._segment_path(stored.segment)
+            await transfer.serve_pull(comm, path, stored.offset, stored.size)
+        return compat.keep_comm()
+
+    async def _open_tunnel(self, node_id: bytes, address: str) -> Any:
+        comm = await self._connect(self._addresses[node_id])
+        await comm.write({"op": "ract_tunnel", "address": address, "reply": False})
+        return comm
+
+    async def _serve_tunnel(self, comm: Any, address: str = "", **_: Any) -> Any:
+        await tunnel.serve_tunnel(comm, address, self.session_dir)
+        return compat.keep_comm()
+
+    # ------------------------------------------------------------------ reports
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(STATS_PERIOD_S)
+            self._send(m.NodeStats(self.node_id, self._stats()))
+
+    def _stats(self) -> dict[str, Any]:
+        assert self._machine is not None
+        store = self._machine.objects.store
+        memory = psutil.virtual_memory()
+        return {
+            "cpu_percent": psutil.cpu_percent(),
+            "memory_used": memory.total - memory.available,
+            "memory_total": memory.total,
+            "daemon_rss": self._host_process.memory_info().rss,
+            "store_capacity": store.capacity,
+            "store_used": store.used_bytes,
+            "store_objects": len(store.objects),
+            "store_object_bytes": store.object_bytes,
+            "executors": [
+                {"process": e.process, "pid": e.pid, "state": e.state}
+                for e in self._machine.executors.values()
+            ],
+        }
+
+    async def _tail(self) -> None:
+        while True:
+            await asyncio.sleep(LOGS_PERIOD_S)
+            try:
+                self._logs.poll()
+            except OSError as error:
+                logger.warning("cannot read the logs: %s", error)
+
+    def _log_lines(self, process: int, pid: int, is_err: bool, lines: list[str]) -> None:
+        assert self._machine is not None
+        executor = self._machine.executors.get(process)
+        if executor is None or not executor.job_id:
+            return
+        name = ""
+        if executor.state == ACTOR and isinstance(executor.work, m.StartActor):
+            name = executor.work.spec.class_name
+        self._send(
+            m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines)
+        )
+
+

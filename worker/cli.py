@@ -1,0 +1,158 @@
+"""The command ``rworker``: a stock Dask worker as a node of a ract cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from typing import Any
+
+import click
+
+from ract.core import security
+from ract.core.resources import PREDEFINED, to_units
+
+PRELOAD = "ract.worker.preload"
+CONNECT_TIMEOUT_S = 15
+
+
+@click.command(name="rworker")
+@click.argument("address")
+@click.option("--num-cpus", type=float, help="CPUs to offer; default: all this process may use.")
+@click.option("--num-gpus", type=float, help="GPUs to offer; default: those that are visible.")
+@click.option("--resources", default="{}", help='Custom resources as JSON, e.g. {"Custom": 1}.')
+@click.option("--labels", default="", help="Labels of the node: k=v,k=v.")
+@click.option("--object-store-memory", type=int, help="Bytes of shared memory for objects.")
+@click.option("--name", default="", help="A name for the node.")
+@click.option("--token-file", type=click.Path(dir_okay=False), help="The cluster's join token.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+def main(
+    address: str,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: str,
+    labels: str,
+    object_store_memory: int | None,
+    name: str,
+    token_file: str | None,
+    host: str,
+) -> None:
+    """Join the cluster whose scheduler listens at ADDRESS (tls://host:port)."""
+    node = {
+        "num-cpus": num_cpus,
+        "num-gpus": num_gpus,
+        "resources": _resources(resources),
+        "labels": _labels(labels),
+        "object-store-memory": object_store_memory,
+        "name": name or None,
+    }
+    if "://" not in address:
+        address = f"tls://{address}"
+    token = ""
+    if not address.startswith("tcp://"):
+        try:
+            token = security.load_token(token_file)
+        except security.TokenError as error:
+            raise click.ClickException(str(error)) from error
+    configure(node, token)
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    try:
+        asyncio.run(_serve(address, host, name))
+    except (OSError, TimeoutError) as error:
+        raise click.ClickException(
+            f"cannot join the cluster at {address}: {error}. Is the scheduler running there, and is "
+            "the token its own (--token-file, RACT_TOKEN)?"
+        ) from error
+
+
+def _resources(text: str) -> dict[str, float]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--resources") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter("a JSON object is needed", param_hint="--resources")
+    for key, quantity in found.items():
+        if key in PREDEFINED:
+            hint = f"{key} has an option of its own"
+            raise click.BadParameter(hint, param_hint="--resources")
+        try:
+            to_units(key, quantity)
+        except (TypeError, ValueError) as error:
+            raise click.BadParameter(str(error), param_hint="--resources") from error
+    return found
+
+
+def _labels(text: str) -> dict[str, str]:
+    labels = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{part!r} is not k=v", param_hint="--labels")
+        labels[key] = value
+    return labels
+
+
+def configure(node: dict[str, Any], token: str) -> None:
+    """Set Dask's configuration for this process."""
+    import dask
+
+    memory = ("target", "spill", "pause", "terminate")
+    dask.config.set(
+        {
+            **{f"distributed.worker.memory.{name}": False for name in memory},
+            "distributed.comm.timeouts.connect": f"{CONNECT_TIMEOUT_S}s",
+            "distributed.worker.http.routes": [],
+            "ract.node": {key: value for key, value in node.items() if value is not None},
+            "ract.token": token,
+            **(security.security_config(token) if token else {}),
+        }
+    )
+
+
+async def _serve(address: str, host: str, name: str) -> None:
+    from distributed import Worker
+
+    from ract.worker import compat
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    made = Worker(
+        address,
+        host=host,
+        name=name or None,
+        nthreads=1,
+        memory_limit=0,
+        dashboard=False,
+        preload=[PRELOAD],
+    )
+    starting = asyncio.ensure_future(_started(made))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        return
+    worker = starting.result()
+    try:
+        plugin = worker.plugins.get("ract")
+        if plugin is None:
+            raise click.ClickException(f"{PRELOAD} could not be loaded; see the log above")
+        compat.pause_dask(worker)
+        click.echo(f"rworker: node {plugin.node_id.hex()[:8]} joined {address}")
+        finished = asyncio.ensure_future(worker.finished())
+        await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+    finally:
+        stopped.cancel()
+        await worker.close(reason="rworker ends")
+
+
+async def _started(worker: Any) -> Any:
+    return await worker
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The only place of this package that touches private or semi-public parts of distributed.
+
+Checked against distributed 2026.8.0. What is relied on: ``Worker.stream_handlers`` and ``handlers``
+are dicts by op, consulted per message; ``Worker.batched_stream`` keeps what is sent before the
+worker is registered; ``BatchedSend.interval`` is read after each batch; ``Worker.rpc.connect`` gives
+a comm of its own. A stream handler that raises closes the worker, so ours never raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distributed import Worker
+from distributed.comm import CommClosedError, connect
+from distributed.core import Status
+
+
+def add_stream_handler(worker: Worker, op: str, handler: Callable[..., None]) -> None:
+    """Call ``handler(**message)`` for each ``{"op": op, …}`` of the scheduler."""
+    worker.stream_handlers[op] = handler
+
+
+def add_rpc(worker: Worker, op: str, handler: Callable[..., Any]) -> None:
+    """Answer the remote call ``op`` with what ``await handler(comm, **args)`` returns."""
+    worker.handlers[op] = handler
+
+
+def hurry(worker: Worker) -> None:
+    """Do not hold back messages to the scheduler to make larger batches (2 ms by default)."""
+    worker.batched_stream.interval = 0
+
+
+def send(worker: Worker, message: dict[str, Any]) -> bool:
+    """Put a message on the stream to the scheduler; False if that is closed."""
+    try:
+        worker.batched_stream.send(message)
+    except CommClosedError:
+        return False
+    return True
+
+
+async def open_comm(worker: Worker, address: str) -> Any:
+    """A connection to another worker for one use, with this worker's credentials."""
+    return await connect(address, **worker.connection_args)
+
+
+def keep_comm() -> Any:
+    """What a handler returns when it has written its own answer."""
+    return Status.dont_reply
+
+
+def forget_memory_limits(worker: Worker) -> None:
+    """Shared memory counts as the worker's own: a full store must not pause or end it."""
+    manager = worker.memory_manager
+    if manager is not None:
+        manager.memory_limit = None
+        manager.memory_pause_fraction = False
+        manager.memory_target_fraction = False
+        manager.memory_spill_fraction = False
+
+
+def pause_dask(worker: Worker) -> None:
+    """Take no Dask tasks: they would stall the daemon's loop."""
+    worker.status = Status.paused
