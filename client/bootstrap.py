@@ -29,7 +29,7 @@ from ract.client.driver_output import DriverOutput
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, current, install
 from ract.core.messages import Hello
-from ract.core.session import root_folder
+from ract.core.session import child_environment, root_folder
 from ract.core.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -321,9 +321,9 @@ def _start(config: dict[str, Any]) -> _Started:
     """Start a head process and wait until a driver can connect."""
     reader, writer = os.pipe()
     config = {**config, "driver_pid": os.getpid(), "ready_fd": writer}
-    env = {**os.environ, "RACT_HEAD": json.dumps(config)}
+    env = child_environment(RACT_HEAD=json.dumps(config))
     process = subprocess.Popen(
-        [sys.executable, "-m", "ract.client.head"],
+        [sys.executable, "-P", "-m", "ract.client.head"],
         env=env,
         pass_fds=[writer],
         stdin=subprocess.DEVNULL,

@@ -41,6 +41,7 @@ class NodeLink:
             self._sock.connect(path)
             self._lock = threading.Lock()
             self._inbox = bytearray()
+            self._early: list[Any] = []
             self._sock.sendall(_framed(hello))
             self.welcome = self._receive_welcome()
         except BaseException:
@@ -59,13 +60,16 @@ class NodeLink:
         return self._sock.fileno()
 
     def _receive_welcome(self) -> Welcome:
-        while True:
-            for message in self._receive():
-                if isinstance(message, Welcome):
-                    return message
-                if isinstance(message, Refused):
-                    raise error_by_name(message.error, message.detail)
-                raise RactSystemError(ConnectionError(f"unexpected {type(message).__name__}"))
+        messages: list[Any] = []
+        while not messages:
+            messages = self._receive()
+        # What follows the welcome at once is kept until somebody listens.
+        first, *self._early = messages
+        if isinstance(first, Refused):
+            raise error_by_name(first.error, first.detail)
+        if not isinstance(first, Welcome):
+            raise RactSystemError(ConnectionError(f"unexpected {type(first).__name__}"))
+        return first
 
     # ------------------------------------------------------------------ sending
 
@@ -133,6 +137,14 @@ class NodeLink:
             if not self.is_closed:
                 self._lost(error)
             return
+        self._dispatch(messages)
+
+    def begin(self) -> None:
+        """Dispatch what came together with the welcome (on the reactor's thread)."""
+        early, self._early = self._early, []
+        self._dispatch(early)
+
+    def _dispatch(self, messages: list[Any]) -> None:
         for message in messages:
             if isinstance(message, Reply):
                 error_ = error_by_name(message.error, str(message.value)) if message.error else None

@@ -115,14 +115,14 @@ class Reactor:
                 return
             if self._asleep or not self._asleep and idle >= TICKS_IDLE_MAX:
                 idle = 0
+            while self._posted:
+                self._call(self._posted.pop(0))
             for fd, _ in events:
                 if fd == self._wake_fd:
                     os.eventfd_read(self._wake_fd)
                     idle = 0
                 else:
                     self._call(self._handlers.get(fd))
-            while self._posted:
-                self._call(self._posted.pop(0))
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_S

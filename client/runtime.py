@@ -96,6 +96,7 @@ class Runtime:
 
     def start(self) -> None:
         """Begin to read what the node says."""
+        self.reactor.post(self.link.begin)  # before what will be readable
         self.reactor.watch(self.link.fileno(), self.link.readable)
         self.reactor.start()
 

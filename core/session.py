@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,3 +22,12 @@ def root_folder() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise PermissionError(f"{folder} is not a folder of this user; set RACT_TMPDIR")
     return folder
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """Environment for a Python process of ours: it finds this package where we did."""
+    env = {**os.environ, **more}
+    above = str(Path(__file__).parents[2])
+    if above in sys.path:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [above, env.get("PYTHONPATH")]))
+    return env

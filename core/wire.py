@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import msgpack
 
@@ -36,8 +37,6 @@ def message(cls: type[T]) -> type[T]:
     return made
 
 
-
-
 def encode(msg: Any) -> bytes:
     """Return the msgpack bytes of a message.
 
@@ -57,12 +56,15 @@ def decode(data: bytes | memoryview) -> Any:
         ProtocolError: not msgpack, an unknown message, or a field of a wrong type.
     """
     try:
-        plain = msgpack.unpackb(
-            data, raw=False, use_list=True, strict_map_key=False
-        )
+        plain = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=False)
     except Exception as error:  # msgpack raises half a dozen unrelated types on bad bytes
         raise ProtocolError(f"not a control message: {error}") from error
-    return _from_plain(plain)
+    if not (isinstance(plain, list) and plain and isinstance(plain[0], str)):
+        raise ProtocolError("not a control message: expected [tag, ...]")
+    cls = _BY_TAG.get(plain[0])
+    if cls is None:
+        raise ProtocolError(f"unknown message {plain[0][:80]!r}")
+    return _from_plain(plain, cls)
 
 
 def _to_plain(msg: Any) -> list[Any]:
@@ -70,8 +72,8 @@ def _to_plain(msg: Any) -> list[Any]:
     return [
         type(msg).__name__,
         *(
-            _nested(getattr(msg, name)) if is_nested else getattr(msg, name)
-            for name, is_nested, _ in fields
+            _nested(getattr(msg, f.name)) if f.holds_messages else getattr(msg, f.name)
+            for f in fields
         ),
     ]
 
@@ -84,52 +86,103 @@ def _nested(value: Any) -> Any:
     return _to_plain(value)
 
 
-def _from_plain(plain: Any) -> Any:
-    if not (isinstance(plain, list) and plain and isinstance(plain[0], str)):
-        raise ProtocolError("not a control message: expected [tag, ...]")
-    cls = _BY_TAG.get(plain[0])
-    if cls is None:
-        raise ProtocolError(f"unknown message {plain[0]!r:.80}")
+def _from_plain(plain: list[Any], cls: type) -> Any:
     fields = _fields(cls)
     if len(plain) != len(fields) + 1:
         raise ProtocolError(f"{cls.__name__}: {len(plain) - 1} fields instead of {len(fields)}")
     values = []
-    for value, (name, is_nested, allowed) in zip(plain[1:], fields, strict=False):
-        if is_nested and value is not None:
-            value = [_from_plain(v) for v in value] if list in allowed else _from_plain(value)
-        if allowed and type(value) not in allowed:
-            raise ProtocolError(f"{cls.__name__}.{name}: unexpected {type(value).__name__}")
+    for value, field in zip(plain[1:], fields, strict=True):
+        if field.allowed and type(value) not in field.allowed:
+            raise ProtocolError(f"{cls.__name__}.{field.name}: unexpected {type(value).__name__}")
+        if field.open is not None and value is not None:
+            value = field.open(value)
         values.append(value)
     return cls(*values)
 
 
-_FIELDS: dict[type, list[tuple[str, bool, tuple[type, ...]]]] = {}
+# --------------------------------------------------------------------------- annotations, compiled
 
 
-def _fields(cls: type) -> list[tuple[str, bool, tuple[type, ...]]]:
-    """Return (name, holds messages, types allowed; () for any) per field of a message class."""
+class _Field(NamedTuple):
+    """How one field, or one item of a list or dict, looks on the wire."""
+
+    name: str
+    holds_messages: bool
+    allowed: tuple[type, ...]  #: types on the wire; () for any
+    open: Callable[[Any], Any] | None  #: checks and decodes what is inside; None: nothing to do
+
+
+_FIELDS: dict[type, list[_Field]] = {}
+
+
+def _fields(cls: type) -> list[_Field]:
     known = _FIELDS.get(cls)
     if known is None:
         if cls not in _BY_TAG.values():
             raise ProtocolError(f"{cls.__name__} is not a message")
         hints = typing.get_type_hints(cls)
-        known = [(f.name, *_allowed(hints[f.name])) for f in dataclasses.fields(cls)]
+        known = [
+            _field(f.name, hints[f.name], f"{cls.__name__}.{f.name}")
+            for f in dataclasses.fields(cls)
+        ]
         _FIELDS[cls] = known
     return known
 
 
-def _allowed(hint: Any) -> tuple[bool, tuple[type, ...]]:
-    if hint is Any:
-        return False, ()
-    if isinstance(hint, types.UnionType):
-        parts = [_allowed(a) for a in typing.get_args(hint)]
-        return any(n for n, _ in parts), tuple(t for _, ts in parts for t in ts)
+def _field(name: str, hint: Any, where: str) -> _Field:
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return _Field(name, False, (), None)
+    if isinstance(hint, types.UnionType):
+        parts = [_field(name, a, where) for a in typing.get_args(hint)]
+        opens = [p.open for p in parts if p.open is not None]
+        assert len(opens) <= 1, f"{where}: which part of the union is it?"
+        allowed = tuple(t for p in parts for t in p.allowed)
+        return _Field(name, any(p.holds_messages for p in parts), allowed, *(opens or [None]))
     if origin is list:
-        (item,) = typing.get_args(hint)
-        return item in _BY_TAG.values(), (list,)
+        item = _field(name, typing.get_args(hint)[0], where)
+        return _Field(name, item.holds_messages, (list,), _list_opener(item, where))
     if origin is dict:
-        return False, (dict,)
-    if hint is float:
-        return False, (float, int)
-    return hint in _BY_TAG.values(), (hint,)
+        key, item = (_field(name, a, where) for a in typing.get_args(hint))
+        assert not item.holds_messages, f"{where}: messages in dicts are not supported"
+        return _Field(name, False, (dict,), _dict_opener(key, item, where))
+    if hint in _BY_TAG.values():
+        return _Field(name, True, (list,), _message_opener(hint, where))
+    return _Field(name, False, (float, int) if hint is float else (hint,), None)
+
+
+def _list_opener(item: _Field, where: str) -> Callable[[Any], Any] | None:
+    if not item.allowed:
+        return None
+
+    def open_list(value: list[Any]) -> list[Any]:
+        _check_items(value, item.allowed, where)
+        return value if item.open is None else [item.open(v) for v in value]
+
+    return open_list
+
+
+def _dict_opener(key: _Field, item: _Field, where: str) -> Callable[[Any], Any]:
+    def open_dict(value: dict[Any, Any]) -> dict[Any, Any]:
+        _check_items(value, key.allowed, where)
+        if item.allowed:
+            _check_items(value.values(), item.allowed, where)
+        return value
+
+    return open_dict
+
+
+def _message_opener(cls: type, where: str) -> Callable[[Any], Any]:
+    # The tag is compared before anything is opened: a peer cannot nest deeper than the schema.
+    def open_message(value: list[Any]) -> Any:
+        if value[:1] != [cls.__name__]:
+            raise ProtocolError(f"{where}: expected a {cls.__name__}")
+        return _from_plain(value, cls)
+
+    return open_message
+
+
+def _check_items(items: Iterable[Any], allowed: tuple[type, ...], where: str) -> None:
+    for item in items:
+        if type(item) not in allowed:
+            raise ProtocolError(f"{where}: unexpected {type(item).__name__} inside")

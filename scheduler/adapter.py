@@ -50,6 +50,8 @@ class RactSchedulerPlugin(SchedulerPlugin):
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
         self.cluster_id = secrets.token_bytes(CLUSTER_ID_BYTES)
+        #: Where people look at the cluster; set by `ract.dashboard.preload`, else empty.
+        self.dashboard_url = ""
         self._config = dict(config or {})
         self._machine: SchedulerMachine | None = None
         self._scheduler: Scheduler | None = None

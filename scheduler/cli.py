@@ -6,6 +6,11 @@ The join token gives the certificate of the cluster (`ract.core.security`); ever
 unless ``--protocol tcp`` is asked for on loopback. A file ``scheduler-<pid>.json`` in the root
 folder tells ``ract status`` and ``ract stop`` where to look; it goes when the process ends. SIGINT
 and SIGTERM end it with exit code 0; nodes are left alone and wait for a scheduler to come back.
+
+distributed opens an HTTP port in any case. Either `ract.dashboard.preload` puts its pages there and
+its guard before all of it, Dask's own routes included; or, with ``--no-dashboard``, the port is on
+loopback and answers 404 to everything. The dashboard is named here, not imported: it looks at the
+scheduler, not the other way round. If it cannot be installed, nothing is served.
 """
 
 from __future__ import annotations
@@ -22,6 +27,9 @@ import click
 from ract.core import security, session
 
 PRELOAD = "ract.scheduler.preload"
+DASHBOARD_PRELOAD = "ract.dashboard.preload"
+DASHBOARD_ADDRESS = "127.0.0.1:8787"
+NO_DASHBOARD_ADDRESS = "127.0.0.1:0"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,8 +42,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Join token; made if it does not exist. Default: $RACT_TOKEN, else ~/.ract/token.",
 )
 @click.option("--protocol", default="tls", show_default=True, type=click.Choice(["tls", "tcp"]))
-@click.option("--dashboard-address", default="", help="HOST:PORT of the dashboard, off if not set.")
-@click.option("--no-dashboard", is_flag=True, help="No HTTP at all.")
+@click.option(
+    "--dashboard-address",
+    default=DASHBOARD_ADDRESS,
+    show_default=True,
+    help="HOST:PORT of the dashboard; another port if that one is taken, 0 for any.",
+)
+@click.option("--no-dashboard", is_flag=True, help="No pages, no API: HTTP answers 404 only.")
 def main(
     host: str,
     port: int,
@@ -53,18 +66,25 @@ def main(
         raise click.UsageError(
             "without TLS anybody who can connect runs code here: --protocol tcp is for loopback"
         )
-    configure(token if protocol == "tls" else None)
-    dashboard = "" if no_dashboard else dashboard_address
+    configure(token, tls=protocol == "tls", dashboard=not no_dashboard)
+    address = NO_DASHBOARD_ADDRESS if no_dashboard else dashboard_address
+    preloads = [PRELOAD] if no_dashboard else [PRELOAD, DASHBOARD_PRELOAD]
     try:
-        asyncio.run(_serve(host, port, protocol, dashboard, token, _token_place(token_file)))
+        asyncio.run(_serve(host, port, protocol, address, preloads, token, _kept_in(token_file)))
     except PermissionError as error:  # the root folder, or a port below 1024
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"cannot listen at {host}:{port}: {error}") from error
 
 
-def configure(token: str | None) -> None:
-    """Set Dask's configuration for this process: TLS of the cluster, and what we do ourselves."""
+def configure(token: str, *, tls: bool = True, dashboard: bool = True) -> None:
+    """Set Dask's configuration for this process: TLS of the cluster, and what we do ourselves.
+
+    Args:
+        token: the join token, which is also what the dashboard asks for.
+        tls: whether connections are encrypted and authenticated by the token.
+        dashboard: whether anything is there to be seen by HTTP.
+    """
     import dask
 
     memory = ("target", "spill", "pause", "terminate")
@@ -74,37 +94,42 @@ def configure(token: str | None) -> None:
             **{f"distributed.worker.memory.{name}": False for name in memory},
             "distributed.scheduler.work-stealing": False,
             "distributed.comm.timeouts.connect": "30s",
-            **(security.security_config(token) if token else {}),
+            "ract.token": token,
+            **(security.security_config(token) if tls else {}),
+            **({} if dashboard else {"distributed.scheduler.http.routes": []}),
         }
     )
 
 
 async def _serve(
-    host: str, port: int, protocol: str, dashboard: str, token: str, token_place: str
+    host: str,
+    port: int,
+    protocol: str,
+    http_address: str,
+    preloads: list[str],
+    token: str,
+    token_kept_in: str,
 ) -> None:
-    import dask
     from distributed import Scheduler  # 0.3 s that --help need not wait for
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    if not dashboard:
-        # distributed opens its HTTP port in any case: then on loopback, with nothing to see.
-        dask.config.set({"distributed.scheduler.http.routes": []})
     scheduler = await Scheduler(
         host=host,
         port=port,
         protocol=f"{protocol}://",
-        dashboard=bool(dashboard),
-        dashboard_address=dashboard or "127.0.0.1:0",
-        preload=[PRELOAD],
+        dashboard=False,  # Dask's pages are made, behind the guard, when one is asked for
+        dashboard_address=http_address,
+        preload=preloads,
     )
     notice: Path | None = None
     try:
         plugin = scheduler.plugins.get("ract")
-        if plugin is None:
-            raise click.ClickException(f"{PRELOAD} could not be loaded; see the log above")
+        # distributed only logs that a preload failed; unguarded pages must not go on.
+        if plugin is None or (DASHBOARD_PRELOAD in preloads and not plugin.dashboard_url):
+            raise click.ClickException(f"{preloads[-1]} could not be loaded; see the log above")
         notice = write_notice(
             {
                 "address": scheduler.address,
@@ -114,7 +139,9 @@ async def _serve(
             }
         )
         click.echo(f"rscheduler: listening at {scheduler.address}")
-        click.echo(f"join token in {token_place} (fingerprint {security.fingerprint(token)})")
+        click.echo(f"join token: {token} ({token_kept_in})")
+        if plugin.dashboard_url:
+            click.echo(f"dashboard (the link works once): {plugin.dashboard_url}")
         finished = asyncio.ensure_future(scheduler.finished())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -136,10 +163,10 @@ def write_notice(data: dict[str, Any]) -> Path:
     return path
 
 
-def _token_place(token_file: str | None) -> str:
-    if token_file is not None:
-        return token_file
-    return "$RACT_TOKEN" if "RACT_TOKEN" in os.environ else str(security.home() / "token")
+def _kept_in(token_file: str | None) -> str:
+    if token_file is None and "RACT_TOKEN" in os.environ:
+        return "from $RACT_TOKEN"
+    return f"kept in {token_file or security.home() / 'token'}, mode 0600"
 
 
 if __name__ == "__main__":

@@ -188,10 +188,8 @@ class SchedulerMachine:
             self.actors.blocked(event.process, False)
 
     def _cancel_wanted(self, event: m.CancelWanted) -> None:
-        self.processes.tell(
-            event.executor,
-            m.CancelCall(event.executor, event.task, event.force, event.recursive),
-        )
+        # As it is: the node of the executor ends it if forced, else makes it a `CancelCall`.
+        self.processes.tell(event.executor, event)
 
     def _stats(self, event: m.NodeStats) -> None:
         node = self.nodes.get(event.node_id)

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A function takes the machine, the asking process and the arguments, and returns plain values. It
-raises `Refusal` (or ValueError, TypeError, KeyError for malformed arguments) to answer with an
-error, whose name is one of `ract.core.errors`. Whatever is asked, there is one `Reply`.
+raises `Refusal` (or, for malformed arguments, what Python raises) to answer with an error, whose
+name is one of `ract.core.errors`. Whatever is asked, there is one `Reply`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def answer(machine: SchedulerMachine, request: Request) -> None:
         value = op(machine, request.process, request.args)
     except Refusal as refusal:
         value, error = str(refusal), refusal.error
-    except (ValueError, TypeError, KeyError, OverflowError) as fault:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as fault:
         value, error = f"request {request.op!r}: {fault}", "ValueError"
     reply = Reply(request.process, request.request, value, error)
     machine.processes.tell(request.process, reply)
@@ -195,6 +195,18 @@ def kill_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
 # --------------------------------------------------------------------------- tables and the rest
 
 
+def job(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``job_id``: what an executor must know of a job it works for; its driver may have ended."""
+    found = machine.processes.jobs.get(args["job_id"])
+    if found is None:
+        raise Refusal("ValueError", f"there is no job {_hex(args['job_id'])} (any more)")
+    return {
+        "metadata": found.metadata,
+        "namespace": found.namespace,
+        "runtime_env": found.runtime_env,
+    }
+
+
 def summary_tasks(machine: SchedulerMachine, process: int, args: Args) -> Any:
     """Counts of task attempts by name and state."""
     found = machine.tasks.summary()
@@ -273,6 +285,7 @@ OPS: dict[str, Op] = {
     "store": store,
     "status": status,
     "kill_node": kill_node,
+    "job": job,
     "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,
     "object_exists": object_exists,
@@ -306,6 +319,10 @@ def _add_demand(
 
 def _space(args: Args) -> bytes:
     return _bytes(args.get("namespace") or b"")
+
+
+def _hex(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else repr(value)
 
 
 def _bytes(value: Any) -> bytes:

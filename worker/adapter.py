@@ -284,8 +284,9 @@ class RactWorkerPlugin(WorkerPlugin):
 
     def _exited(self, process: int, pid: int, status: int) -> None:
         tail = ""
-        if status:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            self._logs.finish(process)
+            if status:
                 tail = self._logs.tail(process)
         self._turn(ev.ExecutorExited(process, pid, status, tail))
 

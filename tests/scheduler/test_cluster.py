@@ -83,6 +83,20 @@ def test_end_of_a_driver_ends_its_job_everywhere(cluster):
     assert (first["status"], second["status"]) == ("SUCCEEDED", "RUNNING")
 
 
+def test_executor_learns_of_a_job_what_its_driver_said_of_itself():
+    cluster = Cluster()
+    node = cluster.node()
+    metadata = {"sys_path": "[]", "k": "v"}
+    cluster.say(m.ProcessJoined(node, 1, "driver", 9, "mine", "x.py", '{"a":1}', metadata))
+    cluster.process(50, node, "executor")
+    told = {"metadata": metadata, "namespace": "mine", "runtime_env": '{"a":1}'}
+    assert cluster.ask(50, "job", job_id=b"\0\0\0\1").value == told
+    cluster.dies(1)  # a detached actor of the job may be started again
+    assert cluster.ask(50, "job", job_id=b"\0\0\0\1").value == told
+    refused = cluster.ask(50, "job", job_id=b"\0\0\0\2")
+    assert (refused.error, refused.value) == ("ValueError", "there is no job 00000002 (any more)")
+
+
 def test_unknown_request_is_answered_with_an_error(cluster):
     assert cluster.ask(1, "make_coffee").error == "ValueError"
 
@@ -91,6 +105,10 @@ def test_malformed_request_is_answered_with_an_error(cluster):
     assert cluster.ask(1, "get_actor").error == "ValueError"
     assert cluster.ask(1, "create_actor", spec=b"junk", get_if_exists=False).error == "ValueError"
     assert cluster.ask(1, "actors", limit=10**9).error == "ValueError"
+    assert cluster.ask(1, "job", job_id=[]).error == "ValueError"
+    assert cluster.ask(1, "explain", id=7).error == "ValueError"
+    assert cluster.ask(1, "explain", shape_key="x").error == "ValueError"
+    assert cluster.ask(1, "object_locations", ids=[7]).error == "ValueError"
 
 
 def test_resources_are_counted_in_units(cluster):
@@ -219,11 +237,11 @@ def test_log_lines_go_to_the_driver_of_the_job(cluster):
     assert (pushed.process, pushed.kind, pushed.data["lines"]) == (1, "log", ["hi"])
 
 
-def test_cancel_goes_to_the_executor(cluster):
+def test_cancel_goes_to_the_node_of_the_executor(cluster):
     b = cluster.node("b")
     cluster.process(50, b, "executor")
     cluster.say(m.CancelWanted(1, 50, 77, False, True))
-    assert cluster.one(m.CancelCall, b) == m.CancelCall(50, 77, False, True)
+    assert cluster.one(m.CancelWanted, b) == m.CancelWanted(1, 50, 77, False, True)
 
 
 def test_store_counts_bytes_per_node(cluster):
