@@ -129,21 +129,14 @@ class ActorClient:
 
     def submit(self, call: Call) -> None:
         """Send a call, or queue it until it can be sent."""
-        channel = self._channel
-        if channel is not None and not self._queue and not call.waiting:
-            with self._lock:
-                if self._channel is channel and not self._queue and not call.waiting:
-                    try:
-                        channel.send(call)
-                        return
-                    except ConnectionError:
-                        pass  # its end is being handled: queue
-                    self._queue.append(call)
-            return
         with self._lock:
             if self.state == "DEAD":
                 self.runtime.fail_call(call, self.death())
                 return
+            channel = self._channel
+            if channel is not None and not self._queue and not call.waiting:
+                if call.cancelled or self._send(channel, call):
+                    return
             self._queue.append(call)
             self.watch()
             self._drain()

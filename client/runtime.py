@@ -122,14 +122,39 @@ class Runtime:
         return pool
 
     def dispatch(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Bind arguments to a call and hand it to its owner as soon as they are ready."""
-        self._bind(call, args, kwargs)
+        """Bind arguments to a call and hand it to its owner.
+
+        The owner gets every call at once by ``submit``, so that it can keep the order; one whose
+        arguments are late (``call.waiting``) comes a second time by ``ready``.
+        """
+        pending = self._bind(call, args, kwargs)
+        if not pending:
+            call.owner.submit(call)
+            return
+        # One more than the refs: callbacks that run at once do not finish before all are there.
+        call.waiting = len(pending) + 1
         call.owner.submit(call)
 
-    def _bind(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def ready(_: ObjectRef | None) -> None:
+            with self._lock:
+                call.waiting -= 1
+                if call.waiting:
+                    return
+            if not call.cancelled:
+                self._resolve(call)
+                call.owner.ready(call)
+
+        for ref in pending:
+            ref._when_done(ready)
+        ready(None)
+
+    def _bind(
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[ObjectRef]:
+        """Put the arguments into the call; returns the refs among them that are not ready."""
         if not kwargs and all(map(serialization.is_plain, args)):
             call.args = args
-            return
+            return []
         slots: list[ObjectRef] = []
 
         def slot(value: Any) -> Any:
@@ -144,15 +169,19 @@ class Runtime:
         kwargs = {key: slot(value) for key, value in kwargs.items()}
         if not slots and not kwargs and all(map(serialization.is_plain, args)):
             call.args = args
-            return
+            return []
         extra = call.extra = call.extra or {}
         call.args = None
         packed = self.pack(((args, kwargs)), what=f"arguments of {call.name}")
         self._attach(call, extra, packed)
-        if slots:
-            call.kept.extend(slots)
-            extra["deps"] = slots  # replaced by values in `_resolve`
-            self._await_slots(call, slots)
+        if not slots:
+            return []
+        call.kept.extend(slots)
+        extra["deps"] = slots  # replaced by values in `_resolve`
+        pending = [ref for ref in slots if ref._state < READY]
+        if not pending:
+            self._resolve(call)
+        return pending
 
     def _attach(self, call: Call, extra: dict[str, Any], packed: Packed) -> None:
         if packed.size > INLINE_BYTES_MAX:
@@ -167,30 +196,6 @@ class Runtime:
             call.kept.extend(packed.refs)
             counts = Counter(id_of(r) for r in packed.refs)
             extra["refs"] = extra.get("refs", []) + [(i, 1) for i in counts]
-
-    def _await_slots(self, call: Call, slots: list[ObjectRef]) -> None:
-        pending = [ref for ref in slots if ref._state < READY]
-        if not pending:
-            self._resolve(call)
-            return
-        # One more than the refs, so that callbacks that run at once do not finish too early.
-        call.waiting = len(pending) + 1
-
-        def ready(_: ObjectRef) -> None:
-            with self._lock:
-                call.waiting -= 1
-                done = call.waiting == 0
-            if done:
-                self._resolve(call)
-                call.owner.ready(call)
-
-        for ref in pending:
-            ref._when_done(ready)
-        with self._lock:
-            call.waiting -= 1
-            done = call.waiting == 0
-        if done:
-            self._resolve(call)
 
     def _resolve(self, call: Call) -> None:
         """Replace the slots by values; a failed argument fails the call without running it."""
@@ -384,7 +389,8 @@ class Runtime:
             self._publish(ref, [])
 
     def _publish(self, ref: ObjectRef, holds: list[Hold]) -> None:
-        state, value = ref._state, ref._value
+        state = ref._state
+        value = ref._value if state >= READY else None
         blob = None
         contains: list[Contained] = []
         if state == PLAIN:

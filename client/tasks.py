@@ -48,7 +48,14 @@ class TaskPool:
     # ------------------------------------------------------------------ submission
 
     def submit(self, call: Call) -> None:
-        """A call whose arguments are ready."""
+        """Run a call as soon as an executor is free; one whose arguments are late comes again."""
+        if not call.waiting and not call.cancelled:
+            self.ready(call)
+
+    def ready(self, call: Call) -> None:
+        """All arguments of the call are there."""
+        if call.cancelled:
+            return
         with self._lock:
             if call.name not in self._names and len(self._names) < 32:
                 self._names[call.name] = None
@@ -225,6 +232,12 @@ class TaskPool:
         with self._lock:
             call.channel = None
             self._perform(self._machine.resubmit([call], time.monotonic()))
+
+    def what_it_waits_for(self) -> str:
+        """Why a queued call is not sent."""
+        leases = len(self._machine.leases)
+        busy = f" ({leases} are busy with earlier ones)" if leases else ""
+        return f"a free executor{busy}"
 
     def explain(self) -> dict[str, Any]:
         """What this pool knows, for ``ract.explain``."""

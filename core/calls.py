@@ -33,8 +33,8 @@ in user code for the batch. A reply is ``(seq, value)`` for one plain result, el
 ``(seq, ERROR, head, buffers, refs)``         packed exception
 ``(seq, STORED, object_id, node_id, path, offset, size, is_error)``   in that node's shared memory
 ``(seq, SEVERAL, [result, ...])``             one result (without seq) per return
-``(seq, RETURNED)``                           not started: give it to somebody else
-``(seq, CANCELLED)``                          the call was cancelled
+``(seq, RETURNED, None)``                     not started: give it to somebody else
+``(seq, CANCELLED, None)``                    the call was cancelled
 ``(seq, ITEM, index, result)``                one item of a stream
 ``(seq, END, count)``                         the stream is over after ``count`` items
 ``(BLOCKED,)`` / ``(UNBLOCKED,)``             the executor's task waits / goes on
@@ -70,8 +70,14 @@ class Slot:
 
 
 def frame(items: Any) -> bytes:
-    """Encode one frame."""
+    """Encode one frame.
+
+    Raises:
+        ValueError: the other side would refuse it: larger than `FRAME_BYTES_MAX`.
+    """
     body = pickle.dumps(items, 5)
+    if len(body) > FRAME_BYTES_MAX:
+        raise ValueError(f"frame of {len(body)} bytes on a direct channel")
     return LENGTH.pack(len(body)) + body
 
 

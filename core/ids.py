@@ -8,6 +8,7 @@ and an actor id (for normal tasks 12 bytes 0xff and the job's id); an object id 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from typing import Any, ClassVar, Self
@@ -199,8 +200,9 @@ class TaskID(BaseID):
 
 
 def _derived(parent: TaskID, counter: int) -> bytes:
-    number = _NUMBER.unpack(parent.binary()[:8])[0]
-    return _NUMBER.pack((number * 31 + counter) % 2**64)
+    # The whole parent counts: calls of two actors may share their number.
+    key = parent.binary() + _NUMBER.pack(counter)
+    return hashlib.blake2b(key, digest_size=8).digest()
 
 
 class PlacementGroupID(_RandomID):

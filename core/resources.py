@@ -6,6 +6,7 @@ where it began. So quantities are converted once, when they enter, and are integ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ UNIT = 10_000
 ACCELERATOR_TYPE_UNITS = 10
 """An accelerator type is asked for in this tiny share (0.001), so that it never runs out."""
 
+UNITS_MAX = 2**63 - 1
+"""What a control message carries, with room for sums."""
+
 PREDEFINED = ("CPU", "GPU", "memory", "object_store_memory")
 WHOLE_ABOVE_ONE = ("GPU",)
 
@@ -23,8 +27,8 @@ def to_units(name: str, quantity: Any) -> int:
     """Convert a quantity to units.
 
     Raises:
-        TypeError: not a number. ValueError: negative, or finer than 0.0001, or a fraction above 1
-            of a resource whose devices are handed out whole.
+        TypeError: not a number. ValueError: negative, not finite, larger than `UNITS_MAX`, finer
+            than 0.0001, or a fraction above 1 of a resource whose devices are handed out whole.
     """
     if isinstance(quantity, bool) or not isinstance(quantity, (int, float)):
         raise TypeError(
@@ -34,8 +38,12 @@ def to_units(name: str, quantity: Any) -> int:
         raise ValueError(f"the quantity of resource {name!r} must be finite, got {quantity}")
     if quantity < 0:
         raise ValueError(f"the quantity of resource {name!r} must not be negative, got {quantity}")
+    if quantity > UNITS_MAX // UNIT:
+        raise ValueError(f"the quantity of resource {name!r} is too large, got {quantity:.3g}")
     units = round(quantity * UNIT)
-    if abs(units - quantity * UNIT) > 1e-6 * max(1, units):
+    # What sums of floats are off by is forgiven; ints are exact.
+    tolerance = max(1e-6, 4 * UNIT * math.ulp(quantity))
+    if abs(units - quantity * UNIT) > tolerance or (quantity and not units):
         raise ValueError(
             f"the quantity of resource {name!r} has a precision of 0.0001 at most, got {quantity}"
         )

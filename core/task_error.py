@@ -110,6 +110,27 @@ def _rebuild(state: dict[str, Any], cause: Any, is_dual: bool) -> RactTaskError:
     return error.as_instanceof_cause() if is_dual else error
 
 
+class ByParts:
+    """Pickles as an exception that is rebuilt without its constructor.
+
+    An exception class whose ``__init__`` takes other arguments than ``args`` cannot be unpickled the
+    usual way, which calls it with ``args``.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self._parts = (type(error), error.args, dict(error.__dict__))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_parts, self._parts
+
+
+def _from_parts(cls: type, args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
 def _make_dual(cause_type: type) -> type | None:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         pass

@@ -138,7 +138,7 @@ def _field(name: str, hint: Any, where: str) -> _Field:
         opens = [p.open for p in parts if p.open is not None]
         assert len(opens) <= 1, f"{where}: which part of the union is it?"
         allowed = tuple(t for p in parts for t in p.allowed)
-        return _Field(name, any(p.holds_messages for p in parts), allowed, *(opens or [None]))
+        return _Field(name, any(p.holds_messages for p in parts), allowed, next(iter(opens), None))
     if origin is list:
         item = _field(name, typing.get_args(hint)[0], where)
         return _Field(name, item.holds_messages, (list,), _list_opener(item, where))

@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 `TRANSITIONS` is the only table by which ``Actor.state`` changes; `ract.scheduler.actors` applies
-it. The state is what callers see. The body is what runs: a process for one incarnation, or the attempt
-to start one. They are kept apart because they end at different times: a killed actor is DEAD at
-once, while its process, and the resources it holds, go a little later.
+it. The state is what callers see. The body is what runs: a process for one incarnation, or the
+attempt to start one. They are kept apart because they end at different times: a killed actor is
+DEAD at once, while its process, and the resources it holds, go a little later.
 """
 
 from __future__ import annotations

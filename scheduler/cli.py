@@ -8,9 +8,9 @@ folder tells ``ract status`` and ``ract stop`` where to look; it goes when the p
 and SIGTERM end it with exit code 0; nodes are left alone and wait for a scheduler to come back.
 
 distributed opens an HTTP port in any case. Either `ract.dashboard.preload` puts its pages there and
-its guard before all of it, Dask's own routes included; or, with ``--no-dashboard``, the port is on
-loopback and answers 404 to everything. The dashboard is named here, not imported: it looks at the
-scheduler, not the other way round. If it cannot be installed, nothing is served.
+its guard before all of it, Dask's own routes included; or, with ``--no-dashboard``, the port is
+closed before anything can be asked. The dashboard is named here, not imported: it looks at the
+scheduler, not the other way round. If it cannot be installed, the scheduler does not start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from ract.core import security, session
 PRELOAD = "ract.scheduler.preload"
 DASHBOARD_PRELOAD = "ract.dashboard.preload"
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
-NO_DASHBOARD_ADDRESS = "127.0.0.1:0"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -48,7 +47,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
     show_default=True,
     help="HOST:PORT of the dashboard; another port if that one is taken, 0 for any.",
 )
-@click.option("--no-dashboard", is_flag=True, help="No pages, no API: HTTP answers 404 only.")
+@click.option("--no-dashboard", is_flag=True, help="No HTTP at all.")
 def main(
     host: str,
     port: int,
@@ -66,24 +65,22 @@ def main(
         raise click.UsageError(
             "without TLS anybody who can connect runs code here: --protocol tcp is for loopback"
         )
-    configure(token, tls=protocol == "tls", dashboard=not no_dashboard)
-    address = NO_DASHBOARD_ADDRESS if no_dashboard else dashboard_address
-    preloads = [PRELOAD] if no_dashboard else [PRELOAD, DASHBOARD_PRELOAD]
+    configure(token, tls=protocol == "tls")
+    dashboard = None if no_dashboard else dashboard_address
     try:
-        asyncio.run(_serve(host, port, protocol, address, preloads, token, _kept_in(token_file)))
+        asyncio.run(_serve(host, port, protocol, dashboard, token, _kept_in(token_file)))
     except PermissionError as error:  # the root folder, or a port below 1024
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"cannot listen at {host}:{port}: {error}") from error
 
 
-def configure(token: str, *, tls: bool = True, dashboard: bool = True) -> None:
+def configure(token: str, *, tls: bool = True) -> None:
     """Set Dask's configuration for this process: TLS of the cluster, and what we do ourselves.
 
     Args:
         token: the join token, which is also what the dashboard asks for.
         tls: whether connections are encrypted and authenticated by the token.
-        dashboard: whether anything is there to be seen by HTTP.
     """
     import dask
 
@@ -94,21 +91,16 @@ def configure(token: str, *, tls: bool = True, dashboard: bool = True) -> None:
             **{f"distributed.worker.memory.{name}": False for name in memory},
             "distributed.scheduler.work-stealing": False,
             "distributed.comm.timeouts.connect": "30s",
+            # Before distributed is imported, which reads it then. Said otherwise by the user: kept.
+            "logging.distributed": dask.config.get("logging.distributed", "warning"),
             "ract.token": token,
             **(security.security_config(token) if tls else {}),
-            **({} if dashboard else {"distributed.scheduler.http.routes": []}),
         }
     )
 
 
 async def _serve(
-    host: str,
-    port: int,
-    protocol: str,
-    http_address: str,
-    preloads: list[str],
-    token: str,
-    token_kept_in: str,
+    host: str, port: int, protocol: str, dashboard: str | None, token: str, token_kept_in: str
 ) -> None:
     from distributed import Scheduler  # 0.3 s that --help need not wait for
 
@@ -116,20 +108,25 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    scheduler = await Scheduler(
+    scheduler = Scheduler(
         host=host,
         port=port,
         protocol=f"{protocol}://",
         dashboard=False,  # Dask's pages are made, behind the guard, when one is asked for
-        dashboard_address=http_address,
-        preload=preloads,
+        dashboard_address="127.0.0.1:0" if dashboard is None else dashboard,
+        preload=[PRELOAD] if dashboard is None else [PRELOAD, DASHBOARD_PRELOAD],
     )
+    if dashboard is None:
+        scheduler.http_server.stop()
+    await scheduler
     notice: Path | None = None
     try:
         plugin = scheduler.plugins.get("ract")
         # distributed only logs that a preload failed; unguarded pages must not go on.
-        if plugin is None or (DASHBOARD_PRELOAD in preloads and not plugin.dashboard_url):
-            raise click.ClickException(f"{preloads[-1]} could not be loaded; see the log above")
+        if plugin is None:
+            raise click.ClickException(f"{PRELOAD} could not be loaded; see the log above")
+        if dashboard is not None and not plugin.dashboard_url:
+            raise click.ClickException(f"{DASHBOARD_PRELOAD} could not be loaded; see the log")
         notice = write_notice(
             {
                 "address": scheduler.address,

@@ -43,7 +43,7 @@ IDLE_S = 1.0
 """Idle executors beyond the node's CPUs end after this time."""
 
 FAREWELL_S = 1.0
-"""How long the end of the connection is waited for after the exit of its process."""
+"""How long the exit of a process is waited for after the end of its connection, and vice versa."""
 
 BLOCK_LOW = 512
 """Ask for a further block of process numbers when fewer are left."""
@@ -63,6 +63,7 @@ class Executor:
     disconnected: bool = False
     exited: ev.ExecutorExited | None = None
     exited_at: float = 0.0
+    disconnected_at: float | None = None  #: since when its exit is waited for
     ending: ExitCause | None = None  #: why we end it
     announced: ExitCause | None = None  #: why it says that it ends
     idle_since: float = 0.0
@@ -140,6 +141,11 @@ class NodeMachine:
     def next_deadline(self) -> float | None:
         """When `Tick` should come next, or None."""
         times = [e.exited_at + FAREWELL_S for e in self.executors.values() if e.exited is not None]
+        times += [
+            e.disconnected_at + FAREWELL_S
+            for e in self.executors.values()
+            if e.disconnected_at is not None and e.exited is None
+        ]
         idle = [e for e in self.executors.values() if e.state == IDLE]
         if len(idle) > self.config.num_cpus:
             times.append(min(e.idle_since for e in idle) + IDLE_S)
@@ -251,9 +257,11 @@ class NodeMachine:
             executor.disconnected = True
             if executor.exited is not None:
                 self._over(executor)
-            elif executor.state != ENDING:
-                # It has closed its connection but lives: it cannot be used any more.
-                self._kill(executor, ExitCause("crashed", "it closed the connection to its node"))
+            else:
+                # Its exit status will follow. If not, it lives but cannot be used any more.
+                executor.disconnected_at = self._now
+                if executor.state != ENDING:
+                    executor.move(ENDING)
 
     def _forked(self, event: ev.ExecutorForked) -> None:
         executor = self.executors.get(event.process)
@@ -466,6 +474,13 @@ class NodeMachine:
         for executor in list(self.executors.values()):
             if executor.exited is not None and self._now >= executor.exited_at + FAREWELL_S:
                 self._over(executor)
+            elif (
+                executor.disconnected_at is not None
+                and self._now >= executor.disconnected_at + FAREWELL_S
+            ):
+                executor.disconnected_at = None
+                cause = ExitCause("crashed", "it closed the connection to its node and lived on")
+                self._kill(executor, executor.ending or cause)
         idle = sorted(
             (e for e in self.executors.values() if e.state == IDLE), key=lambda e: e.idle_since
         )

@@ -390,7 +390,7 @@ def test_a_deep_value_in_a_field_for_anything_is_a_value_or_refused():
     for _ in range(300):
         deep = [deep]
     assert wire.decode(wire.encode(Reply(1, 2, deep))) == Reply(1, 2, deep)
-    for _ in range(700):
+    for _ in range(2000):
         deep = [deep]
     with pytest.raises(ProtocolError):
         wire.encode(Reply(1, 2, deep))

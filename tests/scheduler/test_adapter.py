@@ -1,14 +1,7 @@
-"""The plugin on a real distributed scheduler, and the command ``rscheduler``."""
+"""The plugin on a real distributed scheduler."""
 
 import asyncio
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
 
-import pytest
 from distributed import Scheduler, Worker
 
 from ract.core import messages as m
@@ -150,41 +143,3 @@ def test_ping_tells_versions():
         assert set(told) >= {"ract", "protocol", "cluster_id", "python", "distributed"}
 
     run_with_peers(test)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_command_listens_says_where_and_ends_cleanly(tmp_path, number):
-    env = {**os.environ, "RACT_TMPDIR": str(tmp_path / "s"), "RACT_HOME": str(tmp_path / "h")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ract.scheduler.cli", "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=env,
-        text=True,
-    )
-    try:
-        first, second = process.stdout.readline(), process.stdout.readline()
-        address = re.fullmatch(r"rscheduler: listening at (tls://127\.0\.0\.1:\d+)\n", first)[1]
-        assert second.startswith(f"join token in {tmp_path}/h/token")
-        notice = tmp_path / "s" / f"scheduler-{process.pid}.json"
-        told = json.loads(notice.read_text())
-        assert (told["address"], told["pid"]) == (address, process.pid)
-        process.send_signal(number)
-        assert process.wait(TIMEOUT_S) == 0
-        assert not notice.exists()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_command_refuses_plain_tcp_beyond_loopback():
-    done = subprocess.run(
-        [sys.executable, "-m", "ract.scheduler.cli", "--host", "0.0.0.0", "--protocol", "tcp"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env={**os.environ, "RACT_TOKEN": "x" * 32},
-    )
-    assert done.returncode == 2
-    assert "loopback" in done.stderr

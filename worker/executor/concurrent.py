@@ -149,7 +149,7 @@ class ConcurrentServer:
         _, seq, number, target, _, extra = item
         if number in self._cancelled:
             self._cancelled.discard(number)
-            caller.out.append((seq, calls.CANCELLED))
+            caller.out.append((seq, calls.CANCELLED, None))
             self._flush_soon()
             return
         name = (extra or {}).get("group") or self._method_groups.get(target, "")
@@ -199,7 +199,7 @@ class ConcurrentServer:
             self.execution.reply(caller, seq, number, extra, value)
             self.execution.note(caller, running, extra, start)
         except asyncio.CancelledError:
-            caller.out.append((seq, calls.CANCELLED))
+            caller.out.append((seq, calls.CANCELLED, None))
             self.execution.note(caller, running, extra, start, is_cancelled=True)
         except AsyncioActorExit:
             self.end(ExitCause("exited", "exit_actor() was called"))
@@ -269,7 +269,7 @@ class ConcurrentServer:
             caller, item = group.queue.popleft()
             if item[2] in self._cancelled:
                 self._cancelled.discard(item[2])
-                caller.out.append((item[1], calls.CANCELLED))
+                caller.out.append((item[1], calls.CANCELLED, None))
             else:
                 self._start(group, caller, item)
         self._flush_soon()
@@ -321,7 +321,7 @@ class ConcurrentServer:
                 for entry in list(group.queue):
                     if entry[1][2] == number:
                         group.queue.remove(entry)
-                        entry[0].out.append((entry[1][1], calls.CANCELLED))
+                        entry[0].out.append((entry[1][1], calls.CANCELLED, None))
                         self._cancelled.discard(number)
             self._flush_soon()
             return

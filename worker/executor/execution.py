@@ -19,6 +19,7 @@ from ract.client.store import Location
 from ract.core import calls, events, ids, serialization
 from ract.core.errors import RactError, RactTaskError
 from ract.core.messages import Hold, TaskEvents
+from ract.core.task_error import ByParts
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -153,15 +154,20 @@ class Execution:
             "actor_repr": self.actor_repr,
             "actor_id": self.actor_id.hex() or None,
         }
-        try:
-            packed = serialization.pack(RactTaskError(name, text, error, **details))
-            pickle.loads(packed.head, buffers=packed.buffers)
-        except Exception as problem:  # the user's exception class may do anything when pickled
-            described = RactError(
-                f"The original cause of the RactTaskError ({type(error).__name__}: {error}) isn't "
-                f"serializable: {problem}. Use the traceback below."
-            )
-            packed = serialization.pack(RactTaskError(name, text, described, **details))
+        problem: Exception | None = None
+        for cause in (error, ByParts(error)):
+            try:
+                packed = serialization.pack(RactTaskError(name, text, cause, **details))
+                pickle.loads(packed.head, buffers=packed.buffers)
+            except Exception as found:  # the user's exception class may do anything when pickled
+                problem = problem or found
+            else:
+                return packed.head, packed.copied_buffers(), packed.refs
+        described = RactError(
+            f"The original cause of the RactTaskError ({type(error).__name__}: {error}) isn't "
+            f"serializable: {problem}. Use the traceback below."
+        )
+        packed = serialization.pack(RactTaskError(name, text, described, **details))
         return packed.head, packed.copied_buffers(), packed.refs
 
     # ------------------------------------------------------------------ events

@@ -178,7 +178,7 @@ class SerialServer:
         _, seq, number, target, args, extra = item
         if number in self._cancelled:
             del self._cancelled[number]
-            caller.out.append((seq, calls.CANCELLED))
+            caller.out.append((seq, calls.CANCELLED, None))
         else:
             started = time.perf_counter()
             self._run(caller, seq, number, target, args, extra)
@@ -251,7 +251,7 @@ class SerialServer:
             if number not in self._cancelled:
                 self._die(caller, error)
                 return
-            caller.out.append((seq, calls.CANCELLED))
+            caller.out.append((seq, calls.CANCELLED, None))
             execution.note(caller, self._running, extra, start, is_cancelled=True)
         except BaseException as error:
             self._interruptible = False
@@ -413,4 +413,4 @@ class SerialServer:
             # Holds were announced for us with the call: take them, and let them go.
             for id, count in extra.get("refs", ()):
                 self.runtime.adopt(id, count)
-        caller.out.append((item[1], calls.RETURNED))
+        caller.out.append((item[1], calls.RETURNED, None))
