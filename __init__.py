@@ -44,6 +44,8 @@ from ract.core.ids import (
 )
 from ract.core.version import __version__
 
+from ract import actor, exceptions  # isort: skip  # both need the names above
+
 __commit__ = ""
 ObjectID = ObjectRef
 RayContext = RactContext
@@ -64,9 +66,11 @@ __all__ = [
     "UniqueID",
     "WorkerID",
     "__version__",
+    "actor",
     "available_resources",
     "cancel",
     "cluster_resources",
+    "exceptions",
     "explain",
     "get",
     "get_actor",

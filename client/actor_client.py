@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ract.client.channel import Call, Channel
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.core import errors, serialization
-from ract.core.messages import ActorChanged, ActorWatched, ExitCause
+from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, ExitCause
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -43,6 +43,7 @@ class ActorClient:
         self.info: HandleInfo | None = None
         self.state = "PENDING_CREATION"
         self.incarnation = -1
+        self._killed = -1  # the incarnation that this process has killed
         self.node_id = b""
         self.pid = 0
         self.cause: ExitCause | None = None
@@ -207,7 +208,8 @@ class ActorClient:
             if message.state in ("ALIVE", "DEAD"):
                 self.kept = []  # the directory holds them for restarts
             if message.state == "ALIVE":
-                if message.incarnation > self.incarnation or self._channel is None:
+                is_new = message.incarnation > self.incarnation or self._channel is None
+                if is_new and message.incarnation > self._killed:
                     self._alive(message)
             elif message.state == "DEAD":
                 self._dead(message)
@@ -324,6 +326,18 @@ class ActorClient:
             call.channel = None
             self._queue.appendleft(call)
             self._drain()
+
+    def kill(self, no_restart: bool) -> None:
+        """End the actor's process: running, queued and later calls fail (or meet the next one)."""
+        with self._lock:
+            self.runtime.tell(ActorKillWanted(self.runtime.process, self.actor_id, no_restart))
+            self.watch()
+            if self.state == "ALIVE":
+                # From here on nothing reaches this incarnation; the scheduler says what follows.
+                self._killed = self.incarnation
+                channel, self._channel = self._channel, None
+                if channel is not None and not channel.is_closed:
+                    channel.abort()
 
     def tick(self) -> bool:
         """Called by the reactor; returns whether more ticks are needed."""

@@ -11,7 +11,6 @@ from ract.client.actor_class import ActorClass, handle_from_lookup, make_actor_c
 from ract.client.handles import ActorHandle
 from ract.client.refs import ObjectRef
 from ract.client.remote_function import RemoteFunction, make_remote_function
-from ract.core.messages import ActorKillWanted
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -197,8 +196,9 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"ract.kill() only supports actors, got {type(actor).__name__}. "
             "For tasks, try ract.cancel()."
         )
-    runtime = ambient.runtime()
-    runtime.tell(ActorKillWanted(runtime.process, actor._actor_id_bytes, no_restart))
+    ambient.runtime()
+    actor._runtime.check_open()
+    actor._client.kill(no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

@@ -1,0 +1,327 @@
+"""Actors on a real embedded cluster: state, order, names, lifetime, errors, concurrency."""
+
+import asyncio
+import os
+import time
+
+import numpy as np
+import pytest
+
+import ract
+from ract.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    RactActorError,
+    RactTaskError,
+    TaskCancelledError,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(ract_module):
+    return ract_module
+
+
+@ract.remote
+class Counter:
+    def __init__(self, start=0, *, step=1):
+        self.n = start
+        self.step = step
+
+    def add(self, k=None):
+        self.n += self.step if k is None else k
+        return self.n
+
+    def pid(self):
+        return os.getpid()
+
+    def fail(self):
+        raise ValueError("as asked")
+
+    def die(self):
+        os._exit(7)
+
+    @ract.method(num_returns=2)
+    def two(self):
+        return self.n, -self.n
+
+    def value(self, x):
+        return x
+
+
+def test_state_stays_in_the_actor():
+    counter = Counter.remote(5, step=2)
+    assert ract.get([counter.add.remote() for _ in range(3)]) == [7, 9, 11]
+    assert ract.get(counter.add.remote(k=9)) == 20
+
+
+def test_calls_run_in_submission_order_though_arguments_are_late():
+    @ract.remote
+    def slow(x):
+        time.sleep(0.1)
+        return x
+
+    @ract.remote
+    class Log:
+        def __init__(self):
+            self.seen = []
+
+        def note(self, x):
+            self.seen.append(x)
+
+        def read(self):
+            return self.seen
+
+    log = Log.remote()
+    log.note.remote(slow.remote("late"))
+    for i in range(50):
+        log.note.remote(i)
+    assert ract.get(log.read.remote()) == ["late", *range(50)]
+
+
+def test_many_calls():
+    counter = Counter.remote()
+    assert ract.get([counter.add.remote() for _ in range(3000)]) == list(range(1, 3001))
+
+
+def test_method_errors_leave_the_actor_alive():
+    counter = Counter.remote()
+    with pytest.raises(ValueError, match="as asked") as caught:
+        ract.get(counter.fail.remote())
+    assert isinstance(caught.value, RactTaskError)
+    assert ract.get(counter.add.remote()) == 1
+
+
+def test_several_returns_and_options():
+    counter = Counter.remote(3)
+    a, b = counter.two.remote()
+    assert ract.get([a, b]) == [3, -3]
+    assert ract.get(counter.two.options(num_returns=1).remote()) == (3, -3)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda c: Counter(), TypeError),
+        (lambda c: Counter.remote(1, 2), TypeError),
+        (lambda c: Counter.remote(nope=1), TypeError),
+        (lambda c: Counter.options(max_restart=1), ValueError),
+        (lambda c: c.add.remote(1, 2), TypeError),
+        (lambda c: c.add(1), TypeError),
+        (lambda c: c.nothing, AttributeError),
+        (lambda c: ract.kill("x"), ValueError),
+        (lambda c: ract.get_actor("nobody"), ValueError),
+        (lambda c: ract.get_actor(""), ValueError),
+    ],
+)
+def test_misuse(make, error):
+    counter = Counter.remote()
+    with pytest.raises(error):
+        make(counter)
+
+
+def test_failing_constructor_reaches_every_caller():
+    @ract.remote
+    class Broken:
+        def __init__(self):
+            raise RuntimeError("cannot be")
+
+        def f(self):
+            return 1
+
+    broken = Broken.remote()
+    with pytest.raises(ActorDiedError, match="cannot be"):
+        ract.get(broken.f.remote(), timeout=60)
+    with pytest.raises(RactActorError):
+        ract.get(broken.f.remote(), timeout=60)
+
+
+def test_kill_and_its_errors():
+    counter = Counter.remote()
+    assert ract.get(counter.add.remote()) == 1
+    ract.kill(counter)
+    with pytest.raises(RactActorError):
+        ract.get(counter.add.remote(), timeout=60)
+
+
+def test_crash_says_how_it_died():
+    counter = Counter.remote()
+    with pytest.raises(ActorDiedError, match="7"):
+        ract.get(counter.die.remote(), timeout=60)
+
+
+def test_restart_after_crash():
+    counter = Counter.options(max_restarts=1, max_task_retries=-1).remote()
+    first = ract.get(counter.pid.remote())
+    os.kill(first, 9)
+    second = ract.get(counter.pid.remote(), timeout=60)
+    assert second != first
+    os.kill(second, 9)
+    with pytest.raises((ActorDiedError, ActorUnavailableError)):
+        ract.get(counter.pid.remote(), timeout=60)
+
+
+def test_the_last_handle_ends_the_actor():
+    counter = Counter.remote()
+    pid = ract.get(counter.pid.remote())
+    del counter
+    deadline = time.monotonic() + 30
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_calls_outlive_their_handle():
+    assert ract.get(Counter.remote().add.remote()) == 1
+
+
+def test_handles_travel():
+    counter = Counter.remote()
+
+    @ract.remote
+    def bump(box):
+        return ract.get(box["counter"].add.remote())
+
+    assert ract.get([bump.remote({"counter": counter}) for _ in range(2)]) in ([1, 2], [2, 1])
+    assert ract.get(ract.get(ract.put([counter]))[0].add.remote()) == 3
+
+
+def test_named_actors():
+    counter = Counter.options(name="the one").remote()
+    assert ract.get(ract.get_actor("the one").add.remote()) == 1
+    with pytest.raises(ValueError, match="taken"):
+        Counter.options(name="the one").remote()
+    same = Counter.options(name="the one", get_if_exists=True).remote()
+    assert ract.get(same.add.remote()) == 2
+    assert same == counter
+    ract.kill(counter)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            ract.get_actor("the one")
+        except ValueError:
+            break
+    again = Counter.options(name="the one").remote()
+    assert ract.get(again.add.remote()) == 1
+
+
+def test_actor_creates_actors_and_waits_for_them():
+    @ract.remote
+    class Parent:
+        def __init__(self):
+            self.child = Counter.remote(10)
+
+        def through(self):
+            return ract.get(self.child.add.remote())
+
+    assert ract.get(Parent.remote().through.remote(), timeout=60) == 11
+
+
+def test_self_handle_from_the_runtime_context():
+    @ract.remote
+    class Selfish:
+        def me(self):
+            return ract.get_runtime_context().current_actor
+
+        def ok(self):
+            return "ok"
+
+    selfish = Selfish.remote()
+    assert ract.get(ract.get(selfish.me.remote()).ok.remote()) == "ok"
+
+
+def test_async_actor_interleaves():
+    @ract.remote
+    class Door:
+        def __init__(self):
+            self.open = asyncio.Event()
+
+        async def wait(self):
+            await self.open.wait()
+            return "in"
+
+        async def unlock(self):
+            self.open.set()
+
+    door = Door.remote()
+    waiting = [door.wait.remote() for _ in range(10)]
+    assert ract.wait(waiting, timeout=0.2) == ([], waiting)
+    ract.get(door.unlock.remote())
+    assert ract.get(waiting) == ["in"] * 10
+
+
+def test_cancel_of_an_async_call():
+    @ract.remote
+    class Sleeper:
+        async def sleep(self):
+            await asyncio.sleep(1000)
+
+        async def ok(self):
+            return 1
+
+    sleeper = Sleeper.remote()
+    ref = sleeper.sleep.remote()
+    ract.get(sleeper.ok.remote())
+    ract.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        ract.get(ref, timeout=30)
+    assert ract.get(sleeper.ok.remote()) == 1
+
+
+def test_threaded_actor_and_concurrency_groups():
+    import threading
+
+    @ract.remote(max_concurrency=2, concurrency_groups={"io": 1})
+    class Threads:
+        def __init__(self):
+            self.barrier = threading.Barrier(2)
+
+        def meet(self):
+            return self.barrier.wait(30) in (0, 1)
+
+        @ract.method(concurrency_group="io")
+        def name(self):
+            return threading.current_thread().name
+
+    threads = Threads.remote()
+    assert ract.get([threads.meet.remote() for _ in range(2)], timeout=60) == [True, True]
+    assert "io" in ract.get(threads.name.remote())
+
+
+def test_exit_actor():
+    @ract.remote
+    class Leaver:
+        def leave(self):
+            ract.actor.exit_actor()
+
+        def ok(self):
+            return 1
+
+    leaver = Leaver.remote()
+    with pytest.raises(ActorDiedError):
+        ract.get(leaver.leave.remote(), timeout=60)
+    with pytest.raises(ActorDiedError):
+        ract.get(leaver.ok.remote(), timeout=60)
+
+
+def test_large_values_in_and_out():
+    counter = Counter.remote()
+    array = np.arange(500_000)
+    out = ract.get(counter.value.remote(array))
+    np.testing.assert_array_equal(out, array)
+    assert not out.flags.writeable
+
+
+def test_inheritance_and_isinstance():
+    class Base:
+        def hello(self):
+            return "base"
+
+    @ract.remote
+    class Derived(Base):
+        def more(self):
+            return super().hello() + "+"
+
+    derived = Derived.remote()
+    assert ract.get([derived.hello.remote(), derived.more.remote()]) == ["base", "base+"]
+    assert isinstance(derived, ract.actor.ActorHandle)
