@@ -1,11 +1,11 @@
-"""Nodes and processes of the simulation: small models that obey the protocol.
+"""Processes of the simulation: drivers and executors with their clients, small and honest.
 
 Theory of operation
 -------------------
-`SimNode` stands for a daemon: it numbers processes, starts and ends executors, keeps copies of
-objects, seeks and pulls. `SimProcess` stands for a driver or executor with its client: it submits
-tasks over leases, passes refs and handles along, creates actors and objects, gets and drops them.
-Drivers act at random until the world stops; executors do what tasks tell them.
+`SimProcess` submits tasks over leases, calls actors, passes refs and handles along, creates actors
+and objects, gets and drops them. Drivers act at random until the world stops; executors do what
+tasks tell them. To its node a process speaks as real ones do, in messages on one socket; to other
+processes on direct channels, which keep their order too.
 
 Holds are kept as the contract says: who hands an id to another process adds that process' hold on
 its own stream first; who has no use for an id any more gives back all the holds it knows of.
@@ -14,14 +14,17 @@ its own stream first; who has no use for an id any more gives back all the holds
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ract.core import messages as m
 from ract.core.messages import Contained, ExitCause, Hold
-from ract.core.wire import encode
+from ract.core.wire import decode, encode
+from ract.worker import events as ev
 
 if TYPE_CHECKING:
+    from simulation.nodes import SimNode
     from simulation.simulator import World
 
 CPU = 10_000
@@ -32,29 +35,22 @@ SHAPES = (
     {},
     {"CPU": CPU, "disk": CPU},
 )
+SIZES = (1_000, 100_000, 400_000, 2**20, 2 * 2**20, 4 * 2**20)
+OWN_SEGMENT_BYTES_MIN = 2**20
 
 
 @dataclass(eq=False)
 class Task:
-    """A call over a lease."""
+    """A call, over a lease or to an actor."""
 
-    name: str
+    number: int
     shape: int
     args: list[bytes]
     duration: float
     children: int = 0
-    returns: bool = False
+    result: bytes = b""
     tries: int = 0
-
-
-@dataclass(eq=False)
-class NodeLease:
-    """A lease as its node sees it."""
-
-    lease: int
-    demand: dict[str, int]
-    executor: int = 0
-    is_over: bool = False
+    is_cancelled: bool = False
 
 
 @dataclass(eq=False)
@@ -68,207 +64,14 @@ class Use:
     is_recalled: bool = False
 
 
-class SimNode:
-    """A daemon."""
+@dataclass(eq=False)
+class Handle:
+    """An actor as its caller sees it."""
 
-    def __init__(self, world: World, number: int, is_head: bool) -> None:
-        self.world = world
-        self.node_id = number.to_bytes(2, "big") * 14
-        self.is_head = is_head
-        self.is_alive = True
-        self.is_reported = False
-        self.wants_drivers = 0
-        self.total = {"CPU": world.rng.choice((2, 3, 4)) * CPU, "disk": 2 * CPU, "slot": 50 * CPU}
-        self.numbers: deque[int] = deque()
-        self.leases: dict[int, NodeLease] = {}
-        self.actors: dict[bytes, SimProcess | None] = {}
-        self.store: dict[bytes, list[Contained]] = {}
-        self.waiting: dict[bytes, list[int]] = {}
-
-    def join(self) -> None:
-        address = f"sim://{self.node_id[:2].hex()}"
-        self.say(m.NodeJoined(self.node_id, address, "127.0.0.1", 1, self.total, {}, "/x", "h"))
-
-    def say(self, message: Any) -> None:
-        if self.is_alive:
-            self.world.to_scheduler(self, message)
-
-    def processes(self) -> list[SimProcess]:
-        return [p for p in self.world.processes.values() if p.node is self and p.is_alive]
-
-    def fork(self, kind: str) -> SimProcess:
-        if len(self.numbers) == 8:
-            self.say(m.ProcessBlockWanted(self.node_id))
-        process = SimProcess(self.world, self, self.numbers.popleft(), kind)
-        assert process.number not in self.world.processes, "process number given twice"
-        self.world.processes[process.number] = process
-        self.say(m.ProcessJoined(self.node_id, process.number, kind, process.number))
-        return process
-
-    def crash(self) -> None:
-        for process in self.processes():
-            process.vanish()
-        self.is_alive = False
-        self.leases.clear()
-        self.store.clear()
-
-    # ------------------------------------------------------------------ from the scheduler
-
-    def receive(self, message: Any) -> None:
-        if not self.is_alive:
-            return
-        if hasattr(message, "process") and not isinstance(message, m.ProcessAccepted):
-            process = self.world.processes.get(message.process)
-            if process is not None and process.is_alive:
-                process.receive(message)
-            return
-        handler = getattr(self, "_on_" + type(message).__name__)
-        handler(message)
-
-    def _on_NodeAccepted(self, message: m.NodeAccepted) -> None:
-        self._number(message)
-        for _ in range(self.wants_drivers):
-            self.fork("driver")
-
-    def _on_ProcessBlock(self, message: m.ProcessBlock) -> None:
-        self._number(message)
-
-    def _number(self, message: Any) -> None:
-        first = message.first_process
-        self.numbers.extend(range(first, first + message.process_count))
-
-    def _on_ProcessAccepted(self, message: m.ProcessAccepted) -> None:
-        process = self.world.processes[message.process]
-        if process.kind == "driver" and process.is_alive:
-            process.job_id = message.job_id
-            process.act()
-
-    def _on_NodesChanged(self, message: m.NodesChanged) -> None:
-        pass
-
-    def _on_EndNode(self, message: m.EndNode) -> None:
-        raise AssertionError("no node is declared dead while it lives")
-
-    def _on_StartLease(self, message: m.StartLease) -> None:
-        assert message.lease not in self.leases
-        lease = NodeLease(message.lease, message.shape.demand)
-        self.leases[message.lease] = lease
-        if self.world.rng.random() < 0.01:
-            del self.leases[message.lease]
-            self.say(m.LeaseFailed(self.node_id, message.lease, "RuntimeEnvSetupError", "sim"))
-            return
-        job_id = message.shape.job_id
-        self.world.after(self.world.rng.random() * 0.02, lambda: self._lease_up(lease, job_id))
-
-    def _lease_up(self, lease: NodeLease, job_id: bytes) -> None:
-        if not self.is_alive:
-            return
-        idle = [p for p in self.processes() if p.is_idle and p.job_id == job_id]
-        process = idle[0] if idle else self.fork("executor")
-        process.job_id = job_id
-        process.lease, process.was_blocked = lease, False
-        lease.executor = process.number
-        self.say(m.LeaseStarted(self.node_id, lease.lease, process.number, "a", process.number))
-
-    def _on_EndLease(self, message: m.EndLease) -> None:
-        lease = self.leases.get(message.lease)
-        if lease is None:
-            return  # its executor is dead, which the scheduler has yet to hear
-        assert lease.executor, "a lease was ended before it was up"
-        del self.leases[message.lease]
-        process = self.world.processes[lease.executor]
-        assert process.lease is lease
-        if message.kill:
-            process.die(message.cause)
-        else:
-            assert process.task is None, "a lease was ended while its task runs"
-            process.lease = None
-
-    def _on_StartActor(self, message: m.StartActor) -> None:
-        spec = message.spec
-        assert spec.actor_id not in self.actors, "an actor was started twice on a node"
-        self.actors[spec.actor_id] = None
-        process = self.fork("executor")
-        process.job_id = spec.job_id
-        process.become(spec, message.incarnation)
-        self.actors[spec.actor_id] = process
-        delay = self.world.rng.random() * 0.05
-        self.world.after(delay, lambda: self._constructed(process, spec, message.incarnation))
-
-    def _constructed(self, process: SimProcess, spec: m.ActorSpec, incarnation: int) -> None:
-        if not process.is_alive:
-            return
-        if self.world.rng.random() < 0.05:
-            error = m.Blob(b"ctor", [], True)
-            self.say(m.ActorInitFailed(self.node_id, spec.actor_id, incarnation, error))
-            process.die(ExitCause("init_failed"))
-            return
-        number = process.number
-        self.say(m.ActorStarted(self.node_id, spec.actor_id, incarnation, number, "a", number))
-
-    def _on_StopActor(self, message: m.StopActor) -> None:
-        process = self.actors.get(message.actor_id)
-        if process is None or process.incarnation != message.incarnation:
-            return
-        delay = self.world.rng.random() * (0.1 if message.graceful else 0.01)
-        self.world.after(delay, lambda: process.die(message.cause))
-
-    def _on_JobFinished(self, message: m.JobFinished) -> None:
-        for process in self.processes():
-            is_detached = process.spec is not None and process.spec.detached
-            if process.job_id == message.job_id and not is_detached:
-                process.die(message.cause)
-
-    # ------------------------------------------------------------------ objects
-
-    def want(self, object_id: bytes, process: int) -> None:
-        if object_id in self.store:
-            self.world.processes[process].got(object_id, "")
-            return
-        if object_id not in self.waiting:
-            self.say(m.ObjectSought(self.node_id, object_id))
-        self.waiting.setdefault(object_id, []).append(process)
-
-    def _on_ObjectLocated(self, message: m.ObjectLocated) -> None:
-        object_id = message.object_id
-        if message.blob is not None:
-            error = message.blob.head.decode() if message.blob.is_error else ""
-            self._answer(object_id, error)
-            return
-        assert message.node_ids, "neither a value nor a place"
-        source = message.node_ids[0]
-        link = ("pull", source, self.node_id)
-        self.world.travel(link, lambda: self._pulled(object_id, source))
-
-    def _pulled(self, object_id: bytes, source: bytes) -> None:
-        if not self.is_alive:
-            return
-        peer = self.world.nodes[source]
-        if peer.is_alive and object_id in peer.store:
-            self.store[object_id] = peer.store[object_id]
-            self.say(m.ObjectStored(self.node_id, object_id, 9, [], [], is_copy=True))
-            self._answer(object_id, "")
-        else:
-            self.say(m.ObjectMissing(self.node_id, object_id, source))
-
-    def _answer(self, object_id: bytes, error: str) -> None:
-        for number in self.waiting.pop(object_id, []):
-            process = self.world.processes[number]
-            if process.is_alive:
-                process.got(object_id, error)
-
-    def _on_FreeObject(self, message: m.FreeObject) -> None:
-        self.store.pop(message.object_id, None)
-
-    # ------------------------------------------------------------------ truth
-
-    def check_cpus(self) -> None:
-        """CPUs that tasks use, forced ones aside, are at most those there are."""
-        used = 0
-        for process in self.processes():
-            if process.lease and process.task and not (process.is_blocked or process.was_blocked):
-                used += process.lease.demand.get("CPU", 0)
-        assert used <= self.total["CPU"], f"{used} CPUs in use on {self.node_id[:2].hex()}"
+    state: str = "PENDING_CREATION"
+    incarnation: int = 0
+    executor: int = 0
+    calls: list[Task] = field(default_factory=list)  #: sent and not answered
 
 
 class SimProcess:
@@ -278,63 +81,87 @@ class SimProcess:
         self.world = world
         self.node = node
         self.number = number
+        self.pid = 1000 + number
         self.kind = kind
         self.is_alive = True
+        self.has_connected = False
         self.job_id = b""
         # as an executor
-        self.lease: NodeLease | None = None
+        self.lease = 0
+        self.demand: dict[str, int] = {}
         self.task: Task | None = None
         self.caller: SimProcess | None = None
         self.is_blocked = False
         self.was_blocked = False
+        self.early: list[tuple[SimProcess, int, Task]] = []  #: calls that overtook `UseLease`
         self.spec: m.ActorSpec | None = None
         self.incarnation = 0
+        self.is_constructed = False
+        self.accepted: deque[tuple[SimProcess, Task]] = deque()
+        self.ending: ExitCause | None = None
         # as a client
         self.queues: dict[int, deque[Task]] = {}
         self.uses: dict[int, Use] = {}
         self.announced: Counter[int] = Counter()
         self.held: Counter[bytes] = Counter()
         self.pins: Counter[bytes] = Counter()
-        self.actors: dict[bytes, tuple[int, str]] = {}
+        self.actors: dict[bytes, Handle] = {}
         self.gets: Counter[bytes] = Counter()
+        self.asked: dict[int, Callable[[m.SegmentGranted | None], None]] = {}
+        self.segment: m.SegmentGranted | None = None
+        self.used = 0
         self.children = 0
+        self.is_replying = False
         self.is_stopped = False
 
-    @property
-    def is_idle(self) -> bool:
-        return self.kind == "executor" and not (self.lease or self.spec)
-
     def say(self, message: Any) -> None:
+        """Tell the node."""
         if self.is_alive:
-            self.node.say(message)
+            frame, number = encode(message), self.number
+            said = lambda: self.node.feed(ev.FromProcess(number, decode(frame)))  # noqa: E731
+            self.world.travel(("up", number), said)
+
+    def direct(self, other: SimProcess, call: Callable[[], None]) -> None:
+        """Something for another process, on the channel to it."""
+        self.world.travel(("direct", self.number, other.number), call)
 
     # ------------------------------------------------------------------ life and death
 
-    def become(self, spec: m.ActorSpec, incarnation: int) -> None:
-        self.spec, self.incarnation = spec, incarnation
-        self.world.body_started(spec.actor_id, incarnation)
+    def connect(self) -> None:
+        """Say hello."""
+        if self.is_alive:
+            self.has_connected = True
+            connected = ev.Connected(self.number, m.Hello(self.kind, self.pid, self.number))
+            self.world.travel(("up", self.number), lambda: self.node.feed(connected))
 
     def vanish(self) -> None:
         """Die without a word (with the node)."""
         self.is_alive = False
         if self.spec is not None:
             self.world.body_ended(self.spec.actor_id, self.incarnation)
-            self.node.actors.pop(self.spec.actor_id, None)
-        if self.lease is not None:
-            self.node.leases.pop(self.lease.lease, None)
 
-    def die(self, cause: ExitCause) -> None:
-        """Die; the node notices and says so, in one order or the other."""
-        if not self.is_alive:
-            return
-        self.vanish()
-        node_id = self.node.node_id
-        words: list[Any] = [m.ProcessExited(node_id, self.number, cause)]
-        if self.spec is not None:
-            words.append(m.ActorExited(node_id, self.spec.actor_id, self.incarnation, cause))
-        self.world.rng.shuffle(words)
-        for word in words:
-            self.node.say(word)
+    def die(self, status: int) -> None:
+        """Die; the node notices."""
+        if self.is_alive:
+            self.vanish()
+            self.node.ended(self, status)
+
+    def receive(self, message: Any) -> None:
+        """The node, or through it the scheduler, says something."""
+        if self.is_alive:
+            assert message.process == self.number or isinstance(message, m.CancelWanted)
+            getattr(self, "_on_" + type(message).__name__)(message)
+
+    def _on_Welcome(self, message: m.Welcome) -> None:
+        if self.kind == "driver":
+            self.job_id = message.job_id
+            self.act()
+
+    def _on_Reply(self, message: m.Reply) -> None:
+        pass
+
+    def _on_Pushed(self, message: m.Pushed) -> None:
+        pass
 
     # ------------------------------------------------------------------ driver: random actions
 
@@ -347,6 +174,7 @@ class SimProcess:
             [self._submit] * 5
             + [self._put, self._put, self._put_later, self._get, self._drop, self._free]
             + [self._create_actor, self._kill_actor, self._drop, self._drop]
+            + [self._call_actor, self._call_actor, self._cancel]
         )
         rng.choice(actions)()
         self.world.after(rng.expovariate(1 / 0.02), self.act)
@@ -354,8 +182,8 @@ class SimProcess:
     def stop(self) -> None:
         """No new work; let go of everything once what runs is done."""
         self.is_stopped = True
-        for actor_id, (_, state) in list(self.actors.items()):
-            if state != "DEAD" and actor_id[-1] == 1:
+        for actor_id, handle in list(self.actors.items()):
+            if handle.state != "DEAD" and actor_id[-1] == 1:
                 self.say(m.ActorKillWanted(self.number, actor_id, True))
         self._let_go_of_all()
 
@@ -373,16 +201,18 @@ class SimProcess:
         args = rng.sample(ids, min(len(ids), rng.choice((0, 0, 1, 2))))
         children = rng.choice((0, 0, 0, 1, 3)) if self.kind == "driver" else 0
         shape = rng.randrange(len(SHAPES)) if self.kind == "driver" else rng.choice((0, 2, 3))
-        name = f"task{next(self.world.ids)}"
         duration = rng.expovariate(1 / 0.03)
-        self.submit(Task(name, shape, args, duration, children, rng.random() < 0.5))
+        result = self._new_id(28) if rng.random() < 0.5 else b""
+        self.submit(Task(next(self.world.ids), shape, args, duration, children, result))
 
     def _put(self) -> None:
         object_id = self._new_id(28)
         held = [i for i in self.held if self.held[i] > 0]
         inner = self.world.rng.sample(held, min(len(held), self.world.rng.choice((0, 0, 1, 2))))
-        self.publish(object_id, inner, [Hold(object_id, self.number, 1)])
         self.held[object_id] += 1
+        self.pins[object_id] += 1  # no release may overtake the hold that comes with the value
+        holds = [Hold(object_id, self.number, 1)]
+        self.publish(object_id, inner, holds, lambda: self._unpin(object_id))
 
     def _put_later(self) -> None:
         object_id = self._new_id(28)
@@ -390,19 +220,85 @@ class SimProcess:
         self.say(m.ObjectPublished(self.number, object_id, None, [], holds, "later"))
         self.held[object_id] += 1
         delay = self.world.rng.random()
-        self.world.after(delay, lambda: self.publish(object_id, [], []))
+        self.world.after(delay, lambda: self.publish(object_id, [], [], lambda: None))
 
-    def publish(self, object_id: bytes, inner: list[bytes], holds: list[Hold]) -> None:
-        """Give an object its value, inline or in the store."""
-        contains = [Contained(each) for each in inner]
+    def publish(
+        self, object_id: bytes, inner: list[bytes], holds: list[Hold], then: Callable[[], None]
+    ) -> None:
+        """Give an object its value, inline or in the store; go on with ``then``."""
         if not self.is_alive:
             return
-        if self.world.rng.random() < 0.5:
+        contains = [Contained(each) for each in inner]
+        for each in inner:
+            self.pins[each] += 1
+
+        def done() -> None:
+            for each in inner:
+                self._unpin(each)
+            then()
+
+        def inline() -> None:
             blob = m.Blob(b"value")
             self.say(m.ObjectPublished(self.number, object_id, blob, contains, holds, ""))
+            done()
+
+        size = self.world.rng.choice(SIZES)
+
+        def write(segment: m.SegmentGranted | None) -> None:
+            if segment is None:
+                inline()
+                return
+            is_own = size >= OWN_SEGMENT_BYTES_MIN
+            offset = 0 if is_own else self.used
+            self.node.write(object_id, (segment.segment, offset, size))
+            sealed = (object_id, segment.segment, offset, size, contains, holds)
+            self.say(m.ObjectSealed(self.number, *sealed))
+            if is_own:
+                self.say(m.SegmentClosed(self.number, segment.segment))
+            else:
+                self.used += size
+            done()
+
+        if self.world.rng.random() < 0.5:
+            inline()
         else:
-            self.node.store[object_id] = contains
-            self.say(m.ObjectStored(self.node.node_id, object_id, 9, contains, holds))
+            self._want_segment(size, write)
+
+    def _want_segment(
+        self, size: int, then: Callable[[m.SegmentGranted | None], None]
+    ) -> None:
+        """Room for an object: of its own if it is large, else in one for several."""
+        if size >= OWN_SEGMENT_BYTES_MIN:
+            self._ask_segment(size, then)
+            return
+        if self.segment is not None:
+            if self.used + size <= self.segment.size:
+                then(self.segment)
+                return
+            self.say(m.SegmentClosed(self.number, self.segment.segment))
+            self.segment = None
+
+        def shared(segment: m.SegmentGranted | None) -> None:
+            if segment is not None:
+                if self.segment is not None:  # another request was quicker
+                    self.say(m.SegmentClosed(self.number, self.segment.segment))
+                self.segment, self.used = segment, 0
+            then(segment)
+
+        self._ask_segment(size, shared)
+
+    def _ask_segment(self, size: int, then: Callable[[m.SegmentGranted | None], None]) -> None:
+        request = next(self.world.ids)
+        self.asked[request] = then
+        self.say(m.SegmentWanted(self.number, request, size))
+
+    def _on_SegmentGranted(self, message: m.SegmentGranted) -> None:
+        assert segment_of(message.path) == message.segment
+        self.asked.pop(message.request)(message)
+
+    def _on_SegmentRefused(self, message: m.SegmentRefused) -> None:
+        assert message.error == "ObjectStoreFullError"
+        self.asked.pop(message.request)(None)
 
     def _get(self) -> None:
         objects = [i for i in self.held if len(i) == 28]
@@ -410,24 +306,45 @@ class SimProcess:
             self.get(self.world.rng.choice(objects))
 
     def get(self, object_id: bytes) -> None:
+        """Wait for a value; now and then not for long."""
         self.gets[object_id] += 1
+        if self.gets[object_id] > 1:
+            return
         self.pins[object_id] += 1
-        self.node.want(object_id, self.number)
+        self.say(m.ObjectWanted(self.number, object_id))
+        if self.world.rng.random() < 0.1:
+            self.world.after(0.005, lambda: self._give_up(object_id))
 
-    def got(self, object_id: bytes, error: str) -> None:
-        """The answer of a get."""
-        self.gets[object_id] -= 1
-        if not self.gets[object_id]:
+    def _give_up(self, object_id: bytes) -> None:
+        if self.is_alive and object_id in self.gets:
+            self.say(m.ObjectUnwanted(self.number, object_id))
             del self.gets[object_id]
-        self._unpin(object_id)
-        assert not error or error.startswith(("lost:", "owner_died:", "freed:")), error
+            self._unpin(object_id)
+
+    def _on_ObjectHere(self, message: m.ObjectHere) -> None:
+        object_id = message.object_id
+        if object_id not in self.gets:
+            return  # given up meanwhile
+        if message.blob is None:
+            place = (segment_of(message.path), message.offset, message.size)
+            if object_id not in self.world.freed:
+                self.node.see(self.number, object_id, place)
+        error = ""
+        if message.blob is not None and message.blob.is_error:
+            error = message.blob.head.decode()
+        kind = error.partition(":")[0]
+        assert kind in ("", "lost", "owner_died", "freed", "full"), error
         if not self.world.crashes:
-            assert not error or error.startswith("freed:"), f"{object_id.hex()}: {error}"
+            assert kind in ("", "freed", "full"), f"{object_id.hex()}: {error}"
+        del self.gets[object_id]
+        self._unpin(object_id)
 
     def _free(self) -> None:
         objects = [i for i in self.held if len(i) == 28]
         if objects and self.world.rng.random() < 0.2:
-            self.say(m.ObjectsFreed(self.number, [self.world.rng.choice(objects)]))
+            object_id = self.world.rng.choice(objects)
+            self.world.freed.add(object_id)
+            self.say(m.ObjectsFreed(self.number, [object_id]))
 
     def _drop(self) -> None:
         if self.held:
@@ -437,12 +354,13 @@ class SimProcess:
         """Give back all holds, unless a task or a get still needs the id."""
         if not self.pins[id_] and id_ in self.held:
             count = self.held.pop(id_)
+            self.node.views.pop((self.number, id_), None)
             if count:
                 self.say(m.HoldsChanged(self.number, [Hold(id_, self.number, -count)]))
 
     def _create_actor(self) -> None:
         rng = self.world.rng
-        if len([1 for _, state in self.actors.values() if state != "DEAD"]) > 3:
+        if len([1 for handle in self.actors.values() if handle.state != "DEAD"]) > 3:
             return
         is_detached = rng.random() < 0.2
         actor_id = self._new_id(15) + bytes([is_detached])
@@ -469,15 +387,26 @@ class SimProcess:
             self.say(m.Request(self.number, next(self.world.ids), "create_actor", args))
         else:
             self.say(m.ActorWanted(self.number, spec))
-        self.actors[actor_id] = (0, "PENDING_CREATION")
+        self.actors[actor_id] = Handle()
         self.say(m.ActorWatched(self.number, actor_id))
 
     def _kill_actor(self) -> None:
-        alive = [i for i, (_, state) in self.actors.items() if state != "DEAD"]
+        alive = [i for i, handle in self.actors.items() if handle.state != "DEAD"]
         if alive and self.world.rng.random() < 0.3:
             no_restart = self.world.rng.random() < 0.5
             actor_id = self.world.rng.choice(alive)
             self.say(m.ActorKillWanted(self.number, actor_id, no_restart))
+
+    def _cancel(self) -> None:
+        running = [use for use in self.uses.values() if use.task is not None]
+        if not running or self.world.rng.random() < 0.5:
+            return
+        use = self.world.rng.choice(running)
+        assert use.task is not None
+        is_forced = self.world.crashes and self.world.rng.random() < 0.3
+        use.task.is_cancelled = True
+        number = use.task.number
+        self.say(m.CancelWanted(self.number, use.executor, number, is_forced, False))
 
     def _new_id(self, size: int) -> bytes:
         return self.number.to_bytes(4, "big") + next(self.world.ids).to_bytes(size - 4, "big")
@@ -485,8 +414,10 @@ class SimProcess:
     # ------------------------------------------------------------------ client: tasks over leases
 
     def waiting_tasks(self) -> list[Task]:
+        """Tasks and calls that have no answer yet."""
         running = [use.task for use in self.uses.values() if use.task is not None]
-        return [*running, *(task for queue in self.queues.values() for task in queue)]
+        queued = [task for queue in self.queues.values() for task in queue]
+        return [*running, *queued, *(c for each in self.actors.values() for c in each.calls)]
 
     def submit(self, task: Task) -> None:
         for id_ in task.args:
@@ -516,8 +447,7 @@ class SimProcess:
             holds = [Hold(id_, use.executor, 1) for id_ in task.args]
             self.say(m.HoldsChanged(self.number, holds))
         executor = self.world.processes[use.executor]
-        link = ("direct", self.number, use.executor)
-        self.world.travel(link, lambda: executor.run(self, use.lease, task))
+        self.direct(executor, lambda: executor.run(self, use.lease, task))
 
     def _release_if_idle(self, use: Use) -> None:
         if self.is_alive and use.lease in self.uses and use.task is None:
@@ -527,49 +457,42 @@ class SimProcess:
         del self.uses[use.lease]
         self.say(m.LeaseReleased(self.number, use.lease))
 
-    def receive(self, message: Any) -> None:
-        if isinstance(message, m.LeaseGranted):
-            assert message.lease not in self.uses
-            self.uses[message.lease] = Use(message.lease, message.executor, message.shape_key)
-            self.announced[message.shape_key] = max(0, self.announced[message.shape_key] - 1)
-            self._fill(message.shape_key)
-        elif isinstance(message, m.LeaseRecalled):
-            use = self.uses.get(message.lease)
-            if use is not None:
-                use.is_recalled = True
-                self._fill(use.shape)
-        elif isinstance(message, m.LeaseLost):
-            use = self.uses.pop(message.lease, None)
-            if use is not None:
-                self._retry(use)
-        elif isinstance(message, m.LeaseRefused):
-            for task in self.queues.pop(message.shape_key, ()):
-                self._finished(task)
-            self.announced[message.shape_key] = 0
-        elif isinstance(message, m.ActorChanged):
-            self._actor_changed(message)
-        else:
-            assert isinstance(message, m.Reply | m.Pushed), message
+    def _on_LeaseGranted(self, message: m.LeaseGranted) -> None:
+        assert message.lease not in self.uses
+        self.uses[message.lease] = Use(message.lease, message.executor, message.shape_key)
+        self.announced[message.shape_key] = max(0, self.announced[message.shape_key] - 1)
+        self._fill(message.shape_key)
+
+    def _on_LeaseRecalled(self, message: m.LeaseRecalled) -> None:
+        use = self.uses.get(message.lease)
+        if use is not None:
+            use.is_recalled = True
+            self._fill(use.shape)
+
+    def _on_LeaseLost(self, message: m.LeaseLost) -> None:
+        use = self.uses.pop(message.lease, None)
+        if use is not None:
+            self._retry(use)
+
+    def _on_LeaseRefused(self, message: m.LeaseRefused) -> None:
+        assert self.world.crashes, message
+        for task in self.queues.pop(message.shape_key, ()):
+            self._finished(task)
+        self.announced[message.shape_key] = 0
 
     def _retry(self, use: Use) -> None:
         task = use.task
-        if task is not None and task.tries < 4:
+        if task is not None and task.tries < 4 and not task.is_cancelled:
             self.queues.setdefault(task.shape, deque()).appendleft(task)
         elif task is not None:
             self._finished(task)
         self._fill(use.shape)
 
-    def _actor_changed(self, message: m.ActorChanged) -> None:
-        incarnation, state = self.actors.get(message.actor_id, (0, ""))
-        assert message.incarnation >= incarnation or message.state == "DEAD"
-        assert state != "DEAD" or message.state == "DEAD", "an actor rose from the dead"
-        self.actors[message.actor_id] = (message.incarnation, message.state)
-
-    def replied(self, lease: int, task: Task, result: bytes | None) -> None:
+    def replied(self, lease: int, task: Task, result: bytes) -> None:
         """The executor has answered."""
         if not self.is_alive:
             return
-        if result is not None:
+        if result:
             self.held[result] += 1
         use = self.uses.get(lease)
         if use is None or use.task is not task:
@@ -593,28 +516,96 @@ class SimProcess:
             if self.kind == "executor" or self.is_stopped:
                 self.drop(id_)
 
+    # ------------------------------------------------------------------ client: actor calls
+
+    def _on_ActorChanged(self, message: m.ActorChanged) -> None:
+        handle = self.actors[message.actor_id]
+        assert message.incarnation >= handle.incarnation or message.state == "DEAD"
+        assert handle.state != "DEAD" or message.state == "DEAD", "an actor rose from the dead"
+        is_same = message.incarnation == handle.incarnation and message.state == "ALIVE"
+        handle.state, handle.incarnation = message.state, message.incarnation
+        handle.executor = message.executor
+        if not is_same:
+            lost, handle.calls = handle.calls, []
+            for call in lost:
+                self._finished_call(message.actor_id, call)
+
+    def _call_actor(self) -> None:
+        alive = [i for i, handle in self.actors.items() if handle.state == "ALIVE"]
+        alive = [i for i in alive if self.held.get(i)]
+        if not alive:
+            return
+        rng = self.world.rng
+        actor_id = rng.choice(alive)
+        handle = self.actors[actor_id]
+        ids = [i for i in self.held if self.held[i] > 0]
+        args = rng.sample(ids, min(len(ids), rng.choice((0, 1))))
+        result = self._new_id(28) if rng.random() < 0.5 else b""
+        call = Task(next(self.world.ids), 0, args, rng.expovariate(1 / 0.01), 0, result)
+        handle.calls.append(call)
+        for id_ in (actor_id, *args):
+            self.pins[id_] += 1
+        if args:
+            holds = [Hold(id_, handle.executor, 1) for id_ in args]
+            self.say(m.HoldsChanged(self.number, holds))
+        executor = self.world.processes[handle.executor]
+        incarnation = handle.incarnation
+        self.direct(executor, lambda: executor.accept(self, actor_id, incarnation, call))
+
+    def actor_replied(self, actor_id: bytes, call: Task, result: bytes) -> None:
+        """An actor has answered."""
+        if not self.is_alive:
+            return
+        if result:
+            self.held[result] += 1
+        handle = self.actors[actor_id]
+        if call in handle.calls:
+            handle.calls.remove(call)
+            self._finished_call(actor_id, call)
+
+    def _finished_call(self, actor_id: bytes, call: Task) -> None:
+        for id_ in (actor_id, *call.args):
+            self._unpin(id_)
+
     # ------------------------------------------------------------------ executor: running a task
+
+    def _on_UseLease(self, message: m.UseLease) -> None:
+        assert self.task is None, "a lease was given to a busy executor"
+        assert self.spec is None
+        assert self.job_id in (b"", message.shape.job_id), "an executor served two jobs"
+        assert message.lease > self.lease
+        self.lease, self.demand = message.lease, message.shape.demand
+        self.job_id = message.shape.job_id
+        self.was_blocked = False
+        early, self.early = self.early, []
+        for call in early:
+            self.run(*call)
 
     def run(self, caller: SimProcess, lease: int, task: Task) -> None:
         """A call arrives on the direct channel."""
         if not self.is_alive:
             return
-        assert self.lease is not None
-        assert self.lease.lease == lease
+        if lease > self.lease:
+            self.early.append((caller, lease, task))
+            return
+        assert self.lease == lease, "a call of a lease that is over"
         assert self.task is None
         self.task, self.caller = task, caller
         self.node.check_cpus()
+        self._take(task)
+        self.world.after(task.duration, lambda: self._computed(task))
+
+    def _take(self, task: Task) -> None:
         for id_ in task.args:
             self.held[id_] += 1
             if len(id_) == 28 and self.world.rng.random() < 0.5:
                 self.get(id_)
-        self.world.after(task.duration, lambda: self._computed(task))
 
     def _computed(self, task: Task) -> None:
         if not self.is_alive or self.task is not task:
             return
-        if not task.children:
-            self._reply()
+        if not task.children or task.is_cancelled:
+            self._reply(task)
             return
         self.children = task.children
         self.is_blocked = True
@@ -625,21 +616,110 @@ class SimProcess:
     def _unblock(self) -> None:
         self.is_blocked, self.was_blocked = False, True
         self.say(m.Unblocked(self.number))
-        self.world.after(self.world.rng.random() * 0.02, self._reply)
+        task = self.task
+        assert task is not None
+        self.world.after(self.world.rng.random() * 0.02, lambda: self._reply(task))
 
-    def _reply(self) -> None:
-        task, caller = self.task, self.caller
-        if not self.is_alive or task is None or caller is None:
+    def _on_CancelCall(self, message: m.CancelCall) -> None:
+        assert not message.force, "the node does that"
+        task = self.task
+        if task is not None and task.number == message.task and not self.is_blocked:
+            task.result = b""
+            self._reply(task)
+
+    def _reply(self, task: Task) -> None:
+        caller = self.caller
+        if not self.is_alive or self.task is not task or caller is None or self.is_replying:
             return
-        assert self.lease is not None
-        result = None
-        if task.returns:
-            result = self._new_id(28)
-            inner = [i for i in task.args if self.held[i] > 0]
-            self.publish(result, inner, [Hold(result, caller.number, 1)])
-        for id_ in list(self.held):
-            self.drop(id_)
-        self.task = None
-        lease = self.lease.lease
-        link = ("direct", self.number, caller.number)
-        self.world.travel(link, lambda: caller.replied(lease, task, result))
+        self.is_replying = True
+        lease = self.lease
+
+        def answer() -> None:
+            for id_ in list(self.held):
+                self.drop(id_)
+            self.task, self.is_replying = None, False
+            self.direct(caller, lambda: caller.replied(lease, task, task.result))
+
+        self._publish_result(caller, task, answer)
+
+    def _publish_result(self, caller: SimProcess, task: Task, then: Callable[[], None]) -> None:
+        if not task.result:
+            then()
+            return
+        inner = [i for i in task.args if self.held[i] > 0]
+        self.publish(task.result, inner, [Hold(task.result, caller.number, 1)], then)
+
+    # ------------------------------------------------------------------ executor: being an actor
+
+    def _on_CreateActor(self, message: m.CreateActor) -> None:
+        assert self.task is None
+        assert self.spec is None
+        assert self.lease == 0, "an executor that has run tasks became an actor"
+        self.spec, self.incarnation = message.spec, message.incarnation
+        self.job_id = message.spec.job_id
+        self.world.body_started(self.spec.actor_id, self.incarnation)
+        self.world.after(self.world.rng.random() * 0.05, self._constructed)
+
+    def _constructed(self) -> None:
+        if not self.is_alive:
+            return
+        assert self.spec is not None
+        me = (self.node.node_id, self.spec.actor_id, self.incarnation)
+        self.is_constructed = True
+        if self.world.rng.random() < 0.05:
+            self.say(m.ActorInitFailed(*me, m.Blob(b"ctor", [], True)))
+            self._leave(ExitCause("init_failed"))
+            return
+        self.say(m.ActorStarted(*me, self.number, "a", self.pid))
+        self._serve()
+
+    def accept(self, caller: SimProcess, actor_id: bytes, incarnation: int, call: Task) -> None:
+        """A call arrives on the direct channel."""
+        if self.is_alive and self.ending is None:
+            assert self.spec is not None
+            assert (self.spec.actor_id, self.incarnation) == (actor_id, incarnation)
+            assert self.is_constructed
+            self.accepted.append((caller, call))
+            self._serve()
+
+    def _serve(self) -> None:
+        """Run the next accepted call; when there is none and the end is wanted, end."""
+        if not self.is_alive or self.task is not None or not self.is_constructed:
+            return
+        if self.accepted:
+            self.caller, self.task = self.accepted.popleft()
+            task = self.task
+            self._take(task)
+            self.world.after(task.duration, lambda: self._answer(task))
+        elif self.ending is not None:
+            self._leave(self.ending)
+
+    def _answer(self, task: Task) -> None:
+        caller, spec = self.caller, self.spec
+        if not self.is_alive:
+            return
+        assert caller is not None
+        assert spec is not None
+
+        def answer() -> None:
+            for id_ in list(self.held):
+                self.drop(id_)
+            self.task = None
+            actor_id = spec.actor_id
+            self.direct(caller, lambda: caller.actor_replied(actor_id, task, task.result))
+            self._serve()
+
+        self._publish_result(caller, task, answer)
+
+    def _on_EndProcess(self, message: m.EndProcess) -> None:
+        self.ending = message.cause
+        self._serve()
+
+    def _leave(self, cause: ExitCause) -> None:
+        self.say(m.EndProcess(self.number, cause))
+        self.die(0)
+
+
+def segment_of(path: str) -> int:
+    """The number of a segment, by its path."""
+    return int(path.rpartition("-")[2])

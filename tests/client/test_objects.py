@@ -1,0 +1,168 @@
+"""Objects on a real embedded cluster: who keeps them alive, and that they go."""
+
+import gc
+import time
+
+import numpy as np
+import pytest
+
+import ract
+from ract.client.runtime import current
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(ract_module):
+    return ract_module
+
+
+def store():
+    (found,) = current().link.request("store").values()
+    return found
+
+
+def settles(look, wanted, seconds=30):
+    """Wait for a value that follows from messages under way; returns the last one seen."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+@ract.remote
+def make(n):
+    return np.ones(n)
+
+
+@ract.remote
+def total(array):
+    return float(array.sum())
+
+
+@ract.remote
+class Keeper:
+    def __init__(self):
+        self.kept = None
+
+    def keep(self, box):
+        self.kept = box
+
+    def look(self):
+        return float(ract.get(self.kept[0]).sum())
+
+    def drop(self):
+        self.kept = None
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """Whatever a test does, the store is empty afterwards."""
+    gc.collect()
+    assert settles(lambda: store()["object_bytes"], 0) == 0
+    yield
+    gc.collect()
+    assert settles(lambda: store()["object_bytes"], 0) == 0
+    assert settles(lambda: store().get("store_object_bytes"), 0) == 0
+
+
+def test_put_and_drop():
+    refs = [ract.put(np.ones(200_000)) for _ in range(5)]
+    assert settles(lambda: store()["objects"], 5) == 5
+    del refs
+
+
+def test_small_objects_of_this_process_cost_the_store_nothing():
+    refs = [ract.put(i) for i in range(1000)]
+    assert ract.get(refs) == list(range(1000))
+    assert store()["objects"] == 0
+
+
+def test_an_array_outlives_its_ref():
+    ref = ract.put(np.arange(300_000))
+    array = ract.get(ref)
+    del ref
+    for _ in range(20):  # what would overwrite it, were it free
+        ract.put(np.zeros(300_000, dtype=np.int64))
+    np.testing.assert_array_equal(array, np.arange(300_000))
+
+
+def test_results_and_arguments():
+    refs = [make.remote(200_000) for _ in range(4)]
+    assert ract.get([total.remote(ref) for ref in refs]) == [200_000.0] * 4
+
+
+def test_dropped_before_it_is_ready():
+    for _ in range(5):
+        make.remote(200_000)
+
+
+def test_an_actor_keeps_what_it_was_handed():
+    keeper = Keeper.remote()
+    ref = ract.put(np.ones(200_000))
+    ract.get(keeper.keep.remote([ref]))
+    del ref
+    gc.collect()
+    assert ract.get(keeper.look.remote()) == 200_000
+    ract.get(keeper.drop.remote())
+
+
+def test_a_dead_actor_keeps_nothing():
+    keeper = Keeper.remote()
+    ract.get(keeper.keep.remote([ract.put(np.ones(200_000))]))
+    ract.kill(keeper)
+
+
+def test_objects_outlive_their_creator():
+    @ract.remote
+    class Creator:
+        def create(self):
+            return [ract.put(np.ones(200_000)), ract.put("small")]
+
+    creator = Creator.remote()
+    big, small = ract.get(creator.create.remote())
+    ract.kill(creator)
+    assert ract.get(big).sum() == 200_000
+    assert ract.get(small) == "small"
+
+
+def test_nested_refs_keep_what_they_contain():
+    inner = ract.put(np.ones(200_000))
+    outer = ract.put([ract.put([inner])])
+    del inner
+    gc.collect()
+    assert ract.get(ract.get(ract.get(outer)[0])[0]).sum() == 200_000
+
+
+def test_a_list_of_many_refs_in_one_argument():
+    @ract.remote
+    def summed(refs):
+        return sum(ract.get(refs))
+
+    assert ract.get(summed.remote([ract.put(i) for i in range(500)])) == 124750
+
+
+def test_full_store_says_so():
+    capacity = store()["store_capacity"]
+    with pytest.raises(ract.exceptions.ObjectStoreFullError, match="bytes"):
+        ract.put(np.empty(capacity, dtype=np.uint8))
+
+
+def test_refs_after_shutdown_say_that_their_cluster_is_gone():
+    # In another process: this one shares its cluster with other tests.
+    import subprocess
+    import sys
+
+    code = """
+import numpy, ract
+ract.init(num_cpus=1)
+ref = ract.put(numpy.ones(200_000))
+array = ract.get(ref)
+ract.shutdown()
+assert array.sum() == 200_000
+try:
+    ract.get(ref)
+except Exception as error:
+    print(type(error).__name__, error)
+ract.shutdown()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "cluster" in done.stdout, done
