@@ -16,6 +16,7 @@ import os
 import platform
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+DASHBOARD_PORT = 8265
 
 _lock = threading.RLock()
 _started: _Started | None = None
@@ -216,7 +218,7 @@ def init(
             )
         dashboard = ""
         if include_dashboard is not False:
-            dashboard = f"{dashboard_host}:{dashboard_port if dashboard_port is not None else 0}"
+            dashboard = f"{dashboard_host}:{_dashboard_port(dashboard_host, dashboard_port)}"
         if address is None:
             node["is-head"] = True
             _started = _start({"node": node, "dashboard": dashboard})
@@ -250,6 +252,19 @@ def _check(kwargs: dict[str, Any], namespace: Any) -> None:
         raise TypeError(f"namespace must be a string, not {type(namespace).__name__}")
     if namespace == "":
         raise ValueError('"" is not a valid namespace. Pass None for one of this job\'s own.')
+
+
+def _dashboard_port(host: str, wanted: int | None) -> int:
+    """The port wanted; by default the usual one if it is free, else 0 for any."""
+    if wanted is not None:
+        return wanted
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, DASHBOARD_PORT))
+        except OSError:
+            return 0
+    return DASHBOARD_PORT
 
 
 def _resolve(address: str | None) -> str | None:

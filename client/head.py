@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEDULER_PRELOAD = "ract.scheduler.preload"
+DASHBOARD_PRELOAD = "ract.dashboard.preload"
 WORKER_PRELOAD = "ract.worker.preload"
 START_TIMEOUT_S = 60.0
 
@@ -85,16 +86,23 @@ def _watch(pid: int | None, stop: asyncio.Event) -> int | None:
 
 
 def configure(config: dict[str, Any]) -> None:
-    """Set Dask's configuration of this process."""
+    """Set Dask's configuration of this process, before distributed is imported."""
     import dask
 
     from ract.core.security import load_or_create_token, security_config
+    from ract.core.session import root_folder
 
     values: dict[str, Any] = {
         f"distributed.worker.memory.{name}": False
         for name in ("target", "spill", "pause", "terminate")
     }
+    values["logging.distributed"] = "warning"
+    values["temporary-directory"] = str(root_folder())
     values["distributed.scheduler.work-stealing"] = False
+    # A node's HTTP server, which distributed starts in any case, has nothing to show.
+    values["distributed.worker.http.routes"] = []
+    if not config.get("dashboard"):
+        values["distributed.scheduler.http.routes"] = []
     values["ract.node"] = config.get("node", {})
     values["ract.token"] = ""
     if config.get("token") is not False:
@@ -113,9 +121,9 @@ async def _scheduler(config: dict[str, Any]) -> AsyncIterator[Any]:
         host=config.get("host", "127.0.0.1"),
         port=config.get("port", 0),
         protocol="tls://",
-        dashboard=bool(dashboard),
+        dashboard=False,  # ract's own pages bring Dask's with them, when somebody looks
         dashboard_address=dashboard or "127.0.0.1:0",
-        preload=[SCHEDULER_PRELOAD],
+        preload=[SCHEDULER_PRELOAD, *([DASHBOARD_PRELOAD] if dashboard else [])],
     )
     try:
         yield scheduler

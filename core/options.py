@@ -18,6 +18,8 @@ from ract.core import resources as res
 Check = Callable[[str, Any], Any]
 Table = Mapping[str, tuple[Any, Check]]
 
+BYTES_MAX = res.UNITS_MAX // res.UNIT
+
 
 # --------------------------------------------------------------------------- checks
 
@@ -44,7 +46,14 @@ def _any(name: str, value: Any) -> Any:
 
 
 _bool = _typed(bool, expected="a bool")
-_dict = _typed(dict, expected="a dict")
+
+
+def _dict(name: str, value: Any) -> Any:
+    if value is None:
+        return value
+    if not isinstance(value, dict):
+        _fail(name, value, "a dict", kind=True)
+    return dict(value)
 
 
 def _str(name: str, value: Any) -> Any:
@@ -76,8 +85,8 @@ def _memory(name: str, value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         _fail(name, value, "a number of bytes", kind=True)
-    if value < 0:
-        _fail(name, value, "a number of bytes, 0 or more")
+    if not 0 <= value <= BYTES_MAX:
+        _fail(name, value, f"a number of bytes between 0 and {BYTES_MAX}")
     return int(value)
 
 
@@ -104,7 +113,7 @@ def _resources(name: str, value: Any) -> Any:
         if not isinstance(key, str):
             _fail(name, key, "a dict with strings as keys", kind=True)
     res.demand_from_options(None, None, None, value, None)
-    return value
+    return dict(value)
 
 
 def _retry_exceptions(name: str, value: Any) -> Any:
@@ -144,10 +153,10 @@ def _labels(name: str, value: Any) -> Any:
         return value
     if not isinstance(value, dict):
         _fail(name, value, "a dict of strings", kind=True)
-    for key, item in value.items():
-        if not isinstance(key, str) or not isinstance(item, str):
-            _fail(name, item, "a dict of strings", kind=True)
-    return value
+    for text in (*value, *value.values()):
+        if not isinstance(text, str):
+            _fail(name, text, "a dict of strings", kind=True)
+    return dict(value)
 
 
 def _groups(name: str, value: Any) -> Any:
@@ -156,11 +165,13 @@ def _groups(name: str, value: Any) -> Any:
     if not isinstance(value, dict):
         _fail(name, value, "a dict of limits by group name", kind=True)
     for group, limit in value.items():
+        if not isinstance(group, str):
+            _fail(name, group, "a dict with strings as keys", kind=True)
         if isinstance(limit, bool) or not isinstance(limit, int):
             _fail(f"{name}[{group!r}]", limit, "an int", kind=True)
         if limit < 1:
             _fail(f"{name}[{group!r}]", limit, "1 or more")
-    return value
+    return dict(value)
 
 
 def _seconds(name: str, value: Any) -> Any:
@@ -168,7 +179,7 @@ def _seconds(name: str, value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         _fail(name, value, "a number of seconds", kind=True)
-    if value <= 0:
+    if not value > 0:  # NaN too
         _fail(name, value, "more than 0 seconds")
     return value
 
@@ -181,12 +192,18 @@ def _runtime_env(name: str, value: Any) -> Any:
     return value
 
 
+def _backpressure(name: str, value: Any) -> Any:
+    if _any_backpressure(name, value) == 0:
+        _fail(name, value, "None, -1 or a positive integer")
+    return value
+
+
 _max_calls = _integer("None, 0 or a positive integer", 0)
 _retries = _integer("None, -1, 0 or a positive integer", -1)
 _num_returns = _integer(
     "0, a positive integer, 'streaming' or 'dynamic'", 0, also=("streaming", "dynamic")
 )
-_backpressure = _integer("None, -1 or a positive integer", -1)
+_any_backpressure = _integer("None, -1 or a positive integer", -1)
 
 # --------------------------------------------------------------------------- the tables
 
@@ -258,6 +275,7 @@ _DEPRECATED = {"num_return_vals": "num_returns", "checkpoint_interval": None}
 
 def _checked(kind: str, table: Table, given: dict[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
+    custom: dict[str, Any] = {}
     for name, value in given.items():
         if name in _DEPRECATED:
             name_now = _DEPRECATED[name]
@@ -267,10 +285,10 @@ def _checked(kind: str, table: Table, given: dict[str, Any]) -> dict[str, Any]:
             if name_now in given:
                 raise ValueError(f"{name!r} is the old name of {name_now!r}: give only one")
             name = name_now
-        elif name.startswith("num_custom_"):
+        elif name.startswith("num_custom_") and "resources" in table:
             warnings.warn("use the option 'resources'", DeprecationWarning, stacklevel=5)
             resource = "".join(p.capitalize() for p in name.removeprefix("num_").split("_"))
-            checked["resources"] = {**(checked.get("resources") or {}), resource: value}
+            custom[resource] = value
             continue
         entry = table.get(name)
         if entry is None:
@@ -278,15 +296,24 @@ def _checked(kind: str, table: Table, given: dict[str, Any]) -> dict[str, Any]:
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise ValueError(f"Invalid option keyword {name!r} (value {value!r}) for {kind}.{hint}")
         checked[name] = entry[1](name, value)
+    if custom:
+        checked["resources"] = _resources(
+            "resources", {**(checked.get("resources") or {}), **custom}
+        )
     return checked
+
+
+_INSTALLERS = ("pip", "uv", "conda")
+"""Of these an environment has one at most."""
 
 
 def _merged_env(old: Any, new: Any) -> Any:
     if not old or not new:
         return new
-    merged = {**old, **new}
-    if "env_vars" in old or "env_vars" in new:
-        merged["env_vars"] = {**old.get("env_vars", {}), **new.get("env_vars", {})}
+    displaced = _INSTALLERS if any(new.get(name) for name in _INSTALLERS) else ()
+    merged = {**{name: v for name, v in old.items() if name not in displaced}, **new}
+    if "env_vars" in merged:
+        merged["env_vars"] = {**(old.get("env_vars") or {}), **(new.get("env_vars") or {})}
     return merged
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import signal
 from typing import Any
 
 import click
 
-from ract.core import security
+from ract.core import security, session
 from ract.core.resources import PREDEFINED, to_units
 
 PRELOAD = "ract.worker.preload"
@@ -56,7 +55,6 @@ def main(
         except security.TokenError as error:
             raise click.ClickException(str(error)) from error
     configure(node, token)
-    logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(address, host, name))
     except (OSError, TimeoutError) as error:
@@ -102,6 +100,8 @@ def configure(node: dict[str, Any], token: str) -> None:
     dask.config.set(
         {
             **{f"distributed.worker.memory.{name}": False for name in memory},
+            "logging.distributed": "warning",
+            "temporary-directory": str(session.root_folder()),
             "distributed.comm.timeouts.connect": f"{CONNECT_TIMEOUT_S}s",
             "distributed.worker.http.routes": [],
             "ract.node": {key: value for key, value in node.items() if value is not None},

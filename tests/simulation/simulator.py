@@ -1,16 +1,17 @@
-"""A seeded world around the real scheduler machine.
+"""A seeded world around the real machines: that of the scheduler, and one on every node.
 
 Theory of operation
 -------------------
-`World` has one clock, one heap of things to happen, one generator. The machine under test is the
-production one; nodes and processes (`simulation.peers`) are small models that obey the protocol.
+`World` has one clock, one heap of things to happen, one generator. The machines under test are the
+production ones; what is around them is simulated: nodes (`simulation.nodes`) perform the commands
+of their machine, processes (`simulation.peers`) are small models that obey the protocol.
 Every message travels on a *link* that keeps its order; links have random delays, so that messages
-on different links overtake each other. A crash cuts a node's link to the scheduler: what was on its
-way may or may not arrive, then `NodeLost` does.
+on different links overtake each other. A crash cuts a node's link to the scheduler: some of what was
+on its way still arrives, then `NodeLost` does.
 
-After each event of the machine its invariants are checked (`SchedulerMachine.check`), and the
-truth on the nodes: no incarnation of an actor twice, no more CPUs in use than there are and were
-lent. At the end everybody stops; whatever is then left is a leak.
+After each event of a machine its invariants are checked, and the truth beside them: no incarnation
+of an actor twice, no more CPUs in use than there are and were lent, no memory reused under a view.
+At the end everybody stops; whatever is then left is a leak.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from simulation.peers import SimNode, SimProcess
+from simulation.nodes import SimNode
+from simulation.peers import SimProcess
 
-from ract.core.messages import ActorKillWanted, ExitCause
+from ract.core.messages import ActorKillWanted, ExitCause, Request
 from ract.core.wire import decode, encode
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.turn import NodeLost, Tick
 
 STEPS_MAX = 400_000
-STORY_LINES = 60
+STORY_LINES = 200
 
 
 class World:
@@ -47,7 +49,8 @@ class World:
         self.processes: dict[int, SimProcess] = {}
         #: Living processes of each (actor, incarnation).
         self.bodies: Counter[tuple[bytes, int]] = Counter()
-        self.story: deque[str] = deque(maxlen=STORY_LINES)
+        self.freed: set[bytes] = set()  #: by `ract.free`: their memory may go under a view
+        self._story: deque[tuple[float, str, Any]] = deque(maxlen=STORY_LINES)
         self.is_stopping = False
         self.ids = itertools.count(1)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -89,18 +92,19 @@ class World:
         frame = encode(message)
 
         def arrive() -> None:
-            lost = not node.is_alive and (node.is_reported or self.rng.random() < 0.5)
-            if not lost:
+            if not node.is_alive:
+                node.is_cut = node.is_cut or node.is_reported or self.rng.random() < 0.3
+            if not node.is_cut:
                 self.handle(decode(frame))
 
         self.travel(("up", node.node_id), arrive)
 
     def handle(self, event: Any) -> None:
         """One turn of the machine under test."""
-        self.story.append(f"{self.now:.4f} {event!s:.220}")
+        self.tell("SCHED", event)
         commands = self.machine.handle(event, self.now)
         for command in commands:
-            self.story.append(f"    -> {command.node_id[:2].hex()} {command.message!s:.200}")
+            self.tell("   -> " + command.node_id[:2].hex(), command.message)
             node = self.nodes[command.node_id]
             frame = encode(command.message)
             self.travel(("down", command.node_id), lambda n=node, f=frame: n.receive(decode(f)))
@@ -110,6 +114,15 @@ class World:
         if at is not None and (self._tick_at is None or at < self._tick_at):
             self._tick_at = at
             self.after(max(0.0, at - self.now), lambda: self._tick(at))
+
+    def tell(self, who: str, what: Any) -> None:
+        """Remember what happens, for whoever must find out why it went wrong."""
+        self._story.append((self.now, who, what))
+
+    @property
+    def story(self) -> list[str]:
+        """The newest lines of what has happened."""
+        return [f"{at:.4f} {who} {what!s:.220}" for at, who, what in self._story]
 
     def _tick(self, at: float) -> None:
         if self._tick_at == at:
@@ -129,9 +142,17 @@ class World:
 
     def crash_node(self, node: SimNode) -> None:
         """The machine of a node is gone, with all that runs there."""
-        self.story.append(f"{self.now:.4f} CRASH of node {node.node_id[:2].hex()}")
+        self.tell(node.node_id[:2].hex(), "CRASH")
+        self._lose(node, ExitCause("node_died", "crashed in simulation", node_id=node.node_id))
+
+    def end_node(self, node: SimNode) -> None:
+        """The daemon of a node ends because its machine said so."""
+        if node.is_alive:
+            self.tell(node.node_id[:2].hex(), "LEAVES")
+            self._lose(node, ExitCause("shutdown", "kill_node", node_id=node.node_id))
+
+    def _lose(self, node: SimNode, cause: ExitCause) -> None:
         node.crash()
-        cause = ExitCause("node_died", "crashed in simulation", node_id=node.node_id)
 
         def report() -> None:
             node.is_reported = True
@@ -148,13 +169,17 @@ class World:
         nodes = [n for n in self.nodes.values() if n.is_alive and not n.is_head]
         drivers = [p for p in self.processes.values() if p.is_alive and p.kind == "driver"]
         if dice < 0.6 and victims:
-            self.rng.choice(victims).die(ExitCause("crashed", "chaos", signal=9))
-        elif dice < 0.7 and nodes:
+            self.rng.choice(victims).die(9)
+        elif dice < 0.67 and nodes:
             self.crash_node(self.rng.choice(nodes))
+        elif dice < 0.7 and nodes and drivers:
+            node, driver = self.rng.choice(nodes), self.rng.choice(drivers)
+            ask = Request(driver.number, next(self.ids), "kill_node", {"node_id": node.node_id})
+            driver.say(ask)
         elif dice < 0.8 and len(nodes) < 6:
             self.add_node()
         elif dice < 0.85 and len(drivers) > 1:
-            self.rng.choice(drivers).die(ExitCause("crashed", "chaos"))
+            self.rng.choice(drivers).die(9)
         self.after(self.rng.expovariate(1 / 0.2), self.chaos)
 
     # ------------------------------------------------------------------ truth
@@ -182,7 +207,8 @@ class World:
             self._finish()
         except BaseException:
             print("\n".join(self.story))
-            print(f"replay with RACT_SIM_SEED={self.seed} (crashes={self.crashes})")
+            name = "among_crashes" if self.crashes else "when_nothing_fails"
+            print(f"To replay it: RACT_SIM_SEED={self.seed} pytest tests/simulation -k {name}")
             raise
 
     def _finish(self) -> None:
@@ -192,7 +218,7 @@ class World:
         self._kill_detached()  # of dead drivers: they would keep resources for ever
         self.run()
         for process in self._living():
-            left = [task.name for task in process.waiting_tasks()]
+            left = [task.number for task in process.waiting_tasks()]
             assert not left, f"process {process.number} still waits for {left}"
             assert not process.gets, f"process {process.number} never got {process.gets}"
         if not self.crashes:
@@ -200,17 +226,21 @@ class World:
         self._kill_detached()
         self.run()
         for process in self._living("driver"):
-            process.die(ExitCause("exited"))
+            process.die(0)
         self.run()
         self._assert_released()
+        for process in self._living():
+            assert not process.job_id, f"process {process.number} outlived its job"
 
     def _kill_detached(self) -> None:
         """Detached actors outlive their jobs; somebody has to end them."""
         drivers = self._living("driver")
         if not drivers:
             [head] = [node for node in self.nodes.values() if node.is_head]
-            drivers = [head.fork("driver")]
-            drivers[0].is_stopped = True
+            driver = head.start_driver()
+            assert driver is not None, "the head node has no process numbers left"
+            driver.is_stopped = True
+            drivers = [driver]
             self.run(until=self.now + 1.0)
         for actor_id, actor in self.machine.actors.table.items():
             if actor.spec.detached:
@@ -233,6 +263,4 @@ class World:
         assert not machine.leases.wants, "wants are left"
         for node in machine.nodes.alive:
             assert node.ledger.free == node.ledger.total
-            truth = self.nodes[node.node_id]
-            assert not truth.store, "copies are left"
-            assert not truth.leases, "leases are left on a node"
+            self.nodes[node.node_id].assert_rest()
