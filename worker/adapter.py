@@ -294,7 +294,7 @@ class RactWorkerPlugin(WorkerPlugin):
         if not self._is_closing:
             # It is the parent and the janitor of everything here: without it the node ends.
             logger.error("the zygote of node %s died: the node ends", self.node_id.hex()[:8])
-            self._spawn(self._worker.close(reason="ract-zygote-died"))
+            self._close_worker("ract-zygote-died")
 
     def _turn(self, event: Any) -> None:
         if self._machine is None or self._is_closing:
@@ -334,7 +334,7 @@ class RactWorkerPlugin(WorkerPlugin):
             self._spawn(self._pull(command))
         elif isinstance(command, ev.Shutdown):
             logger.info("node %s ends: %s", self.node_id.hex()[:8], command.reason)
-            self._spawn(self._worker.close(reason="ract-end-node"))
+            self._close_worker("ract-end-node")
 
     def _send(self, message: Any) -> None:
         """Collect what goes to the scheduler in this turn of the loop."""
@@ -371,6 +371,10 @@ class RactWorkerPlugin(WorkerPlugin):
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _close_worker(self, reason: str) -> None:
+        # Not one of `_tasks`: closing ends in `teardown`, which cancels those.
+        self._closing = self._loop.create_task(self._worker.close(reason=reason))
 
     # ------------------------------------------------------------------ between nodes
 

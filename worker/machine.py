@@ -60,6 +60,7 @@ class Executor:
     runtime_env: str = ""
     work: m.StartLease | m.StartActor | None = None  #: what it does, or will once it is up
     connected: bool = False
+    began: bool = False  #: it was given its work, and the scheduler told
     disconnected: bool = False
     exited: ev.ExecutorExited | None = None
     exited_at: float = 0.0
@@ -199,8 +200,11 @@ class NodeMachine:
                 return
             executor.connected = True
             executor.pid = hello.pid
+            if executor.state == ENDING:  # since before anybody knew its pid
+                self._command(ev.Signal(process, hello.pid, signal.SIGKILL))
         else:
             self.drivers[process] = Driver(process, hello)
+            self._ask_for_numbers()
         self._tell(
             m.ProcessJoined(
                 self.node_id,
@@ -291,7 +295,7 @@ class NodeMachine:
             )
         if executor.connected:
             self._tell(m.ProcessExited(self.node_id, executor.process, cause))
-        elif isinstance(work, m.StartLease):
+        if isinstance(work, m.StartLease) and not executor.began:
             detail = f"its process ended while it started: {cause.stderr_tail}"
             self._tell(m.LeaseFailed(self.node_id, work.lease, "WorkerCrashedError", detail))
 
@@ -342,6 +346,7 @@ class NodeMachine:
 
     def _begin(self, executor: Executor) -> None:
         work = executor.work
+        executor.began = True
         if isinstance(work, m.StartLease):
             executor.move(LEASED)
             use = m.UseLease(executor.process, work.lease, work.shape, work.assigned)

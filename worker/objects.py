@@ -95,9 +95,12 @@ class Objects:
             )
             self._command(ev.ToProcess(event.process, refused))
             return
-        for object_id, (segment, source, _, _) in list(self._pulls.items()):
+        for object_id, (segment, _, _, _) in list(self._pulls.items()):
             if segment == event.segment:
-                self.pull_failed(ev.PullFailed(object_id, source, event.detail))
+                # Not for want of a source: it must not be told that it has nothing.
+                del self._pulls[object_id]
+                self._unwanted_pulls.discard(object_id)
+                self._refuse(object_id, event.detail)
 
     def _sealed(self, message: m.ObjectSealed) -> None:
         segment = self.store.segments.get(message.segment)
@@ -228,6 +231,8 @@ class Objects:
         if event.object_id in self._unwanted_pulls:
             self._unwanted_pulls.discard(event.object_id)
             self.store.close(segment)
+            if event.object_id in self.waiting:
+                self._seek(event.object_id)
             return
         self.store.seal(event.object_id, segment, 0, size, is_copy=True, is_error=is_error)
         self.store.close(segment)

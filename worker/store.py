@@ -46,6 +46,7 @@ class Stored:
     size: int
     is_copy: bool = False
     is_error: bool = False
+    also: list[int] = field(default_factory=list)  #: segments where it lies too, perhaps in view
 
 
 def size_class(size: int) -> int:
@@ -87,14 +88,15 @@ class StoreIndex:
         """A segment for ``size`` bytes.
 
         Returns:
-            (segment, recycled, segments to remove first, copies evicted).
+            (segment, recycled, segments to remove first, copies evicted). For ``process`` 0, which
+            is the node itself, the segment is for one copy.
 
         Raises:
             StoreFull: there is no room and nothing that may go.
         """
         wanted = (
             size_class(size)
-            if size >= OWN_SEGMENT_BYTES_MIN
+            if size >= OWN_SEGMENT_BYTES_MIN or not process  # a copy has a segment of its own
             else min(SMALL_SEGMENT_BYTES, max(size_class(size), self.capacity // 16))
         )
         found = self._pooled(process, wanted)
@@ -122,14 +124,15 @@ class StoreIndex:
     def _make_room(self, wanted: int, asked: int) -> tuple[list[Segment], list[bytes]]:
         removed: list[Segment] = []
         evicted: list[bytes] = []
+        # Decided before anything is given up: what is removed here must be reported.
+        if self._bytes + wanted - self.capacity > self._reclaimable():
+            raise StoreFull(
+                f"{asked} bytes do not fit: {self.used_bytes} of {self.capacity} bytes of "
+                "the object store are in use by objects that are referenced"
+            )
         while self._bytes + wanted > self.capacity:
             if not self.pool:
-                copy = next((i for i, s in self.objects.items() if s.is_copy), None)
-                if copy is None:
-                    raise StoreFull(
-                        f"{asked} bytes do not fit: {self.used_bytes} of {self.capacity} bytes of "
-                        "the object store are in use by objects that are referenced"
-                    )
+                copy = next(i for i, s in self.objects.items() if s.is_copy)
                 evicted.append(copy)
                 self.free(copy)
                 continue
@@ -137,6 +140,14 @@ class StoreIndex:
             self._bytes -= segment.size
             removed.append(segment)
         return removed, evicted
+
+    def _reclaimable(self) -> int:
+        """Bytes that go if the pool is emptied and all copies are evicted."""
+        return sum(s.size for s in self.pool.values()) + sum(
+            segment.size
+            for segment in self.segments.values()
+            if not segment.is_open and all(self.objects[i].is_copy for i in segment.objects)
+        )
 
     def abandon(self, segment_id: int) -> None:
         """The segment's file could not be created."""
@@ -152,8 +163,11 @@ class StoreIndex:
         is_copy: bool = False,
         is_error: bool = False,
     ) -> None:
-        """An object was written into a segment."""
-        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error)
+        """An object was written into a segment; perhaps again, by a task that was repeated."""
+        before = self.objects.get(object_id)
+        also = [] if before is None else [*before.also, before.segment]
+        is_copy = is_copy and (before is None or before.is_copy)
+        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, also)
         self.segments[segment_id].objects.add(object_id)
 
     def close(self, segment_id: int) -> None:
@@ -181,9 +195,10 @@ class StoreIndex:
         stored = self.objects.pop(object_id, None)
         if stored is None:
             return False
-        segment = self.segments[stored.segment]
-        segment.objects.discard(object_id)
-        self._maybe_pool(segment)
+        for segment_id in {stored.segment, *stored.also}:
+            segment = self.segments[segment_id]
+            segment.objects.discard(object_id)
+            self._maybe_pool(segment)
         return True
 
     def _maybe_pool(self, segment: Segment) -> None:
@@ -199,5 +214,7 @@ class StoreIndex:
             segment = self.segments[stored.segment]
             assert object_id in segment.objects
             assert stored.offset + stored.size <= segment.size
+            assert all(object_id in self.segments[i].objects for i in stored.also)
         assert all(s.objects or s.is_open for s in self.segments.values())
+        assert all(i in self.objects for s in self.segments.values() for i in s.objects)
         assert all(not s.objects and not s.is_open for s in self.pool.values())

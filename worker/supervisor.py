@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Zygote:
         self._sock: socket.socket | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         self._unsent: deque[bytes] = deque()
+        self._pids: set[int] = set()
 
     async def start(self) -> None:
         """Start the process; requests may follow at once."""
@@ -131,10 +133,19 @@ class Zygote:
         if not packet:
             self._sock = None
             self._forget(sock)
+            self._kill_orphans()
             self._on_lost()
             return
         message = msgpack.unpackb(packet)
         if "forked" in message:
+            self._pids.add(message["pid"])
             self._on_forked(message["forked"], message["pid"])
         else:
+            self._pids.discard(message["pid"])
             self._on_exited(message["exited"], message["pid"], message["status"])
+
+    def _kill_orphans(self) -> None:
+        """The executors died with the zygote; what they have started did not."""
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)

@@ -345,7 +345,7 @@ def test_num_custom_resource_is_an_old_way_to_ask_for_it():
     assert options.resources == {"CustomResource": 2, "other": 1}
     with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="negative"):
         task_options(num_custom_resource=-2)
-    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="num_custom_resource"):
+    with pytest.raises(ValueError, match="num_custom_resource"):
         method_options(num_custom_resource=2)
 
 

@@ -326,6 +326,10 @@ class SimProcess:
         if object_id not in self.gets:
             return  # given up meanwhile
         if message.blob is None:
+            if segment_of(message.path) not in self.node.files:
+                # A copy that was evicted before we could open it: ask again.
+                self.say(m.ObjectWanted(self.number, object_id))
+                return
             place = (segment_of(message.path), message.offset, message.size)
             if object_id not in self.world.freed:
                 self.node.see(self.number, object_id, place)
