@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-States are what the scheduler says (`ActorChanged`): PENDING_CREATION, ALIVE, RESTARTING, DEAD. Calls
-wait in ``_queue`` until the actor is alive and their arguments are ready, and go to its executor
-over one channel, so they run in submission order. For a sync actor a call whose arguments are late
+States are what the scheduler says (`ActorChanged`): PENDING_CREATION, ALIVE, RESTARTING, DEAD.
+Calls wait in ``_queue`` until the actor is alive and their arguments are ready, and go to its
+executor over one channel, so they run in submission order. For a sync actor a call whose arguments
+are late
 holds back the calls behind it; async and threaded actors promise no order, so it does not.
 
 When the channel ends, calls in flight are parked until the scheduler says what became of the actor:
@@ -155,7 +156,7 @@ class ActorClient:
             return
         queue = self._queue
         if self.info is not None and not self.info.is_ordered:
-            late = deque()
+            late: deque[Call] = deque()
             while queue:
                 call = queue.popleft()
                 if call.cancelled:
@@ -255,9 +256,7 @@ class ActorClient:
         if self._creation_error is not None:
             return faults_of_creation(self._creation_error, self.actor_id, class_name)
         cause = self.cause or ExitCause("crashed")
-        return errors.error_from_exit(
-            cause, what="", actor_id=self.actor_id, class_name=class_name
-        )
+        return errors.error_from_exit(cause, what="", actor_id=self.actor_id, class_name=class_name)
 
     def _unavailable(self) -> errors.RactError:
         why = self.cause.detail if self.cause is not None else ""

@@ -220,9 +220,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if namespace == "":
         raise ValueError('"" is not a valid namespace. Pass None for the current one.')
     runtime = ambient.runtime()
-    found = runtime.link.request(
-        "get_actor", name=name, namespace=namespace or runtime.namespace
-    )
+    found = runtime.link.request("get_actor", name=name, namespace=namespace or runtime.namespace)
     return handle_from_lookup(runtime, found)
 
 

@@ -1,8 +1,8 @@
 """Starting, joining and leaving a cluster: ``ract.init`` and ``ract.shutdown``.
 
 Without an address a head process is started for this driver and ends with it. With one, the driver
-attaches to the node of that cluster on this machine, found by its ``node.json``; if there is none, a
-node without CPUs is started here for as long as the driver lives.
+attaches to the node of that cluster on this machine, found by its ``node.json``; if there is none,
+a node without CPUs is started here for as long as the driver lives.
 """
 
 from __future__ import annotations
@@ -247,7 +247,9 @@ def _check(kwargs: dict[str, Any], namespace: Any) -> None:
         hints = [f"{key!r}" for key in unknown]
         close = [c for key in unknown for c in difflib.get_close_matches(key, known, 1)]
         did_you_mean = f" Did you mean {', '.join(close)}?" if close else ""
-        raise RuntimeError(f"Unknown keyword argument(s) to init: {', '.join(hints)}.{did_you_mean}")
+        raise RuntimeError(
+            f"Unknown keyword argument(s) to init: {', '.join(hints)}.{did_you_mean}"
+        )
     if namespace is not None and not isinstance(namespace, str):
         raise TypeError(f"namespace must be a string, not {type(namespace).__name__}")
     if namespace == "":

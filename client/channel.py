@@ -98,7 +98,6 @@ class Call:
         self.actor_id: bytes | None = None
         self.stream: Any = None
 
-
     def refs_task_id(self) -> str:
         """The task's id in hex, for messages."""
         return self.refs[0].task_id().hex() if self.refs else f"{self.number:016x}"

@@ -112,9 +112,7 @@ class ActorHandle:
         return sorted([*self._info.methods, *HIDDEN_METHODS])
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, ActorHandle) and other._client.actor_id == self._client.actor_id
-        )
+        return isinstance(other, ActorHandle) and other._client.actor_id == self._client.actor_id
 
     def __hash__(self) -> int:
         return hash(self._client.actor_id)

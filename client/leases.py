@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 One `LeaseMachine` per shape (resources, environment, strategy). Tasks wait in a FIFO queue; leases
 take from it. A lease is pushed no more tasks than keep it busy: its depth is
-``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue, and 1 while
-nothing of that function has finished, so that a straggler does not pin work behind it.
+``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue, and 1
+while nothing of that function has finished, so that a straggler does not pin work behind it.
 
 A lease is OPEN, BLOCKED (its task waits in get: nothing is pushed) or RECALLED (others wait for it:
 nothing is pushed, and it is released when it is empty). Idle leases are kept for a while, because

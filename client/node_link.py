@@ -95,7 +95,7 @@ class NodeLink:
     def _send_holds(self) -> None:
         changes = self.hold_changes
         while changes:
-            holds = []
+            holds: list[Hold] = []
             while changes and len(holds) < HOLDS_PER_MESSAGE_MAX:
                 holds.append(Hold(*changes.popleft()))
             self._sock.sendall(_framed(HoldsChanged(self.process, holds)))

@@ -1,8 +1,8 @@
 """The fallback IO thread of a process.
 
-A thread that waits for a reply reads the socket itself (`ract.client.channel`): each extra thread on
-the path costs about 25 µs a call. The reactor is there for everything that nobody waits for: control
-messages from the node, replies while the program computes, buffered calls that must go out.
+A thread that waits for a reply reads the socket itself (`ract.client.channel`): each extra thread
+on the path costs about 25 µs a call. The reactor is there for everything that nobody waits for:
+control messages from the node, replies while the program computes, buffered calls that must go out.
 
 Reply channels are registered one-shot: after an event the channel stays silent until somebody who
 stops reading it (or the tick) arms it again. Between bursts the thread sleeps without a timeout;
@@ -113,7 +113,7 @@ class Reactor:
                 return
             if self._closed:
                 return
-            if self._asleep or not self._asleep and idle >= TICKS_IDLE_MAX:
+            if self._asleep or (not self._asleep and idle >= TICKS_IDLE_MAX):
                 idle = 0
             while self._posted:
                 self._call(self._posted.pop(0))

@@ -46,7 +46,16 @@ class ObjectRef(Generic[T]):
     Refs can be passed to tasks, kept in containers, awaited, and used as dictionary keys.
     """
 
-    __slots__ = ("__weakref__", "_call", "_holds", "_id", "_runtime", "_state", "_value", "_waiters")
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_holds",
+        "_id",
+        "_runtime",
+        "_state",
+        "_value",
+        "_waiters",
+    )
 
     _state: int
     _value: Any

@@ -24,7 +24,7 @@ from typing import Any
 from ract.client import connections, faults, refs
 from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
-from ract.client.handles import ACTOR_ID_BYTES, ActorHandle
+from ract.client.handles import ACTOR_ID_BYTES
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
 from ract.client.refs import (
@@ -148,9 +148,7 @@ class Runtime:
             ref._when_done(ready)
         ready(None)
 
-    def _bind(
-        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[ObjectRef]:
+    def _bind(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[ObjectRef]:
         """Put the arguments into the call; returns the refs among them that are not ready."""
         if not kwargs and all(map(serialization.is_plain, args)):
             call.args = args
@@ -201,7 +199,7 @@ class Runtime:
         """Replace the slots by values; a failed argument fails the call without running it."""
         extra = call.extra
         assert extra is not None
-        deps = []
+        deps: list[tuple[Any, ...]] = []
         handed = []
         for ref in extra["deps"]:
             state, value = ref._state, ref._value
@@ -239,6 +237,7 @@ class Runtime:
         status = reply[1]
         if status == calls.RETURNED:
             channel.inflight.pop(call.seq, None)
+            assert channel.owner is not None
             channel.owner.returned(channel, call)
             return
         if status == calls.ITEM:
@@ -293,7 +292,7 @@ class Runtime:
 
     def fail_call(self, call: Call, error: BaseException) -> None:
         """Complete every ref of the call with an error made in this process."""
-        value = (pickle.dumps(error, 5), [], [])
+        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
         self._errors += 1
         for ref in call.refs:
             ref._complete(ERROR, value)
@@ -390,7 +389,7 @@ class Runtime:
 
     def _publish(self, ref: ObjectRef, holds: list[Hold]) -> None:
         state = ref._state
-        value = ref._value if state >= READY else None
+        value: Any = ref._value if state >= READY else None
         blob = None
         contains: list[Contained] = []
         if state == PLAIN:
@@ -493,7 +492,9 @@ class Runtime:
 
     def _pinned_while_localizing(self, id: bytes, ref: ObjectRef) -> None:
         # The waiting list keeps the ref: its hold must outlast the copy.
-        self._localizing[id].append(lambda _keep=ref: None)
+        def keep(_ref: ObjectRef = ref) -> None: ...
+
+        self._localizing[id].append(keep)
 
     def seek(self, ref: ObjectRef) -> None:
         """Ask the node for the value of a ref that another process made."""
@@ -724,6 +725,7 @@ class Runtime:
             waiting = self._localizing.pop(message.object_id, [])
             ref = self._held.get(message.object_id)
         if ref is not None:
+            value: tuple[Any, ...]
             if message.blob is not None:
                 blob = message.blob
                 if blob.is_error:
@@ -926,4 +928,3 @@ def install(runtime: Runtime | None) -> None:
 def current() -> Runtime | None:
     """The runtime of this process, or None before init and after shutdown."""
     return refs._runtime
-

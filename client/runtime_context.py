@@ -150,7 +150,7 @@ class RuntimeContext:
 
     def get(self) -> dict[str, Any]:
         """Ids and names as one dict."""
-        found = {
+        found: dict[str, Any] = {
             "job_id": self.get_job_id(),
             "node_id": self.get_node_id(),
             "namespace": self.namespace,

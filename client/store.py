@@ -130,9 +130,7 @@ class StoreClient:
             return
         fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            serialization.write_block_to(
-                packed, lambda data, at: os.pwrite(fd, data, offset + at)
-            )
+            serialization.write_block_to(packed, lambda data, at: os.pwrite(fd, data, offset + at))
         finally:
             os.close(fd)
 
@@ -143,7 +141,7 @@ class StoreClient:
         mapping = self._mapping(self._readable, location.path, mmap.PROT_READ)
         flat = np.frombuffer(mapping, np.uint8, location.size, location.offset).view(Pinned)
         flat.pin = pin
-        return serialization.read_block(memoryview(flat))
+        return serialization.read_block(memoryview(flat))  # type: ignore[arg-type]
 
     def _mapping(self, cache: dict[str, mmap.mmap], path: str, protection: int) -> mmap.mmap:
         mapping = cache.get(path)

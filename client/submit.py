@@ -74,8 +74,8 @@ def submit_actor_call(
     returns: Any = 1
     retries = info.max_task_retries
     defaults = meta.get("options")
-    if options is not None or defaults:
-        given = options.given_values() if options is not None else defaults
+    given: dict[str, Any] | None = options.given_values() if options is not None else defaults
+    if given:
         returns = given.get("num_returns", 1)
         retries = given.get("max_task_retries", retries)
         call.retry_exceptions = given.get("retry_exceptions", False)

@@ -97,9 +97,7 @@ class TaskPool:
             self.runtime.tell(LeaseReleased(self.runtime.process, lease.id))
         if todo.backlog is not None:
             names = list(self._names)
-            message = LeasesWanted(
-                self.runtime.process, self.key, self.shape, todo.backlog, names
-            )
+            message = LeasesWanted(self.runtime.process, self.key, self.shape, todo.backlog, names)
             self.runtime.tell(message)
 
     def tick(self, now: float) -> None:

@@ -1,42 +1,19 @@
 """The exceptions of ract, all picklable.
 
-Names follow Ray's with ``Ract`` for ``Ray``; the Ray names are aliases, so that ported programs run:
-``RayError is RactError``. `RactTaskError` is in `ract.core.task_error`.
+Names follow Ray's with ``Ract`` for ``Ray``; the Ray names are aliases, so that ported programs
+run: ``RayError is RactError``. `RactTaskError` is in `ract.core.task_error`.
 """
 
 from __future__ import annotations
 
 import builtins
 import datetime
-import pickle
 import signal
 from typing import Any
 
 from ract.core.messages import ExitCause
-
-
-class RactError(Exception):
-    """Root of all errors that ract raises on its own account."""
-
-    def to_bytes(self) -> bytes:
-        """The pickled error."""
-        return pickle.dumps(self, 5)
-
-    @staticmethod
-    def from_bytes(data: bytes) -> BaseException:
-        """The inverse of `to_bytes`."""
-        return pickle.loads(data)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Constructors differ in their arguments: restore args and attributes, call no __init__.
-        return _restore, (type(self), self.args, dict(self.__dict__))
-
-
-def _restore(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+from ract.core.root_error import RactError
+from ract.core.task_error import RactTaskError
 
 
 class CrossLanguageError(RactError):
@@ -62,7 +39,9 @@ class LocalRayletDiedError(RactError):
 class WorkerCrashedError(RactError):
     """The process that ran the task died."""
 
-    def __init__(self, message: str = "The worker process died while it executed this task.") -> None:
+    def __init__(
+        self, message: str = "The worker process died while it executed this task."
+    ) -> None:
         super().__init__(message)
 
 
@@ -110,7 +89,9 @@ class ActorDiedError(RactActorError):
 class ActorUnavailableError(RactActorError):
     """The actor cannot be reached now, but may come back."""
 
-    def __init__(self, error_message: str = "The actor is unavailable.", actor_id: Any = None) -> None:
+    def __init__(
+        self, error_message: str = "The actor is unavailable.", actor_id: Any = None
+    ) -> None:
         super().__init__(actor_id, error_message)
 
 
@@ -120,7 +101,9 @@ class RactSystemError(RactError):
     def __init__(self, client_exc: Any = None, traceback_str: str | None = None) -> None:
         self.client_exc = client_exc
         self.traceback_str = traceback_str
-        super().__init__(f"System error: {client_exc}" + (f"\n{traceback_str}" if traceback_str else ""))
+        super().__init__(
+            f"System error: {client_exc}" + (f"\n{traceback_str}" if traceback_str else "")
+        )
 
 
 class RactChannelError(RactSystemError):
@@ -268,7 +251,10 @@ class RuntimeEnvSetupError(RactError):
 
     def __init__(self, error_message: str | None = None) -> None:
         self.error_message = error_message
-        super().__init__("Failed to set up runtime environment." + (f"\n{error_message}" if error_message else ""))
+        super().__init__(
+            "Failed to set up runtime environment."
+            + (f"\n{error_message}" if error_message else "")
+        )
 
 
 class TaskPlacementGroupRemoved(RactError):
@@ -324,8 +310,6 @@ class ActorHandleNotFoundError(ValueError, RactError):
 class ActorClassInheritanceException(TypeError):
     """A class inherits from an actor class."""
 
-
-from ract.core.task_error import RactTaskError  # noqa: E402  (it needs RactError)
 
 # --------------------------------------------------------------------------- from exit causes
 
@@ -388,14 +372,29 @@ def error_from_exit(
     return WorkerCrashedError(f"{what} failed: {text}")
 
 
-_BUILTINS = ("ValueError", "TypeError", "RuntimeError", "KeyError", "TimeoutError", "ConnectionError")
+_BUILTINS = (
+    "ValueError",
+    "TypeError",
+    "RuntimeError",
+    "KeyError",
+    "TimeoutError",
+    "ConnectionError",
+)
 
 
 def error_by_name(name: str, detail: str) -> Exception:
     """The error that a message names; only ract's and a few builtin types are known."""
     kind = globals().get(name)
     if isinstance(kind, type) and issubclass(kind, (RactError, ActorClassInheritanceException)):
-        return kind(detail)
+        # The first argument of these is an id.
+        if issubclass(kind, ObjectLostError):
+            return kind(call_site=detail)
+        if kind is TaskCancelledError:
+            return kind(error_message=detail)
+        if kind is RactActorError:
+            return kind(error_msg=detail)
+        if kind is not RactTaskError:  # nobody has one without its cause
+            return kind(detail)
     if name in _BUILTINS:
         return getattr(builtins, name)(detail)
     return RactSystemError(f"{name}: {detail}")
@@ -416,15 +415,18 @@ RayChannelTimeoutError = RactChannelTimeoutError
 RayCgraphCapacityExceeded = RactCgraphCapacityExceeded
 RayDirectTransportError = RactDirectTransportError
 
-RACT_EXCEPTION_TYPES = [
-    kind
-    for kind in list(globals().values())
-    if isinstance(kind, type) and issubclass(kind, RactError)
-]
-RACT_EXCEPTION_TYPES = list(dict.fromkeys(RACT_EXCEPTION_TYPES))
+RACT_EXCEPTION_TYPES = list(
+    dict.fromkeys(
+        kind
+        for kind in list(globals().values())
+        if isinstance(kind, type) and issubclass(kind, RactError)
+    )
+)
 RAY_EXCEPTION_TYPES = RACT_EXCEPTION_TYPES
 
-__all__ = [name for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, BaseException)] + [  # noqa: E501
-    "RACT_EXCEPTION_TYPES",
-    "RAY_EXCEPTION_TYPES",
+__all__ = [
+    name
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, BaseException)
 ]
+__all__ += ["RACT_EXCEPTION_TYPES", "RAY_EXCEPTION_TYPES"]

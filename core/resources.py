@@ -39,7 +39,9 @@ def to_units(name: str, quantity: Any) -> int:
     if quantity < 0:
         raise ValueError(f"the quantity of resource {name!r} must not be negative, got {quantity}")
     if quantity > UNITS_MAX // UNIT:
-        raise ValueError(f"the quantity of resource {name!r} is too large: at most {UNITS_MAX // UNIT}")
+        raise ValueError(
+            f"the quantity of resource {name!r} is too large: at most {UNITS_MAX // UNIT}"
+        )
     units = round(quantity * UNIT)
     # What sums of floats are off by is forgiven; ints are exact.
     tolerance = max(1e-6, 4 * UNIT * math.ulp(quantity))

@@ -43,15 +43,18 @@ class Signature:
             parameters = list(inspect.signature(function).parameters.values())
         except (ValueError, TypeError):
             return None
-        if skip_first and parameters and parameters[0].kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        if (
+            skip_first
+            and parameters
+            and parameters[0].kind
+            in (
+                inspect.Parameter.POSITIONAL_ONLY,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            )
         ):
             parameters = parameters[1:]
         positional = [
-            p
-            for p in parameters
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         return cls(
             [p.name for p in positional],

@@ -1,20 +1,20 @@
 """The error of a task whose code raised: both `RactTaskError` and the user's own type.
 
-``get`` must satisfy ``except MyError`` as well as ``except RactTaskError``. So it raises an instance
-of a class made on the fly that inherits from both. The user's ``__init__`` is never called (its
-signature is unknown); the cause's arguments and attributes are copied instead.
+``get`` must satisfy ``except MyError`` as well as ``except RactTaskError``. So it raises an
+instance of a class made on the fly that inherits from both. The user's ``__init__`` is never called
+(its signature is unknown); the cause's arguments and attributes are copied instead.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import ract.core.errors as errors
+from ract.core.root_error import RactError
 
 _dual_types: dict[type, type | None] = {}
 
 
-class RactTaskError(errors.RactError):
+class RactTaskError(RactError):
     """An exception raised by user code in a task or actor call.
 
     Attributes:
@@ -38,6 +38,7 @@ class RactTaskError(errors.RactError):
     ) -> None:
         self.function_name = function_name
         self.traceback_str = traceback_str
+        self.cause: Any
         # A failed argument or an inner get: the root error stays the cause.
         while isinstance(cause, RactTaskError):
             cause = cause.cause
@@ -89,13 +90,14 @@ class RactTaskError(errors.RactError):
         dual = self.make_dual_exception_type()
         if dual is None:
             return self
+        make: Any = dual.__new__
         try:
             if isinstance(cause, BaseExceptionGroup):
-                error = dual.__new__(dual, cause.message, cause.exceptions)
+                error = make(dual, cause.message, cause.exceptions)
             else:
-                error = dual.__new__(dual, *cause.args)
+                error = make(dual, *cause.args)
         except TypeError:
-            error = dual.__new__(dual)
+            error = make(dual)
         error.__dict__.update(getattr(cause, "__dict__", {}))
         error.__dict__.update(self.__dict__)
         error.args = cause.args
@@ -113,8 +115,8 @@ def _rebuild(state: dict[str, Any], cause: Any, is_dual: bool) -> RactTaskError:
 class ByParts:
     """Pickles as an exception that is rebuilt without its constructor.
 
-    An exception class whose ``__init__`` takes other arguments than ``args`` cannot be unpickled the
-    usual way, which calls it with ``args``.
+    An exception class whose ``__init__`` takes other arguments than ``args`` cannot be unpickled
+    the usual way, which calls it with ``args``.
     """
 
     def __init__(self, error: BaseException) -> None:

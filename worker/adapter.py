@@ -454,8 +454,4 @@ class RactWorkerPlugin(WorkerPlugin):
         name = ""
         if executor.state == ACTOR and isinstance(executor.work, m.StartActor):
             name = executor.work.spec.class_name
-        self._send(
-            m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines)
-        )
-
-
+        self._send(m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines))

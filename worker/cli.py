@@ -59,8 +59,8 @@ def main(
         asyncio.run(_serve(address, host, name))
     except (OSError, TimeoutError) as error:
         raise click.ClickException(
-            f"cannot join the cluster at {address}: {error}. Is the scheduler running there, and is "
-            "the token its own (--token-file, RACT_TOKEN)?"
+            f"cannot join the cluster at {address}: {error}. Is the scheduler running there, "
+            "and is the token its own (--token-file, RACT_TOKEN)?"
         ) from error
 
 

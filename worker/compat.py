@@ -2,8 +2,8 @@
 
 Checked against distributed 2026.8.0. What is relied on: ``Worker.stream_handlers`` and ``handlers``
 are dicts by op, consulted per message; ``Worker.batched_stream`` keeps what is sent before the
-worker is registered; ``BatchedSend.interval`` is read after each batch; ``Worker.rpc.connect`` gives
-a comm of its own. A stream handler that raises closes the worker, so ours never raise.
+worker is registered; ``BatchedSend.interval`` is read after each batch; ``Worker.rpc.connect``
+gives a comm of its own. A stream handler that raises closes the worker, so ours never raise.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def num_gpus() -> int:
     """GPUs that this process may see: ``CUDA_VISIBLE_DEVICES``, else what NVML reports."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")])
+        return len(
+            [part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")]
+        )
     if not Path("/dev/nvidiactl").exists():
         return 0  # saves loading NVML where there is nothing
     try:

@@ -1,7 +1,7 @@
 """Local facts that the node machine is told, and the commands that it gives.
 
-Messages (`ract.core.messages`) from the scheduler are events as they are; those of a process come in
-a `FromProcess`.
+Messages (`ract.core.messages`) from the scheduler are events as they are; those of a process come
+in a `FromProcess`.
 """
 
 from __future__ import annotations

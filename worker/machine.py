@@ -11,8 +11,8 @@ A process is over when its exit status is known *and* its connection has ended, 
 last may still be on the way. Then the scheduler hears `ActorExited` and `ProcessExited` with the
 cause: what we did to it, what it announced itself, or the crash that its status tells.
 
-Objects: see `ract.worker.objects`. Whatever a process says that concerns the scheduler is relayed in
-order; a message that names another process than its sender is dropped.
+Objects: see `ract.worker.objects`. Whatever a process says that concerns the scheduler is relayed
+in order; a message that names another process than its sender is dropped.
 """
 
 from __future__ import annotations
@@ -290,9 +290,7 @@ class NodeMachine:
         cause = self._cause(executor)
         work = executor.work
         if isinstance(work, m.StartActor):
-            self._tell(
-                m.ActorExited(self.node_id, work.spec.actor_id, work.incarnation, cause)
-            )
+            self._tell(m.ActorExited(self.node_id, work.spec.actor_id, work.incarnation, cause))
         if executor.connected:
             self._tell(m.ProcessExited(self.node_id, executor.process, cause))
         if isinstance(work, m.StartLease) and not executor.began:
@@ -304,7 +302,7 @@ class NodeMachine:
         assert exited is not None
         status = exited.status
         code = os.waitstatus_to_exitcode(status) if status >= 0 else None
-        facts = {
+        facts: dict[str, Any] = {
             "exit_code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,
             "node_id": self.node_id,
@@ -367,9 +365,7 @@ class NodeMachine:
             self._command(ev.ToProcess(executor.process, create))
             if executor.ending is not None:
                 self._command(
-                    ev.ToProcess(
-                        executor.process, m.EndProcess(executor.process, executor.ending)
-                    )
+                    ev.ToProcess(executor.process, m.EndProcess(executor.process, executor.ending))
                 )
 
     def address_of(self, process: int) -> str:
@@ -401,9 +397,7 @@ class NodeMachine:
                 else:
                     cause = ExitCause("crashed", detail, node_id=self.node_id)
                     spec = work.spec
-                    self._tell(
-                        m.ActorExited(self.node_id, spec.actor_id, work.incarnation, cause)
-                    )
+                    self._tell(m.ActorExited(self.node_id, spec.actor_id, work.incarnation, cause))
             return
         self._bind(executor, work)
         if executor.state == IDLE:
@@ -427,9 +421,7 @@ class NodeMachine:
         executor = self._actor(event.actor_id)
         work = executor.work if executor is not None else None
         if executor is None or not isinstance(work, m.StartActor):
-            self._tell(
-                m.ActorExited(self.node_id, event.actor_id, event.incarnation, event.cause)
-            )
+            self._tell(m.ActorExited(self.node_id, event.actor_id, event.incarnation, event.cause))
             return
         if work.incarnation != event.incarnation:
             return

@@ -195,7 +195,7 @@ class StoreIndex:
         stored = self.objects.pop(object_id, None)
         if stored is None:
             return False
-        for segment_id in {stored.segment, *stored.also}:
+        for segment_id in dict.fromkeys((stored.segment, *stored.also)):
             segment = self.segments[segment_id]
             segment.objects.discard(object_id)
             self._maybe_pool(segment)

@@ -69,6 +69,6 @@ async def pull(
         stream = compat.stream_of(comm)
         for start in range(0, size, CHUNK_BYTES):
             async with asyncio.timeout(STALL_S):
-                await stream.read_into(view[start : start + CHUNK_BYTES])
+                await stream.read_into(view[start : start + CHUNK_BYTES])  # type: ignore[arg-type]
     finally:
         comm.abort()

@@ -65,7 +65,7 @@ class TunnelServer:
             node_id, address = msgpack.unpackb(await reader.readexactly(size))
             comm = await self._open_remote(node_id, address)
         except Exception as error:
-            # Whatever was wrong with the request or the way, the caller learns it as a closed channel.
+            # Whatever was wrong, the caller learns it as a closed channel.
             logger.info("no tunnel: %s: %s", type(error).__name__, error)
             writer.close()
             return

@@ -8,11 +8,11 @@ few milliseconds instead of half a second. It stays single-threaded, so that for
 It shares a SEQPACKET socket with its daemon; a packet is one msgpack map:
 
     daemon -> zygote   {"fork": process, "env": {...}}    {"kill": pid, "signal": number}
-    zygote -> daemon   {"forked": process, "pid": pid}    {"exited": process, "pid": pid, "status": n}
+    zygote -> daemon   {"forked": process, "pid": pid}    {"exited": process, "pid", "status"}
 
 A wait status of -1 says that the process could not be made. When the socket ends, the daemon is
-gone, however it died: the zygote kills every executor with all that it started (each leads a process
-group), removes the node's shared memory and session directory, and exits.
+gone, however it died: the zygote kills every executor with all that it started (each leads a
+process group), removes the node's shared memory and session directory, and exits.
 
 An executor whose zygote dies gets SIGKILL from the kernel (PR_SET_PDEATHSIG).
 """

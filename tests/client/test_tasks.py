@@ -120,7 +120,7 @@ def test_error_is_both_the_users_type_and_a_task_error():
     assert isinstance(caught.value, RactTaskError)
     assert isinstance(caught.value, RactError)
     assert "fail" in str(caught.value)
-    assert 'raise KeyError(message)' in str(caught.value)
+    assert "raise KeyError(message)" in str(caught.value)
     assert isinstance(caught.value.cause, KeyError)
 
 

@@ -3,6 +3,7 @@
 import pickle
 import random
 import struct
+from itertools import pairwise
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_frames_cut_at_random_come_out_the_same():
         data = b"".join(map(frame, sent))
         cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(12)))
         bounds = [0, *cuts, len(data)]
-        sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+        sizes = [b - a for a, b in pairwise(bounds)]
         assert feed_in_pieces(FrameReader(), data, sizes) == sent
 
 

@@ -124,7 +124,7 @@ def test_the_list_of_types_has_every_error_once():
 
 def made(kind):
     """The error with a value of its own for every parameter of its constructor."""
-    if kind.__init__ in (Exception.__init__, OSError.__init__, ValueError.__init__):
+    if not inspect.isfunction(kind.__init__):  # that of a builtin exception
         return kind("a message")
     parameters = inspect.signature(kind).parameters.values()
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -195,7 +195,9 @@ def test_every_module_can_be_imported_first(first):
         "from ract.core.errors import RactTaskError, RayTaskError\n"
         "assert RactTaskError is RayTaskError"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
     assert done.stderr == ""
 
 
@@ -295,8 +297,21 @@ def test_a_crash_is_told_with_signal_process_node_and_stderr():
 
 @pytest.mark.parametrize(
     "kind",
-    "crashed exited killed out_of_scope owner_died node_died job_finished init_failed "
-    "out_of_memory idle max_calls unschedulable shutdown".split(),
+    [
+        "crashed",
+        "exited",
+        "killed",
+        "out_of_scope",
+        "owner_died",
+        "node_died",
+        "job_finished",
+        "init_failed",
+        "out_of_memory",
+        "idle",
+        "max_calls",
+        "unschedulable",
+        "shutdown",
+    ],
 )
 def test_every_kind_of_exit_has_words(kind):
     text = reason_text(ExitCause(kind, "the detail"))
@@ -337,11 +352,13 @@ def test_exits_become_errors_of_tasks_and_actors(kind, for_task, for_actor):
 # --------------------------------------------------------------------------- from names
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k is not errors.RactTaskError], ids=lambda kind: kind.__name__
+)
 def test_every_error_can_be_named_by_a_message_and_tells_the_detail(kind):
     error = error_by_name(kind.__name__, "what happened there")
-    assert isinstance(error, kind)
     assert "what happened there" in str(error)
+    assert type(error) is kind
     assert getattr(error, "actor_id", None) is None
     assert getattr(error, "task_id", None) is None
     assert getattr(error, "object_ref_hex", "") == ""
@@ -356,7 +373,8 @@ def test_a_few_builtin_errors_can_be_named(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "SystemExit", "KeyboardInterrupt", "eval", "builtins", "Any", "pickle", "ExitCause"]
+    "name",
+    ["", "SystemExit", "KeyboardInterrupt", "eval", "builtins", "Any", "pickle", "RactTaskError"],
 )
 def test_no_other_name_is_called(name):
     error = error_by_name(name, "detail")

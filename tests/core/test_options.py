@@ -129,7 +129,10 @@ def test_defaults_are_those_of_the_table():
 
 
 def test_retry_exceptions_may_list_classes():
-    assert task_options(retry_exceptions=[OSError, KeyError]).retry_exceptions == (OSError, KeyError)
+    assert task_options(retry_exceptions=[OSError, KeyError]).retry_exceptions == (
+        OSError,
+        KeyError,
+    )
     assert method_options(retry_exceptions=(ValueError,)).retry_exceptions == (ValueError,)
     assert task_options(retry_exceptions=[]).retry_exceptions == ()
 
@@ -325,9 +328,12 @@ def test_options_that_contradict_each_other_are_refused():
 def test_num_return_vals_is_the_old_name_of_num_returns():
     with pytest.warns(DeprecationWarning, match="num_return_vals"):
         assert task_options(num_return_vals=3).num_returns == 3
-    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="only one"):
+    with (
+        pytest.warns(DeprecationWarning, match="num_"),
+        pytest.raises(ValueError, match="only one"),
+    ):
         task_options(num_return_vals=3, num_returns=3)
-    with pytest.warns(DeprecationWarning), pytest.raises(ValueError):
+    with pytest.warns(DeprecationWarning, match="num_"), pytest.raises(ValueError, match="-1"):
         task_options(num_return_vals=-1)
 
 
@@ -340,10 +346,13 @@ def test_num_custom_resource_is_an_old_way_to_ask_for_it():
     with pytest.warns(DeprecationWarning, match="resources"):
         options = task_options(num_custom_resource=2, resources={"other": 1})
     assert options.resources == {"CustomResource": 2, "other": 1}
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="resources"):
         options = task_options(resources={"other": 1}, num_custom_resource=2)
     assert options.resources == {"CustomResource": 2, "other": 1}
-    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="negative"):
+    with (
+        pytest.warns(DeprecationWarning, match="resources"),
+        pytest.raises(ValueError, match="negative"),
+    ):
         task_options(num_custom_resource=-2)
     with pytest.raises(ValueError, match="num_custom_resource"):
         method_options(num_custom_resource=2)

@@ -462,7 +462,7 @@ class Refuses:
 
 
 def diagnosis(value):
-    with pytest.raises(Exception) as raised:  # noqa: PT011, B017 - whatever pickling raises
+    with pytest.raises(Exception) as raised:
         pack(value)
     return explain_unpicklable(value, "the argument 'x' of f()", raised.value)
 
@@ -560,7 +560,7 @@ def test_empty_closure_cells_do_not_disturb_the_diagnosis():
     lock = threading.Lock()
 
     def f():
-        return later, lock
+        return later, lock  # noqa: F821
 
     assert find_unpicklable(f) == (".<closure>.lock", lock)
     later = None

@@ -141,7 +141,6 @@ def plain_cause(**changes):
         None,
         Blocked,
     ],
-    ids=repr,
 )
 def test_what_is_no_message_or_not_plain_cannot_be_encoded(message):
     with pytest.raises(ProtocolError):

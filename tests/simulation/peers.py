@@ -264,9 +264,7 @@ class SimProcess:
         else:
             self._want_segment(size, write)
 
-    def _want_segment(
-        self, size: int, then: Callable[[m.SegmentGranted | None], None]
-    ) -> None:
+    def _want_segment(self, size: int, then: Callable[[m.SegmentGranted | None], None]) -> None:
         """Room for an object: of its own if it is large, else in one for several."""
         if size >= OWN_SEGMENT_BYTES_MIN:
             self._ask_segment(size, then)
@@ -627,7 +625,8 @@ class SimProcess:
     def _on_CancelCall(self, message: m.CancelCall) -> None:
         assert not message.force, "the node does that"
         task = self.task
-        if task is not None and task.number == message.task and not self.is_blocked:
+        is_free = not (self.is_blocked or self.is_replying)
+        if task is not None and task.number == message.task and is_free:
             task.result = b""
             self._reply(task)
 

@@ -6,8 +6,8 @@ Theory of operation
 production ones; what is around them is simulated: nodes (`simulation.nodes`) perform the commands
 of their machine, processes (`simulation.peers`) are small models that obey the protocol.
 Every message travels on a *link* that keeps its order; links have random delays, so that messages
-on different links overtake each other. A crash cuts a node's link to the scheduler: some of what was
-on its way still arrives, then `NodeLost` does.
+on different links overtake each other. A crash cuts a node's link to the scheduler: some of what
+was on its way still arrives, then `NodeLost` does.
 
 After each event of a machine its invariants are checked, and the truth beside them: no incarnation
 of an actor twice, no more CPUs in use than there are and were lent, no memory reused under a view.

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+import struct
 from collections import deque
 from typing import Any
 
 from ract.core import calls
 
+logger = logging.getLogger(__name__)
+
 RECEIVE_BYTES = 256 * 1024
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (see unix(7), SO_PEERCRED)
 
 
 class Caller:
@@ -34,6 +40,21 @@ class Caller:
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent: deque[memoryview] = deque()
 
+    @classmethod
+    def accept(cls, listener: socket.socket) -> Caller | None:
+        """Whoever connects next; None if nobody does, or another user (frames are pickles)."""
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return None
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid, _ = _CREDENTIALS.unpack(found)
+        if uid != os.getuid():
+            logger.warning("refused a connection of user %d", uid)
+            sock.close()
+            return None
+        return cls(sock)
+
     def fileno(self) -> int:
         """The descriptor, for poll."""
         return self.sock.fileno()
@@ -50,8 +71,12 @@ class Caller:
             self.is_closed = True
             return []
         items: list[Any] = []
-        for frame in self._frames.feed(self._buffer[:n]):
-            items += frame
+        try:
+            for frame in self._frames.feed(self._buffer[:n]):
+                items += frame
+        except Exception as error:  # whatever bytes that are no frame make of pickle
+            logger.warning("dropped a caller (process %d): %r", self.process, error)
+            self.is_closed = True
         return items
 
     @property

@@ -121,13 +121,10 @@ class ConcurrentServer:
             self._done.set_result(None)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        caller = Caller(sock)
-        self._callers[sock.fileno()] = caller
-        self.loop.add_reader(sock.fileno(), self._readable, caller)
+        caller = Caller.accept(self._listener)
+        if caller is not None:
+            self._callers[caller.fileno()] = caller
+            self.loop.add_reader(caller.fileno(), self._readable, caller)
 
     def _readable(self, caller: Caller) -> None:
         for item in caller.receive():

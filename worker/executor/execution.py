@@ -57,9 +57,7 @@ class Execution:
             function = self.functions[key] = serialization.unpack(self._pickled[key])
         return function
 
-    def arguments(
-        self, extra: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
+    def arguments(self, extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
         """(args, kwargs, objects to keep while the call runs)."""
         runtime = self.runtime
         kept = [runtime.adopt(i, n) for i, n in extra.get("refs", ())]
@@ -244,4 +242,3 @@ def _traceback_text(error: BaseException) -> str:
     while frame is not None and _OWN_FILES[0] in frame.tb_frame.f_code.co_filename:
         frame = frame.tb_next
     return "".join(traceback.format_exception(type(error), error, frame))
-

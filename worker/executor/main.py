@@ -151,9 +151,9 @@ class Executor:
         for path in reversed(json.loads(metadata.get("sys_path", "[]"))):
             if path not in sys.path:
                 sys.path.insert(0, path)
-        for name, value in (json.loads(runtime_env) if runtime_env else {}).get(
-            "env_vars", {}
-        ).items():
+        for name, value in (
+            (json.loads(runtime_env) if runtime_env else {}).get("env_vars", {}).items()
+        ):
             os.environ[name] = os.path.expandvars(value)
 
     # ------------------------------------------------------------------ becoming an actor
@@ -240,7 +240,8 @@ class Executor:
                 self.execution.actor_repr = repr(instance)
             except Exception:  # the user's __repr__ is only for messages
                 self.execution.actor_repr = None
-        self.server.is_actor = True
+        if isinstance(self.server, SerialServer):
+            self.server.is_actor = True
         runtime = self.runtime
         runtime.tell(
             ActorStarted(

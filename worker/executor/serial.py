@@ -25,6 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
@@ -127,13 +128,10 @@ class SerialServer:
         os.eventfd_write(self._wake_fd, 1)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        caller = Caller(sock)
-        self._callers[sock.fileno()] = caller
-        self._poll.register(sock, select.POLLIN)
+        caller = Caller.accept(self._listener)
+        if caller is not None:
+            self._callers[caller.fileno()] = caller
+            self._poll.register(caller.sock, select.POLLIN)
 
     def _read(self, caller: Caller) -> None:
         with self._read_lock:
@@ -211,7 +209,7 @@ class SerialServer:
     ) -> None:
         execution = self.execution
         kwargs: dict[str, Any] = {}
-        kept: Any = None
+        kept: Any = None  # pins what the arguments view while the call runs
         name = target if self.is_actor else ""
         start = time.time()
         token = None
@@ -252,7 +250,8 @@ class SerialServer:
                 self._die(caller, error)
                 return
             caller.out.append((seq, calls.CANCELLED, None))
-            execution.note(caller, self._running, extra, start, is_cancelled=True)
+            running = self._running or context.Running(number, name, name)
+            execution.note(caller, running, extra, start, is_cancelled=True)
         except BaseException as error:
             self._interruptible = False
             self._die(caller, error)
@@ -262,7 +261,7 @@ class SerialServer:
             self._cancelled.pop(number, None)
             if token is not None:
                 context.leave(token)
-        value = args = kwargs = kept = None
+        del kept
         if self.ending is None and extra is not None and "max_calls" in extra:
             self._count(target, extra["max_calls"])
 
@@ -366,7 +365,7 @@ class SerialServer:
             self._return_inbox()
             for caller in self._callers.values():
                 caller.out.append((calls.BLOCKED,))
-                self.runtime.reactor.watch(caller.fileno(), lambda c=caller: self._bounce(c))
+                self.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller))
         self._flush_all()
         self.runtime.tell(Blocked(self.runtime.process))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     from setproctitle import setproctitle
 except ImportError:  # no wheel for this platform: titles are a convenience
-    setproctitle = None  # type: ignore[assignment]
+    setproctitle = None
 
 _shown = ""
 

@@ -1,0 +1,279 @@
+"""The command ``ract``: look at a cluster from a shell, and end what runs on this machine.
+
+Theory of operation
+-------------------
+``status`` talks to a node of this machine as a *tool*: a process without a job, which the cluster
+forgets when it hangs up. For a cluster that has no node here it joins as a driver would.
+
+``stop`` goes by the files that daemons leave in the root folder: ``node.json``, believed while the
+node's lock is held, and ``scheduler-<pid>.json``, believed while a process of that number is not
+younger than the file. Only processes that ract itself starts are ended: a Dask worker of somebody's
+deployment has a ``node.json`` too, and may be a whole program. Nodes go before schedulers, so that
+they can say goodbye.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import psutil
+
+from ract.client import bootstrap
+from ract.client.node_link import NodeLink
+from ract.core.messages import Hello
+from ract.core.session import root_folder
+from ract.core.version import __version__
+
+ANSWER_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 5.0
+DEAD_NODES_SHOWN_MAX = 5
+
+#: Words of a command line that make a process ours, and what people call it.
+OURS = {
+    "ract.client.head": "head",
+    "ract.worker.cli": "rworker",
+    "rworker": "rworker",
+    "ract.scheduler.cli": "rscheduler",
+    "rscheduler": "rscheduler",
+}
+
+HOW_TO_REACH = (
+    "Name one with --address tls://host:port or RACT_ADDRESS; its join token must be in RACT_TOKEN "
+    "or ~/.ract/token. To start one here: rscheduler, then rworker tls://127.0.0.1:8786."
+)
+
+
+@click.group()
+def main() -> None:
+    """Look at ract clusters, and end them."""
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"ract {__version__}")
+
+
+# --------------------------------------------------------------------------- status
+
+
+@main.command()
+@click.option("--address", help="tls://host:port; default: $RACT_ADDRESS, else the newest here.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def status(address: str | None, as_json: bool) -> None:
+    """Show nodes, resources, demands that wait, and actors."""
+    try:
+        found = ask_cluster(address, "status")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(f"{error}\n{HOW_TO_REACH}") from error
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for line in report(found):
+        click.echo(line)
+
+
+def ask_cluster(address: str | None, op: str, **args: Any) -> Any:
+    """The scheduler's answer to a request, asked through a node here or by joining.
+
+    Args:
+        address: The scheduler's; None for ``$RACT_ADDRESS``, else the newest cluster here.
+        op: What to ask, see `ract.scheduler.queries`.
+
+    Raises:
+        ConnectionError: no such cluster, or it could not be joined.
+        TimeoutError: no answer.
+    """
+    address = bootstrap._resolve(address or "auto")
+    if address is None:  # "local", which only makes sense for a program that goes on
+        raise ConnectionError("'local' names a cluster that only its own program can see")
+    node = bootstrap._local_node(address)
+    if node is not None:
+        return ask_node(node["session_dir"], op, **args)
+    bootstrap.init(address, log_to_driver=False, include_dashboard=False)
+    try:
+        runtime = bootstrap.current()
+        assert runtime is not None
+        return runtime.link.request(op, ANSWER_TIMEOUT_S, **args)
+    finally:
+        bootstrap.shutdown()
+
+
+def ask_node(session_dir: str, op: str, **args: Any) -> Any:
+    """The scheduler's answer to a request, asked as a tool through one node.
+
+    Raises:
+        OSError: the node is not there, or does not answer in time.
+    """
+    hello = Hello(kind="tool", pid=os.getpid(), ract_version=__version__)
+    link = NodeLink(os.path.join(session_dir, "node.sock"), hello)
+    reader = threading.Thread(target=_read, args=(link,), daemon=True, name="ract-tool")
+    reader.start()
+    try:
+        return link.request(op, ANSWER_TIMEOUT_S, **args)
+    finally:
+        link.close()
+        reader.join()
+
+
+def _read(link: NodeLink) -> None:
+    link.begin()
+    while not link.is_closed:
+        link.readable()
+
+
+def report(found: dict[str, Any]) -> Iterator[str]:
+    """What ``status`` says in words, line by line.
+
+    Args:
+        found: The scheduler's answer to ``status``.
+    """
+    living = [node for node in found["nodes"] if node["state"] == "ALIVE"]
+    dead = [node for node in found["nodes"] if node["state"] != "ALIVE"]
+    yield (
+        f"cluster {found['cluster_id'][:8]}: {_count(len(living), 'node')}, "
+        f"{_count(found['jobs'], 'job')}, {_count(found['objects'], 'shared object')}"
+    )
+    yield "\nNodes"
+    for node in living:
+        head = " (head)" if node["is_head_node"] else ""
+        yield f"  {node['node_id'][:8]}  {node['node_name']}{head}: {_offers(node)}"
+    for node in dead[-DEAD_NODES_SHOWN_MAX:]:
+        yield f"  {node['node_id'][:8]}  {node['node_name']}: DEAD, {node['state_message']}"
+    if len(dead) > DEAD_NODES_SHOWN_MAX:
+        yield f"  and {len(dead) - DEAD_NODES_SHOWN_MAX} more that died before"
+    yield "\nIn use"
+    for name, use in _visible(found["resources"]):
+        yield f"  {name}: {amount(name, use['used'])} of {amount(name, use['total'])}"
+    yield "\nWaiting"
+    for demand in found["pending_demands"]:
+        yield f"  {demand['count']} × {', '.join(demand['names'])}: needs {demand['text']}"
+    if not found["pending_demands"]:
+        yield "  nothing"
+    yield "\nActors"
+    states = ", ".join(f"{n} {state}" for state, n in sorted(found["actors"].items()))
+    yield f"  {states or 'none'}"
+
+
+def _offers(node: dict[str, Any]) -> str:
+    offered = [f"{amount(name, n)} {name}" for name, n in _visible(node["resources_total"])]
+    return ", ".join(offered) or "nothing"
+
+
+def _visible(resources: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Without the resources that only pin things to a node."""
+    return [(name, n) for name, n in resources.items() if not name.startswith("node:")]
+
+
+def amount(name: str, quantity: float) -> str:
+    """A quantity of a resource for people; those of memory are bytes."""
+    if "memory" not in name:
+        return f"{quantity:g}"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if quantity < 1024:
+            return f"{quantity:.3g} {unit}"
+        quantity /= 1024
+    return f"{quantity:.1f} TiB"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+# --------------------------------------------------------------------------- stop
+
+
+@main.command()
+def stop() -> None:
+    """End every node, scheduler and embedded cluster of this user on this machine."""
+    nodes = list(_node_processes())
+    schedulers = list(_scheduler_processes())
+    if not nodes and not schedulers:
+        click.echo("nothing to stop")
+        return
+    survivors = [*_end(nodes), *_end(schedulers)]
+    if survivors:
+        pids = ", ".join(str(process.pid) for process in survivors)
+        raise click.ClickException(f"still running after SIGKILL: {pids}")
+
+
+Found = tuple[psutil.Process, str]
+
+
+def _node_processes() -> Iterator[Found]:
+    for node in bootstrap.local_nodes():
+        process = _process(node["pid"])
+        if process is None:
+            continue
+        kind = _kind(process)
+        place = f"node {node['node_id'][:8]} of {node['scheduler_address']}, pid {process.pid}"
+        if kind is None:
+            click.echo(f"left alone: {place}: it is part of another program", err=True)
+        else:
+            yield process, f"{kind} ({place})"
+
+
+def _scheduler_processes() -> Iterator[Found]:
+    for path in sorted(root_folder().glob("scheduler-*.json")):
+        try:
+            notice = json.loads(path.read_text())
+            written = path.stat().st_mtime
+        except (OSError, ValueError):  # it ends right now
+            continue
+        process = _process(notice["pid"])
+        # A younger process has only inherited the number.
+        if process is None or process.create_time() > written or _kind(process) is None:
+            path.unlink(missing_ok=True)  # of a scheduler that crashed
+            continue
+        yield process, f"rscheduler ({notice['address']}, pid {process.pid})"
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _kind(process: psutil.Process) -> str | None:
+    """What a process is to ract, by its command line; None if it is not ours."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return None
+    # python -P -m ract.worker.cli, or python /somewhere/bin/rworker
+    names = (os.path.basename(word) for word in words[:4])
+    return next((OURS[name] for name in names if name in OURS), None)
+
+
+def _end(found: list[Found]) -> list[psutil.Process]:
+    """SIGTERM, after a while SIGKILL; returns who is still there."""
+    for process, _ in found:
+        _signal(process.terminate)
+    gone, late = psutil.wait_procs([process for process, _ in found], STOP_TIMEOUT_S)
+    for process in late:
+        _signal(process.kill)
+    killed, left = psutil.wait_procs(late, KILL_TIMEOUT_S)
+    for process, what in found:
+        if process in gone:
+            click.echo(f"stopped {what}")
+        elif process in killed:
+            click.echo(f"killed {what}: it did not stop within {STOP_TIMEOUT_S:.0f} s")
+    return left
+
+
+def _signal(send: Any) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:  # it went by itself
+        pass
+
+
+if __name__ == "__main__":
+    main()
