@@ -183,7 +183,8 @@ def init(
     Raises:
         RuntimeError: called twice, or an unknown keyword.
         ConnectionError: no cluster at the address.
-        ValueError: node resources together with an address.
+        AuthenticationError: the cluster has another join token.
+        ValueError: node resources together with an address, or a malformed address.
     """
     global _context, _started
     with _lock:
@@ -285,7 +286,9 @@ def _resolve(address: str | None) -> str | None:
     if address == "local":
         return None
     assert address is not None
-    return address if "://" in address else f"tls://{address}"
+    from ract.core.security import full_address
+
+    return full_address(address)
 
 
 def local_nodes() -> list[dict[str, Any]]:
@@ -323,10 +326,13 @@ def _local_node(address: str) -> dict[str, Any] | None:
 def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
     """Start a node without resources of its own, so that this driver has one to talk to."""
     global _started
-    from ract.core.security import load_token
+    from ract.core.security import check_peer, load_token
 
     config: dict[str, Any] = {"scheduler": address, "node": {"num-cpus": 0, "num-gpus": 0}}
-    config["token"] = False if address.startswith("tcp://") else load_token(token_file)
+    config["token"] = False
+    if not address.startswith("tcp://"):
+        config["token"] = token = load_token(token_file)
+        check_peer(address, token)
     try:
         _started = _start(config)
     except RuntimeError as error:

@@ -24,6 +24,9 @@ import secrets
 import stat
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from ract.core.errors import AuthenticationError
 
 TOKEN_BYTES_MAX = 4096
 """A token file larger than this is some other file."""
@@ -132,6 +135,65 @@ def security_config(token: str) -> dict[str, Any]:
             for item, text in (("cert", certificate), ("key", key))
         },
     }
+
+
+def full_address(given: str) -> str:
+    """A scheduler's address with its scheme: ``host:port`` is ``tls://host:port``.
+
+    Raises:
+        ValueError: it has no port, or a scheme that ract does not speak.
+    """
+    address = given if "://" in given else f"tls://{given}"
+    parts = urlsplit(address)
+    try:
+        is_complete = bool(parts.hostname and parts.port)
+    except ValueError:  # the port is no number
+        is_complete = False
+    if parts.scheme not in ("tls", "tcp") or not is_complete:
+        raise ValueError(f"{given!r} is not the address of a scheduler: tls://host:port is needed")
+    return address
+
+
+def check_peer(address: str, token: str, timeout: float = 5.0) -> None:
+    """Find out at once whether who listens at ``address`` has the same token.
+
+    distributed takes a failed handshake for a network problem and tries for a long time. A peer
+    that is not there (yet) is left to distributed.
+
+    Args:
+        address: ``tls://host:port``.
+        token: The join token of this process.
+        timeout: In seconds.
+
+    Raises:
+        AuthenticationError: it has another token, or does not speak TLS.
+    """
+    import socket
+    import ssl
+
+    certificate, key = credentials(token)
+    context = ssl.create_default_context(cadata=certificate)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    parts = urlsplit(address)
+    try:
+        with (
+            socket.create_connection((parts.hostname, parts.port), timeout) as sock,
+            context.wrap_socket(sock),
+        ):
+            pass
+    except ssl.SSLCertVerificationError as error:
+        raise AuthenticationError(
+            f"the scheduler at {address} was started with another join token. Give its own: "
+            "--token-file, token_file or RACT_TOKEN"
+        ) from error
+    except ssl.SSLError as error:
+        raise AuthenticationError(
+            f"who listens at {address} does not speak TLS 1.3 ({error.reason}): is it a scheduler "
+            "of ract? Without encryption it would be tcp://"
+        ) from error
+    except OSError:
+        return
 
 
 # --------------------------------------------------------------------------- files

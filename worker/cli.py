@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ract.core import security, session
+from ract.core.errors import AuthenticationError
 from ract.core.resources import PREDEFINED, to_units
 
 PRELOAD = "ract.worker.preload"
@@ -46,13 +47,16 @@ def main(
         "object-store-memory": object_store_memory,
         "name": name or None,
     }
-    if "://" not in address:
-        address = f"tls://{address}"
+    try:
+        address = security.full_address(address)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="ADDRESS") from error
     token = ""
     if not address.startswith("tcp://"):
         try:
             token = security.load_token(token_file)
-        except security.TokenError as error:
+            security.check_peer(address, token)
+        except (security.TokenError, AuthenticationError) as error:
             raise click.ClickException(str(error)) from error
     configure(node, token)
     try:
