@@ -5,8 +5,7 @@ Theory of operation
 States are what the scheduler says (`ActorChanged`): PENDING_CREATION, ALIVE, RESTARTING, DEAD.
 Calls wait in ``_queue`` until the actor is alive and their arguments are ready, and go to its
 executor over one channel, so they run in submission order. For a sync actor a call whose arguments
-are late
-holds back the calls behind it; async and threaded actors promise no order, so it does not.
+are late holds back the calls behind it; async and threaded actors promise no order, so it does not.
 
 When the channel ends, calls in flight are parked until the scheduler says what became of the actor:
 restarting, then those with retries left go back to the head of the queue and the others fail with
@@ -142,6 +141,12 @@ class ActorClient:
             self._queue.append(call)
             self.watch()
             self._drain()
+
+    @property
+    def waiting(self) -> list[Call]:
+        """Calls that no executor has, oldest first."""
+        with self._lock:
+            return [*self._parked, *self._queue]
 
     def ready(self, call: Call) -> None:
         """The arguments of a queued call are ready."""

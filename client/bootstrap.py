@@ -9,38 +9,30 @@ from __future__ import annotations
 
 import atexit
 import difflib
-import fcntl
 import json
 import logging
 import os
 import platform
-import select
-import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from ract.client import context
+from ract.client import context, node_processes
 from ract.client.driver_output import DriverOutput
 from ract.client.node_link import NodeLink
+from ract.client.node_processes import NodeProcess
 from ract.client.runtime import Runtime, current, install
 from ract.core.messages import Hello
-from ract.core.session import child_environment, root_folder
 from ract.core.version import __version__
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
 DASHBOARD_PORT = 8265
 
 _lock = threading.RLock()
-_started: _Started | None = None
+_started: NodeProcess | None = None
 
 _PRIVATE = {
     "object_spilling_directory",
@@ -58,24 +50,6 @@ _PRIVATE = {
     "_node_name",
     "_skip_env_hook",
 }
-
-
-class _Started:
-    """A head or node process that belongs to this driver."""
-
-    def __init__(self, process: subprocess.Popen[bytes], answer: dict[str, Any]) -> None:
-        self.process = process
-        self.answer = answer
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            # Its zygote cleans up what it leaves.
-            self.process.kill()
-            self.process.wait()
 
 
 class RactContext(Mapping[str, Any]):
@@ -207,10 +181,11 @@ def init(
             "resources": dict(resources) if resources else None,
             "labels": dict(labels) if labels else None,
             "object-store-memory": object_store_memory,
+            "memory": kwargs.get("_memory"),
             "name": kwargs.get("_node_name"),
         }
         node = {key: value for key, value in node.items() if value is not None}
-        address = _resolve(address)
+        address = resolve(address)
         if address is not None and set(node) - {"name"}:
             given = ", ".join(sorted(key.replace("-", "_") for key in set(node) - {"name"}))
             raise ValueError(
@@ -222,10 +197,10 @@ def init(
             dashboard = f"{dashboard_host}:{_dashboard_port(dashboard_host, dashboard_port)}"
         if address is None:
             node["is-head"] = True
-            _started = _start({"node": node, "dashboard": dashboard})
+            _started = node_processes.start({"node": node, "dashboard": dashboard})
             place = _started.answer
         else:
-            place = _local_node(address) or _join_machine(address, token_file)
+            place = node_processes.local_node(address) or _join_machine(address, token_file)
         try:
             runtime = _connect(place, namespace, runtime_env, token_file)
         except BaseException:
@@ -270,14 +245,14 @@ def _dashboard_port(host: str, wanted: int | None) -> int:
     return DASHBOARD_PORT
 
 
-def _resolve(address: str | None) -> str | None:
+def resolve(address: str | None) -> str | None:
     """The scheduler's address to join, or None to start an embedded cluster."""
     if address in (None, "auto"):
         given = os.environ.get("RACT_ADDRESS")
         if given and given != "auto":
             address = given
         elif address == "auto" or given == "auto":
-            newest = next(iter(local_nodes()), None)
+            newest = next(iter(node_processes.local_nodes()), None)
             if newest is None:
                 raise ConnectionError("no running cluster was found on this machine")
             return newest["scheduler_address"]
@@ -291,38 +266,6 @@ def _resolve(address: str | None) -> str | None:
     return full_address(address)
 
 
-def local_nodes() -> list[dict[str, Any]]:
-    """The living nodes of this user on this machine (their node.json), newest first."""
-    found: list[tuple[float, dict[str, Any]]] = []
-    for path in root_folder().glob("*/node.json"):
-        try:
-            if _is_locked(path.with_name("lock")):
-                found.append((path.stat().st_mtime, json.loads(path.read_text())))
-        except (OSError, ValueError):  # it ends right now
-            continue
-    return [node for _, node in sorted(found, key=lambda item: -item[0])]
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _local_node(address: str) -> dict[str, Any] | None:
-    nodes = [node for node in local_nodes() if node["scheduler_address"] == address]
-    return min(nodes, key=lambda node: not node.get("is_head"), default=None)
-
-
 def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
     """Start a node without resources of its own, so that this driver has one to talk to."""
     global _started
@@ -334,54 +277,10 @@ def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
         config["token"] = token = load_token(token_file)
         check_peer(address, token)
     try:
-        _started = _start(config)
+        _started = node_processes.start(config)
     except RuntimeError as error:
         raise ConnectionError(f"could not join the cluster at {address}: {error}") from error
     return _started.answer
-
-
-def _start(config: dict[str, Any]) -> _Started:
-    """Start a head process and wait until a driver can connect."""
-    reader, writer = os.pipe()
-    config = {**config, "driver_pid": os.getpid(), "ready_fd": writer}
-    env = child_environment(RACT_HEAD=json.dumps(config))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ract.client.head"],
-        env=env,
-        pass_fds=[writer],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    os.close(writer)
-    try:
-        line = _read_line(reader, process)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        os.close(reader)
-    answer = json.loads(line)
-    if "error" in answer:
-        process.wait(STOP_TIMEOUT_S)
-        raise RuntimeError(f"{answer['error']}: {answer['detail']}")
-    return _Started(process, answer)
-
-
-def _read_line(reader: int, process: subprocess.Popen[bytes]) -> bytes:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    line = b""
-    while not line.endswith(b"\n"):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"the head process did not start within {START_TIMEOUT_S} s")
-        if select.select([reader], [], [], left)[0]:
-            data = os.read(reader, 65536)
-            if not data:
-                code = process.wait()
-                raise RuntimeError(f"the head process ended with exit code {code}; see its output")
-            line += data
-    return line
 
 
 def _connect(

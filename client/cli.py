@@ -16,20 +16,17 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import click
 import psutil
 
-from ract.client import bootstrap
-from ract.client.node_link import NodeLink
-from ract.core.messages import Hello
+from ract.client.node_processes import local_nodes
+from ract.client.tool import ask_cluster
 from ract.core.session import root_folder
 from ract.core.version import __version__
 
-ANSWER_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 DEAD_NODES_SHOWN_MAX = 5
@@ -77,55 +74,6 @@ def status(address: str | None, as_json: bool) -> None:
         return
     for line in report(found):
         click.echo(line)
-
-
-def ask_cluster(address: str | None, op: str, **args: Any) -> Any:
-    """The scheduler's answer to a request, asked through a node here or by joining.
-
-    Args:
-        address: The scheduler's; None for ``$RACT_ADDRESS``, else the newest cluster here.
-        op: What to ask, see `ract.scheduler.queries`.
-
-    Raises:
-        ConnectionError: no such cluster, or it could not be joined.
-        TimeoutError: no answer.
-    """
-    address = bootstrap._resolve(address or "auto")
-    if address is None:  # "local", which only makes sense for a program that goes on
-        raise ConnectionError("'local' names a cluster that only its own program can see")
-    node = bootstrap._local_node(address)
-    if node is not None:
-        return ask_node(node["session_dir"], op, **args)
-    bootstrap.init(address, log_to_driver=False, include_dashboard=False)
-    try:
-        runtime = bootstrap.current()
-        assert runtime is not None
-        return runtime.link.request(op, ANSWER_TIMEOUT_S, **args)
-    finally:
-        bootstrap.shutdown()
-
-
-def ask_node(session_dir: str, op: str, **args: Any) -> Any:
-    """The scheduler's answer to a request, asked as a tool through one node.
-
-    Raises:
-        OSError: the node is not there, or does not answer in time.
-    """
-    hello = Hello(kind="tool", pid=os.getpid(), ract_version=__version__)
-    link = NodeLink(os.path.join(session_dir, "node.sock"), hello)
-    reader = threading.Thread(target=_read, args=(link,), daemon=True, name="ract-tool")
-    reader.start()
-    try:
-        return link.request(op, ANSWER_TIMEOUT_S, **args)
-    finally:
-        link.close()
-        reader.join()
-
-
-def _read(link: NodeLink) -> None:
-    link.begin()
-    while not link.is_closed:
-        link.readable()
 
 
 def report(found: dict[str, Any]) -> Iterator[str]:
@@ -207,7 +155,7 @@ Found = tuple[psutil.Process, str]
 
 
 def _node_processes() -> Iterator[Found]:
-    for node in bootstrap.local_nodes():
+    for node in local_nodes():
         process = _process(node["pid"])
         if process is None:
             continue

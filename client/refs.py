@@ -107,12 +107,12 @@ class ObjectRef(Generic[T]):
     @classmethod
     def from_binary(cls, id: bytes) -> ObjectRef:
         """A ref from the 28 bytes of an id."""
-        return cls(id)
+        return _runtime.borrow(bytes(id)) if _runtime is not None else cls(id)
 
     @classmethod
     def from_hex(cls, hex_id: str) -> ObjectRef:
         """A ref from 56 hex digits."""
-        return cls(bytes.fromhex(hex_id))
+        return cls.from_binary(bytes.fromhex(hex_id))
 
     @classmethod
     def nil(cls) -> ObjectRef:
@@ -157,7 +157,7 @@ class ObjectRef(Generic[T]):
                 else:
                     made.set_result(value)
 
-        self._when_done(complete)
+        self._when_here(complete)
         return made
 
     def as_future(self) -> asyncio.Future:
@@ -165,14 +165,14 @@ class ObjectRef(Generic[T]):
         return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, T]:
-        if self._state < READY:
+        if self._state < READY or not _owner(self).is_here(self):
             loop = asyncio.get_running_loop()
             done = loop.create_future()
 
             def wake(_: ObjectRef) -> None:
                 loop.call_soon_threadsafe(_set_if_waiting, done)
 
-            self._when_done(wake)
+            self._when_here(wake)
             yield from done
         return self._load()
 
@@ -188,6 +188,10 @@ class ObjectRef(Generic[T]):
             _notify(self)
         elif self._call is not None:
             _owner(self).expedite(self)
+
+    def _when_here(self, callback: Callable[[ObjectRef], None]) -> None:
+        """Call ``callback(ref)`` once, from any thread, when `_load` needs not wait."""
+        self._when_done(lambda ref: _owner(ref).localize(ref, lambda: callback(ref)))
 
     def _complete(self, state: int, value: Any) -> None:
         """Give the ref its value; the first one counts."""

@@ -463,8 +463,6 @@ class Runtime:
 
     def await_here(self, ref: ObjectRef) -> None:
         """Wait until the value of ``ref`` is on this node (or known to be lost)."""
-        if ref._state == STORED and ref._value[0] == self.node_id:
-            return
         arrived = threading.Event()
         self.localize(ref, arrived.set)
         while not arrived.wait(1.0):
@@ -479,8 +477,15 @@ class Runtime:
         _, path, offset, size, is_error = ref._value
         return self.store.read(Location(path, offset, size, is_error), ref)
 
+    def is_here(self, ref: ObjectRef) -> bool:
+        """Whether the value of a complete ref can be read without waiting."""
+        return ref._state != STORED or ref._value[0] == self.node_id
+
     def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
-        """Bring a STORED value to this node, then call ``then()``."""
+        """Bring the value of a complete ref to this node, then call ``then()``."""
+        if self.is_here(ref):
+            then()
+            return
         id = ref.binary()
         with self._lock:
             waiting = self._localizing.setdefault(id, [])
@@ -503,6 +508,10 @@ class Runtime:
                 return
             ref._state = SOUGHT
         self.tell(ObjectWanted(self.process, ref.binary()))
+
+    def forget_value(self, ref: ObjectRef, error: BaseException) -> None:
+        """Let go of the value of a complete ref: ``get`` in this process raises ``error`` now."""
+        ref._value, ref._state = (pickle.dumps(error, 5), [], []), ERROR
 
     # ------------------------------------------------------------------ get and wait
 
@@ -614,14 +623,20 @@ class Runtime:
 
     def cancel_children(self, parent: int) -> None:
         """Cancel unfinished calls that task ``parent`` (running here) submitted."""
-        children = []
-        for pool in list(self._pools.values()):
-            children += pool.waiting
-        for channel in list(self.channels.values()):
-            children += list(channel.inflight.values())
-        for call in children:
+        for call in self.unfinished_calls():
             if call.parent == parent and not call.cancelled:
                 call.owner.cancel(call, False, True)
+
+    def unfinished_calls(self) -> list[Call]:
+        """Calls of this process that wait or run."""
+        found: list[Call] = []
+        for pool in list(self._pools.values()):
+            found += pool.waiting
+        for client in list(self.actors.values()):
+            found += client.waiting
+        for channel in list(self.channels.values()):
+            found += list(channel.inflight.values())
+        return found
 
     # ------------------------------------------------------------------ connections
 

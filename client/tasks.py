@@ -43,20 +43,24 @@ class TaskPool:
         self._leases: dict[int, Lease] = {}  # executor -> lease, as the machine's
         self._causes: dict[int, ExitCause] = {}  # executor -> why it died
         self._lost: dict[int, tuple[float, list[Call]]] = {}  # executor -> since when, calls
+        self._late: dict[int, Call] = {}  # by number: arguments are not ready
         self._names: dict[str, None] = {}
 
     # ------------------------------------------------------------------ submission
 
     def submit(self, call: Call) -> None:
         """Run a call as soon as an executor is free; one whose arguments are late comes again."""
-        if not call.waiting and not call.cancelled:
+        if call.waiting:
+            self._late[call.number] = call
+        else:
             self.ready(call)
 
     def ready(self, call: Call) -> None:
         """All arguments of the call are there."""
-        if call.cancelled:
-            return
         with self._lock:
+            self._late.pop(call.number, None)
+            if call.cancelled:
+                return
             if call.name not in self._names and len(self._names) < 32:
                 self._names[call.name] = None
             self._perform(self._machine.submit(call, time.monotonic()))
@@ -68,6 +72,7 @@ class TaskPool:
             call.cancelled = True
             channel = call.channel
             if channel is None:
+                self._late.pop(call.number, None)
                 if call in self._machine.queue:
                     self._machine.queue.remove(call)
                 self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
@@ -76,9 +81,9 @@ class TaskPool:
 
     @property
     def waiting(self) -> list[Call]:
-        """Calls not yet pushed to an executor, oldest first."""
+        """Calls not yet pushed to an executor."""
         with self._lock:
-            return list(self._machine.queue)
+            return [*self._machine.queue, *self._late.values()]
 
     def _perform(self, todo: Todo) -> None:
         # Under the lock: pushes to one lease must keep their order.

@@ -171,7 +171,7 @@ def check_peer(address: str, token: str, timeout: float = 5.0) -> None:
     import socket
     import ssl
 
-    certificate, key = credentials(token)
+    certificate, _ = credentials(token)
     context = ssl.create_default_context(cadata=certificate)
     context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -146,7 +146,7 @@ class RactWorkerPlugin(WorkerPlugin):
         found = {
             "CPU": to_units("CPU", cpus),
             "GPU": to_units("GPU", detect.num_gpus() if gpus is None else gpus),
-            "memory": to_units("memory", detect.memory_bytes()),
+            "memory": to_units("memory", options.get("memory") or detect.memory_bytes()),
             "object_store_memory": to_units(
                 "object_store_memory", options.get("object-store-memory") or detect.store_bytes()
             ),

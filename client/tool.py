@@ -1,0 +1,64 @@
+"""Asking a cluster from outside: a *tool* has no job, and is forgotten when it hangs up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from ract.client import bootstrap, node_processes
+from ract.client.node_link import NodeLink
+from ract.client.runtime import current
+from ract.core.messages import Hello
+from ract.core.version import __version__
+
+ANSWER_TIMEOUT_S = 10.0
+
+
+def ask_cluster(address: str | None, op: str, **args: Any) -> Any:
+    """The scheduler's answer to a request, asked through a node here or by joining.
+
+    Args:
+        address: The scheduler's; None for ``$RACT_ADDRESS``, else the newest cluster here.
+        op: What to ask, see `ract.scheduler.queries`.
+
+    Raises:
+        ConnectionError: no such cluster, or it could not be joined.
+        TimeoutError: no answer.
+    """
+    address = bootstrap.resolve(address or "auto")
+    if address is None:  # "local", which only makes sense for a program that goes on
+        raise ConnectionError("'local' names a cluster that only its own program can see")
+    node = node_processes.local_node(address)
+    if node is not None:
+        return ask_node(node["session_dir"], op, **args)
+    bootstrap.init(address, log_to_driver=False, include_dashboard=False)
+    try:
+        runtime = current()
+        assert runtime is not None
+        return runtime.link.request(op, ANSWER_TIMEOUT_S, **args)
+    finally:
+        bootstrap.shutdown()
+
+
+def ask_node(session_dir: str, op: str, **args: Any) -> Any:
+    """The scheduler's answer to a request, asked as a tool through one node.
+
+    Raises:
+        OSError: the node is not there, or does not answer in time.
+    """
+    hello = Hello(kind="tool", pid=os.getpid(), ract_version=__version__)
+    link = NodeLink(os.path.join(session_dir, "node.sock"), hello)
+    reader = threading.Thread(target=_read, args=(link,), daemon=True, name="ract-tool")
+    reader.start()
+    try:
+        return link.request(op, ANSWER_TIMEOUT_S, **args)
+    finally:
+        link.close()
+        reader.join()
+
+
+def _read(link: NodeLink) -> None:
+    link.begin()
+    while not link.is_closed:
+        link.readable()

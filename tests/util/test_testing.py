@@ -1,0 +1,198 @@
+"""`ract.testing` on an embedded cluster."""
+
+import os
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+import ract
+from ract import testing
+from ract.exceptions import ObjectFreedError
+
+BIG = 200_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(ract_module):
+    return ract_module
+
+
+@ract.remote
+def echo(x):
+    return x
+
+
+@ract.remote
+def wait_for(signal, *others):
+    ract.get(signal.wait.remote())
+    return len(others)
+
+
+def test_signal_opens_for_all_who_wait():
+    signal = testing.SignalActor.remote()
+    refs = [wait_for.remote(signal) for _ in range(3)]
+    testing.wait_for_condition(lambda: ract.get(signal.cur_num_waiters.remote()) == 3)
+    assert ract.wait(refs, timeout=0)[0] == []
+    ract.get(signal.send.remote())
+    assert ract.get(refs) == [0, 0, 0]
+    assert ract.get(wait_for.remote(signal)) == 0
+    assert ract.get(signal.wait.remote(should_wait=False)) is None
+
+
+def test_signal_can_close_behind_those_who_wait():
+    signal = testing.SignalActor.remote()
+    first = signal.wait.remote()
+    testing.wait_for_condition(lambda: ract.get(signal.cur_num_waiters.remote()) == 1)
+    ract.get(signal.send.remote(clear=True))
+    ract.get(first)
+    assert ract.wait([signal.wait.remote()], timeout=0.05)[0] == []
+
+
+def test_semaphore():
+    semaphore = testing.Semaphore.remote(2)
+    ract.get([semaphore.acquire.remote(), semaphore.acquire.remote()])
+    assert ract.get(semaphore.locked.remote())
+    third = semaphore.acquire.remote()
+    assert ract.wait([third], timeout=0.05)[0] == []
+    ract.get(semaphore.release.remote())
+    ract.get(third)
+
+
+def test_wait_for_condition_says_what_did_not_happen():
+    def never(x):
+        raise KeyError(x)
+
+    with pytest.raises(RuntimeError, match="never was not true within 0 s: KeyError: 3") as caught:
+        testing.wait_for_condition(never, timeout=0, x=3)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(KeyError):
+        testing.wait_for_condition(never, raise_exceptions=True, x=3)
+
+
+def test_reference_counts_of_variables_and_submitted_calls():
+    signal = testing.SignalActor.remote()
+    small, big = ract.put(1), ract.put(np.zeros(BIG))
+    ids = [small.hex(), big.hex()]
+    one = {"local": 1, "submitted": 0}
+    counts = testing.reference_counts()
+    assert [counts[i] for i in ids] == [one, one]
+    call = wait_for.remote(signal, big, [small])
+    counts = testing.reference_counts()
+    assert [counts[i] for i in ids] == [{"local": 1, "submitted": 1}] * 2
+    del small, big
+    counts = testing.reference_counts()
+    assert [counts[i] for i in ids] == [{"local": 0, "submitted": 1}] * 2
+    assert counts[call.hex()] == one
+    ract.get(signal.send.remote())
+    assert ract.get(call) == 2
+    counts = testing.reference_counts()
+    assert not set(ids) & set(counts)
+
+
+def test_reference_counts_of_calls_of_a_late_argument():
+    signal = testing.SignalActor.remote()
+    late = wait_for.remote(signal)
+    follow = echo.remote(late)
+    id = late.hex()
+    assert testing.reference_counts()[id] == {"local": 1, "submitted": 1}
+    del late
+    assert testing.reference_counts()[id] == {"local": 0, "submitted": 1}
+    ract.get(signal.send.remote())
+    assert ract.get(follow) == 0
+    assert id not in testing.reference_counts()
+
+
+@pytest.mark.parametrize("value", [1, [1], np.zeros(BIG)], ids=["plain", "inline", "stored"])
+def test_freed_objects_are_gone_though_refs_remain(value):
+    ref = ract.put(value)
+    assert testing.object_exists(ref)
+    testing.free(ref)
+    with pytest.raises(ObjectFreedError, match=ref.hex()):
+        ract.get(ref)
+    assert not testing.object_exists(ref)
+    with pytest.raises(ObjectFreedError):
+        ract.get(echo.remote(ref))
+
+
+def test_freed_objects_are_gone_for_other_processes_too():
+    ref = ract.put(np.zeros(BIG))
+    inner = ract.get(echo.remote([ref]))[0]
+    testing.free([inner])
+
+    @ract.remote
+    def read(refs):
+        return ract.get(refs[0]).sum()
+
+    with pytest.raises(ObjectFreedError):
+        ract.get(read.remote([ref]))
+
+
+def test_object_that_is_not_ready_does_not_exist_and_is_not_freed():
+    signal = testing.SignalActor.remote()
+    ref = wait_for.remote(signal)
+    assert not testing.object_exists(ref)
+    testing.free([ref])
+    ract.get(signal.send.remote())
+    assert ract.get(ref) == 0
+    assert testing.object_exists(ref)
+    with pytest.raises(TypeError, match="str"):
+        testing.free(["x"])
+
+
+def test_memory_summary_counts_stored_objects():
+    ref = ract.put(np.zeros(BIG))
+    testing.wait_for_condition(lambda: ref.hex() in testing.memory_summary())
+    short = testing.memory_summary(stats_only=True)
+    assert "Plasma memory usage" in short
+    assert ref.hex() not in short
+
+
+def test_session_dir_and_processes():
+    folder = testing.session_dir()
+    assert os.path.exists(os.path.join(folder, "node.sock"))
+    assert testing.all_processes_alive()
+
+
+def test_printed_lines_are_messages():
+    @ract.remote
+    def say():
+        print("hello from a task")
+
+    ract.get(say.remote())
+    testing.wait_for_condition(
+        lambda: any("hello from a task" in m["lines"] for m in testing.log_messages())
+    )
+
+
+def test_a_demand_that_nothing_satisfies_is_a_message():
+    @ract.remote(resources={"Unobtainium": 1})
+    def never():
+        pass
+
+    ref = never.remote()
+    testing.wait_for_condition(
+        lambda: any("Unobtainium" in m["message"] for m in testing.error_messages())
+    )
+    assert "Unobtainium" in ract.explain(ref)
+    ract.cancel(ref)
+
+
+def test_kill_node_knows_the_nodes_of_this_machine():
+    with pytest.raises(ValueError, match="no node 00"):
+        testing.kill_node("00" * 28)
+
+
+def test_kill_node_kills_this_node_without_goodbye():
+    ract.shutdown()
+    with pytest.raises(RuntimeError, match="ract.init"):
+        testing.session_dir()
+    ract.init(num_cpus=1)
+    node = ract.nodes()[0]
+    testing.kill_node(node["NodeID"])
+    testing.wait_for_condition(lambda: not testing.all_processes_alive())
+    ract.shutdown()
+    assert not [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    ract.init(num_cpus=2)
+    assert time.time() > 0
