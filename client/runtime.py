@@ -478,11 +478,12 @@ class Runtime:
         return self.store.read(Location(path, offset, size, is_error), ref)
 
     def is_here(self, ref: ObjectRef) -> bool:
-        """Whether the value of a complete ref can be read without waiting."""
-        return ref._state != STORED or ref._value[0] == self.node_id
+        """Whether the value of a ref can be read without waiting."""
+        state = ref._state
+        return state >= READY and (state != STORED or ref._value[0] == self.node_id)
 
     def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
-        """Bring the value of a complete ref to this node, then call ``then()``."""
+        """Bring the value of a complete or foreign ref here, then call ``then()``."""
         if self.is_here(ref):
             then()
             return

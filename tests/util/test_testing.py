@@ -186,7 +186,7 @@ def test_kill_node_knows_the_nodes_of_this_machine():
 
 def test_kill_node_kills_this_node_without_goodbye():
     ract.shutdown()
-    with pytest.raises(RuntimeError, match="ract.init"):
+    with pytest.raises(RuntimeError, match="call ract"):
         testing.session_dir()
     ract.init(num_cpus=1)
     node = ract.nodes()[0]
