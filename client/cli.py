@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,11 +25,13 @@ import psutil
 
 from ract.client.node_processes import local_nodes
 from ract.client.tool import ask_cluster
+from ract.core.resources import amount
 from ract.core.session import root_folder
 from ract.core.version import __version__
 
 STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
+POLL_S = 0.02
 DEAD_NODES_SHOWN_MAX = 5
 
 #: Words of a command line that make a process ours, and what people call it.
@@ -119,17 +122,6 @@ def _visible(resources: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(name, n) for name, n in resources.items() if not name.startswith("node:")]
 
 
-def amount(name: str, quantity: float) -> str:
-    """A quantity of a resource for people; those of memory are bytes."""
-    if "memory" not in name:
-        return f"{quantity:g}"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if quantity < 1024:
-            return f"{quantity:.3g} {unit}"
-        quantity /= 1024
-    return f"{quantity:.1f} TiB"
-
-
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
@@ -204,16 +196,33 @@ def _end(found: list[Found]) -> list[psutil.Process]:
     """SIGTERM, after a while SIGKILL; returns who is still there."""
     for process, _ in found:
         _signal(process.terminate)
-    gone, late = psutil.wait_procs([process for process, _ in found], STOP_TIMEOUT_S)
-    for process in late:
+    late = _still_running(found, STOP_TIMEOUT_S)
+    for process, _ in late:
         _signal(process.kill)
-    killed, left = psutil.wait_procs(late, KILL_TIMEOUT_S)
+    left = _still_running(late, KILL_TIMEOUT_S)
     for process, what in found:
-        if process in gone:
+        if (process, what) not in late:
             click.echo(f"stopped {what}")
-        elif process in killed:
+        elif (process, what) not in left:
             click.echo(f"killed {what}: it did not stop within {STOP_TIMEOUT_S:.0f} s")
-    return left
+    return [process for process, _ in left]
+
+
+def _still_running(found: list[Found], timeout: float) -> list[Found]:
+    """Those that have not ended within ``timeout`` seconds; zombies of a busy parent have."""
+    deadline = time.monotonic() + timeout
+    while found := [item for item in found if _is_running(item[0])]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return found
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(send: Any) -> None:

@@ -97,5 +97,21 @@ def fits(demand: Mapping[str, int], free: Mapping[str, int]) -> bool:
 
 def describe(demand: Mapping[str, int]) -> str:
     """The demand as text: ``{CPU: 1, GPU: 0.5}``."""
-    parts = (f"{name}: {from_units(units):g}" for name, units in sorted(demand.items()))
+    parts = (f"{name}: {in_units(name, units)}" for name, units in sorted(demand.items()))
     return "{" + ", ".join(parts) + "}"
+
+
+def in_units(name: str, units: int) -> str:
+    """`amount` of ``units``."""
+    return amount(name, from_units(units))
+
+
+def amount(name: str, quantity: float) -> str:
+    """A quantity of a resource for people; those of memory are bytes."""
+    if "memory" not in name:
+        return f"{quantity:g}"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if quantity < 1024:
+            return f"{quantity:.3g} {unit}"
+        quantity /= 1024
+    return f"{quantity:.1f} TiB"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 
 from ract.core import security, session
 
@@ -152,6 +153,9 @@ async def _serve(
 
 def write_notice(data: dict[str, Any]) -> Path:
     """Write ``scheduler-<pid>.json`` in the root folder, complete or not at all."""
+    for old in session.root_folder().glob("scheduler-*.json"):
+        if not psutil.pid_exists(int(old.stem.partition("-")[2])):  # it crashed
+            old.unlink(missing_ok=True)
     path = session.root_folder() / f"scheduler-{os.getpid()}.json"
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(data))

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ract.core.resources import describe
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.lease_records import Want
 from ract.scheduler.objects import Entry
-from ract.scheduler.placement import Ask, in_words, lacks
+from ract.scheduler.placement import Ask, lacks
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
@@ -58,7 +59,7 @@ def _want(machine: SchedulerMachine, want: Want) -> Explanation:
     if ahead:
         text = f"{ahead} other processes are ahead in the queue of this demand"
         reasons.append({"what": "queue", "ahead": ahead, "text": text})
-    lead = f"{who}: {want.need} more leases of {in_words(want.ask.demand)} wait"
+    lead = f"{who}: {want.need} more leases of {describe(want.ask.demand)} wait"
     return _pending(machine, ident, "lease", want.ask, lead, reasons)
 
 
@@ -72,7 +73,7 @@ def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
         if ahead:
             text = f"{ahead} actors wait longer"
             reasons.append({"what": "queue", "ahead": ahead, "text": text})
-        lead = f"{who} is {actor.state} and waits for {in_words(actor.ask.demand)}"
+        lead = f"{who} is {actor.state} and waits for {describe(actor.ask.demand)}"
         return _pending(machine, ident, "actor", actor.ask, lead, reasons)
     if actor.state == "DEAD":
         cause = actor.cause

@@ -28,7 +28,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ract.scheduler.ledger import ACCELERATORS, UNIT
+from ract.core.resources import in_units
+from ract.scheduler.ledger import ACCELERATORS
 from ract.scheduler.nodes import Node, Nodes
 
 PACK_BELOW = 0.5
@@ -179,7 +180,7 @@ def matches(node: Node, selector: Mapping[str, str]) -> bool:
 def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
     """Say in words what ``node`` lacks for ``ask``, given what it has (total or free)."""
     missing = [
-        f"{name}: {in_units(n)} asked, {in_units(have.get(name, 0))} there"
+        f"{name}: {in_units(name, n)} asked, {in_units(name, have.get(name, 0))} there"
         for name, n in sorted(ask.demand.items())
         if have.get(name, 0) < n
     ]
@@ -188,16 +189,6 @@ def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
     if ask.kind == "NODE_AFFINITY" and not ask.is_soft and node.node_id != ask.node_id:
         missing.append(f"must run on node {ask.node_id.hex()[:8]}")
     return missing
-
-
-def in_units(n: int) -> str:
-    """Return a quantity as people write it."""
-    return f"{n / UNIT:g}"
-
-
-def in_words(demand: Mapping[str, int]) -> str:
-    """Return a demand as people write it: ``{CPU: 1, GPU: 0.5}``."""
-    return "{" + ", ".join(f"{k}: {in_units(n)}" for k, n in sorted(demand.items())) + "}"
 
 
 Score = tuple[bool, bool, float, bool]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ract.core import wire
 from ract.core.messages import ActorSpec, EndNode, ExitCause, Reply, Request
+from ract.core.resources import describe
 from ract.scheduler import rows
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.explain import explain
-from ract.scheduler.placement import in_words
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
@@ -311,7 +311,7 @@ def _summed(parts: list[dict[str, int]]) -> dict[str, float]:
 def _add_demand(
     demands: dict[str, dict[str, Any]], key: str, demand: dict[str, int], n: int, names: list[str]
 ) -> None:
-    empty = {"demand": rows.amounts(demand), "text": in_words(demand), "count": 0, "names": []}
+    empty = {"demand": rows.amounts(demand), "text": describe(demand), "count": 0, "names": []}
     entry = demands.setdefault(key, empty)
     entry["count"] += n
     entry["names"] = sorted({*entry["names"], *names})

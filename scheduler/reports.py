@@ -13,8 +13,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from ract.core.messages import LogLines, Pushed
+from ract.core.resources import describe
 from ract.scheduler.nodes import Nodes
-from ract.scheduler.placement import Ask, in_words, lacks
+from ract.scheduler.placement import Ask, lacks
 from ract.scheduler.processes import Processes
 
 
@@ -41,12 +42,12 @@ class Reports:
         """Say what is demanded, by whom, and what each node lacks for it."""
         who = ", ".join(names) or "a task"
         lines = [
-            f"{who} demands {in_words(ask.demand)}, which no node of the cluster can ever satisfy;"
+            f"{who} demands {describe(ask.demand)}, which no node of the cluster can ever satisfy;"
             " it stays pending until a node joins that can."
         ]
         for node in self.nodes.alive:
             missing = "; ".join(lacks(node, ask, node.ledger.total)) or "nothing lacking"
-            lines.append(f"  node {node.short} has {in_words(node.ledger.total)}: {missing}")
+            lines.append(f"  node {node.short} has {describe(node.ledger.total)}: {missing}")
         if not self.nodes.alive:
             lines.append("  there are no nodes")
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Several nodes on this machine: placement, objects between nodes, nodes that leave or are killed."""
+"""Several nodes on this machine: where work runs, objects between nodes, nodes that leave."""
 
 import os
 import signal
@@ -205,7 +205,7 @@ def test_task_whose_node_is_killed_runs_again_elsewhere(cluster, tmp_path):
 
 
 def test_bad_arguments_are_named(cluster):
-    with pytest.raises(TypeError, match="num_cpu.*did you mean num_cpus"):
+    with pytest.raises(TypeError, match=r"num_cpu.*did you mean num_cpus"):
         cluster.add_node(num_cpu=1)
     with pytest.raises(ValueError, match="initialize_head"):
         Cluster(head_node_args={"num_cpus": 1})
