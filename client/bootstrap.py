@@ -25,11 +25,14 @@ from ract.client.node_link import NodeLink
 from ract.client.node_processes import NodeProcess
 from ract.client.runtime import Runtime, current, install
 from ract.core.messages import Hello
+from ract.core.resources import offered
 from ract.core.version import __version__
 
 logger = logging.getLogger(__name__)
 
 DASHBOARD_PORT = 8265
+JOIN_TIMEOUT_S = 10.0
+"""How long a driver waits for a scheduler to be there."""
 
 _lock = threading.RLock()
 _started: NodeProcess | None = None
@@ -158,6 +161,7 @@ def init(
         RuntimeError: called twice, or an unknown keyword.
         ConnectionError: no cluster at the address.
         AuthenticationError: the cluster has another join token.
+        TypeError, ValueError: a bad quantity of a resource.
         ValueError: node resources together with an address, or a malformed address.
     """
     global _context, _started
@@ -185,6 +189,13 @@ def init(
             "name": kwargs.get("_node_name"),
         }
         node = {key: value for key, value in node.items() if value is not None}
+        offered(
+            num_cpus or 0,
+            num_gpus or 0,
+            kwargs.get("_memory") or 0,
+            object_store_memory or 0,
+            resources,
+        )
         address = resolve(address)
         if address is not None and set(node) - {"name"}:
             given = ", ".join(sorted(key.replace("-", "_") for key in set(node) - {"name"}))
@@ -274,8 +285,8 @@ def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
     config: dict[str, Any] = {"scheduler": address, "node": {"num-cpus": 0, "num-gpus": 0}}
     config["token"] = False
     if not address.startswith("tcp://"):
-        config["token"] = token = load_token(token_file)
-        check_peer(address, token)
+        config["token"] = load_token(token_file)
+    check_peer(address, config["token"] or "", JOIN_TIMEOUT_S)
     try:
         _started = node_processes.start(config)
     except RuntimeError as error:

@@ -30,6 +30,9 @@ def directory_error(head: bytes, ref: Any) -> bytes:
     on what a process pickled otherwise.
     """
     kind, _, reason = bytes(head).partition(b":")
+    if kind == b"full":
+        text = reason.decode(errors="replace")
+        return pickle.dumps(errors.ObjectStoreFullError(text), 5)
     error_type = _REASONS.get(kind)
     if error_type is None:
         return head

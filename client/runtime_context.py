@@ -81,7 +81,7 @@ class RuntimeContext:
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Accelerator ids by resource name, as strings."""
         assigned = context.process.assigned
-        return {"GPU": [str(i) for i in assigned.get("GPU", [])]}
+        return {"GPU": list(assigned.get("GPU", []))}
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON."""
@@ -165,10 +165,13 @@ def get_runtime_context() -> RuntimeContext:
     return RuntimeContext()
 
 
-def get_gpu_ids() -> list[int]:
+def get_gpu_ids() -> list[int | str]:
     """The GPUs assigned to the running task or actor; in a driver those that are visible."""
     ambient.runtime()
-    return [int(i) for i in context.process.assigned.get("GPU", [])]
+    ids = context.process.assigned.get("GPU")
+    if ids is None and not context.process.is_executor:
+        ids = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+    return [int(i) if i.isdecimal() else i for i in ids or ()]
 
 
 def exit_actor() -> None:

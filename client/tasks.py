@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CAUSE_TIMEOUT_S = 5.0
 """How long a lost call waits to hear why its executor died."""
 
+NEVER_STARTED = ("max_calls", "idle")
+"""The executor ended between two calls; what it had not answered was still on its way."""
+
 
 class TaskPool:
     """All tasks of one shape that this process submits."""
@@ -222,6 +225,8 @@ class TaskPool:
             call.channel = None
             if call.cancelled:
                 self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
+            elif cause.kind in NEVER_STARTED:
+                again.append(call)
             elif call.retries != 0:
                 call.retries -= 1 if call.retries > 0 else 0
                 again.append(call)

@@ -90,6 +90,34 @@ def demand_from_options(
     return {name: units for name, units in demand.items() if units}
 
 
+def offered(
+    num_cpus: float,
+    num_gpus: float,
+    memory: float,
+    object_store_memory: float,
+    resources: Mapping[str, Any] | None = None,
+) -> dict[str, int]:
+    """What a node offers, in units. Memory is in bytes.
+
+    Raises:
+        TypeError, ValueError: a quantity is no number, negative or too large, or ``resources``
+            names one that has a parameter of its own.
+    """
+    given = {
+        "CPU": num_cpus,
+        "GPU": num_gpus,
+        "memory": memory,
+        "object_store_memory": object_store_memory,
+    }
+    offer = {name: to_units(name, quantity) for name, quantity in given.items()}
+    for name, quantity in (resources or {}).items():
+        if name in PREDEFINED:
+            option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
+            raise ValueError(f"use '{option}' instead of {name!r} in 'resources'")
+        offer[name] = to_units(name, quantity)
+    return {name: units for name, units in offer.items() if units}
+
+
 def fits(demand: Mapping[str, int], free: Mapping[str, int]) -> bool:
     """Whether ``free`` holds at least ``demand``."""
     return all(units <= free.get(name, 0) for name, units in demand.items())

@@ -22,6 +22,7 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,9 @@ TOKEN_BYTES_MAX = 4096
 """A token file larger than this is some other file."""
 TOKEN_CHARACTERS_MIN = 16
 """Shorter tokens can be guessed offline by anybody who connects once."""
+
+RETRY_S = 0.1
+"""Between two tries to reach a scheduler."""
 
 _CERT_BEGIN = "-----BEGIN CERTIFICATE-----"
 _KEY_BEGIN = "-----BEGIN PRIVATE KEY-----"
@@ -154,46 +158,53 @@ def full_address(given: str) -> str:
     return address
 
 
-def check_peer(address: str, token: str, timeout: float = 5.0) -> None:
-    """Find out at once whether who listens at ``address`` has the same token.
+def check_peer(address: str, token: str, timeout: float) -> None:
+    """Wait until a scheduler listens at ``address``, and make sure that it has the same token.
 
-    distributed takes a failed handshake for a network problem and tries for a long time. A peer
-    that is not there (yet) is left to distributed.
+    distributed takes a failed handshake for a network problem, and tries again for ever.
 
     Args:
-        address: ``tls://host:port``.
-        token: The join token of this process.
-        timeout: In seconds.
+        address: ``tls://host:port`` or ``tcp://host:port``.
+        token: The join token of this process; not used for tcp.
+        timeout: How long to try, in seconds.
 
     Raises:
         AuthenticationError: it has another token, or does not speak TLS.
+        ConnectionError: nobody listens there.
     """
     import socket
     import ssl
 
-    certificate, _ = credentials(token)
-    context = ssl.create_default_context(cadata=certificate)
-    context.check_hostname = False
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context = None
+    if address.startswith("tls://"):
+        certificate, _ = credentials(token)
+        context = ssl.create_default_context(cadata=certificate)
+        context.check_hostname = False
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
     parts = urlsplit(address)
-    try:
-        with (
-            socket.create_connection((parts.hostname, parts.port), timeout) as sock,
-            context.wrap_socket(sock),
-        ):
-            pass
-    except ssl.SSLCertVerificationError as error:
-        raise AuthenticationError(
-            f"the scheduler at {address} was started with another join token. Give its own: "
-            "--token-file, token_file or RACT_TOKEN"
-        ) from error
-    except ssl.SSLError as error:
-        raise AuthenticationError(
-            f"who listens at {address} does not speak TLS 1.3 ({error.reason}): is it a scheduler "
-            "of ract? Without encryption it would be tcp://"
-        ) from error
-    except OSError:
-        return
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with socket.create_connection((parts.hostname, parts.port), timeout) as sock:
+                if context is not None:
+                    context.wrap_socket(sock).close()
+            return
+        except ssl.SSLCertVerificationError as error:
+            raise AuthenticationError(
+                f"the scheduler at {address} was started with another join token. Give its own: "
+                "--token-file, token_file or RACT_TOKEN"
+            ) from error
+        except ssl.SSLError as error:
+            raise AuthenticationError(
+                f"who listens at {address} does not speak TLS 1.3 ({error.reason}): is it a "
+                "scheduler of ract? Without encryption it would be tcp://"
+            ) from error
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"no scheduler could be reached at {address} within {timeout:g} s: {error}"
+                ) from error
+        time.sleep(RETRY_S)
 
 
 # --------------------------------------------------------------------------- files

@@ -32,7 +32,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from ract.core import messages as m
 from ract.core import wire
-from ract.core.resources import UNIT, to_units
+from ract.core.resources import UNIT, offered
 from ract.core.security import fingerprint
 from ract.core.version import __version__
 from ract.worker import compat, detect, shm, transfer, tunnel
@@ -68,16 +68,27 @@ class RactWorkerPlugin(WorkerPlugin):
         self._is_closing = False
         self._host_process = psutil.Process()
         self.session_dir = ""
+        self._undo = contextlib.ExitStack()
 
     # ------------------------------------------------------------------ distributed calls these
 
     async def setup(self, worker: Worker) -> None:
         """Make the node and join."""
+        try:
+            await self._set_up(worker)
+        except BaseException:
+            # distributed logs it and would go on with half a node.
+            del worker.plugins[self.name]
+            self._undo.close()
+            raise
+
+    async def _set_up(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(clean_dead_sessions)
         self.node_id = node_id = secrets.token_bytes(28)
         self._session = session = Session.create(node_id)
+        self._undo.callback(session.remove)
         self.session_dir = session.dir
         self._resources = self._find_resources()
         store = self._resources["object_store_memory"] // UNIT
@@ -100,6 +111,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
         )
+        self._undo.callback(self._zygote.close)
         await self._zygote.start()
         self._server = ControlServer(
             os.path.join(session.dir, "node.sock"), self._received, self._closed
@@ -128,8 +140,7 @@ class RactWorkerPlugin(WorkerPlugin):
             task.cancel()
         self._server.close()
         self._tunnels.close()
-        await asyncio.to_thread(self._zygote.close)
-        self._session.remove()
+        await asyncio.to_thread(self._undo.close)
 
     # ------------------------------------------------------------------ joining
 
@@ -143,20 +154,17 @@ class RactWorkerPlugin(WorkerPlugin):
         if cpus is None:
             cpus = self._default_cpus()
         gpus = options.get("num-gpus")
-        found = {
-            "CPU": to_units("CPU", cpus),
-            "GPU": to_units("GPU", detect.num_gpus() if gpus is None else gpus),
-            "memory": to_units("memory", options.get("memory") or detect.memory_bytes()),
-            "object_store_memory": to_units(
-                "object_store_memory", options.get("object-store-memory") or detect.store_bytes()
-            ),
-            f"node:{self._host}": UNIT,
-        }
+        found = offered(
+            cpus,
+            detect.num_gpus() if gpus is None else gpus,
+            options.get("memory") or detect.memory_bytes(),
+            options.get("object-store-memory") or detect.store_bytes(),
+            options.get("resources"),
+        )
+        found[f"node:{self._host}"] = UNIT
         if options.get("is-head"):
             found["node:__internal_head__"] = UNIT
-        for name, quantity in (options.get("resources") or {}).items():
-            found[name] = to_units(name, quantity)
-        return {name: units for name, units in found.items() if units}
+        return found
 
     def _default_cpus(self) -> int:
         """A plain Dask worker offers as many CPUs as it has threads; ours, all."""

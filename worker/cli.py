@@ -11,10 +11,12 @@ import click
 
 from ract.core import security, session
 from ract.core.errors import AuthenticationError
-from ract.core.resources import PREDEFINED, to_units
+from ract.core.resources import offered
 
 PRELOAD = "ract.worker.preload"
 CONNECT_TIMEOUT_S = 15
+JOIN_TIMEOUT_S = 30.0
+"""How long a node waits for a scheduler to be there."""
 
 
 @click.command(name="rworker")
@@ -39,7 +41,7 @@ def main(
     host: str,
 ) -> None:
     """Join the cluster whose scheduler listens at ADDRESS (tls://host:port)."""
-    node = {
+    node: dict[str, Any] = {
         "num-cpus": num_cpus,
         "num-gpus": num_gpus,
         "resources": _resources(resources),
@@ -48,16 +50,20 @@ def main(
         "name": name or None,
     }
     try:
+        offered(num_cpus or 0, num_gpus or 0, 0, object_store_memory or 0, node["resources"])
         address = security.full_address(address)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="ADDRESS") from error
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
     token = ""
     if not address.startswith("tcp://"):
         try:
             token = security.load_token(token_file)
-            security.check_peer(address, token)
-        except (security.TokenError, AuthenticationError) as error:
+        except security.TokenError as error:
             raise click.ClickException(str(error)) from error
+    try:
+        security.check_peer(address, token, JOIN_TIMEOUT_S)
+    except (AuthenticationError, ConnectionError) as error:
+        raise click.ClickException(str(error)) from error
     configure(node, token)
     try:
         asyncio.run(_serve(address, host, name))
@@ -75,14 +81,6 @@ def _resources(text: str) -> dict[str, float]:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--resources") from error
     if not isinstance(found, dict):
         raise click.BadParameter("a JSON object is needed", param_hint="--resources")
-    for key, quantity in found.items():
-        if key in PREDEFINED:
-            hint = f"{key} has an option of its own"
-            raise click.BadParameter(hint, param_hint="--resources")
-        try:
-            to_units(key, quantity)
-        except (TypeError, ValueError) as error:
-            raise click.BadParameter(str(error), param_hint="--resources") from error
     return found
 
 

@@ -232,7 +232,7 @@ def test_killed_scheduler_and_nodes_leave_nothing(env, daemons):
         (["rworker", "tls://127.0.0.1"], "tls://host:port is needed"),
         (["rworker", "http://127.0.0.1:80"], "tls://host:port is needed"),
         (["rworker", "127.0.0.1:1", "--resources", "{"], "not JSON"),
-        (["rworker", "127.0.0.1:1", "--resources", '{"CPU": 1}'], "option of its own"),
+        (["rworker", "127.0.0.1:1", "--resources", '{"CPU": 1}'], "use 'num_cpus'"),
         (["rworker", "127.0.0.1:1", "--resources", '{"X": -1}'], "negative"),
         (["rworker", "127.0.0.1:1", "--labels", "zone"], "not k=v"),
         (["rworker", "127.0.0.1:1"], "no join token"),

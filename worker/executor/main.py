@@ -34,6 +34,7 @@ from ract.core.messages import (
     Hello,
     UseLease,
 )
+from ract.worker.executor import accelerators
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.execution import Execution
 from ract.worker.executor.serial import SerialServer
@@ -130,7 +131,7 @@ class Executor:
         """On the main thread."""
         if isinstance(message, UseLease):
             context.process.shape = message.shape
-            context.process.assigned = message.assigned
+            context.process.assigned = accelerators.show(message.assigned)
             self._join_job(message.shape.job_id, message.shape.runtime_env)
             context.process.lease = message.lease
         elif isinstance(message, EndProcess):
@@ -165,7 +166,7 @@ class Executor:
         process = context.process
         process.actor_spec = spec
         process.actor_incarnation = message.incarnation
-        process.assigned = message.assigned
+        process.assigned = accelerators.show(message.assigned)
         self.execution.actor_id = spec.actor_id
         set_title(spec.class_name)
         try:

@@ -1,0 +1,163 @@
+"""Starting, joining and leaving a cluster, in programs of their own."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import ract
+
+TIMEOUT_S = 60
+
+
+def program(text, check=True):
+    """Run a program; returns (stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "ref = f.remote(1)",
+        "ref = ract.put(2)",
+        "ref = ract.get(A.remote().n.remote()); ref = ract.put(ref)",
+        "ract.wait([ract.put(1)]); ref = ract.put(2)",
+    ],
+)
+def test_the_first_use_starts_a_cluster(first):
+    out, err = program(f"""
+        import ract
+        @ract.remote
+        def f(x): return x + 1
+        @ract.remote
+        class A:
+            def n(self): return 2
+        assert not ract.is_initialized()
+        {first}
+        assert ract.is_initialized()
+        print(ract.get(ref))
+    """)
+    assert out == "2\n"
+    assert err == ""
+
+
+def test_what_only_asks_does_not_start_a_cluster():
+    out, _ = program("""
+        import ract
+        for ask in (ract.nodes, ract.cluster_resources, ract.available_resources):
+            try:
+                ask()
+            except RuntimeError as error:
+                print(error)
+        print(ract.is_initialized())
+    """)
+    assert out.count("ract.init") == 3
+    assert out.endswith("False\n")
+
+
+def test_the_issue_in_one_script():
+    out, err = program("""
+        import ract
+        ract.init()
+        @ract.remote
+        def f(x): return x + 1
+        @ract.remote
+        class Counter:
+            def __init__(self): self.n = 0
+            def add(self, k=1): self.n += k; return self.n
+        y = f.remote(ract.put(41)); c = Counter.remote()
+        print(ract.get([f.remote(y), c.add.remote()], timeout=10))
+        ready, rest = ract.wait([f.remote(i) for i in range(4)], num_returns=2)
+        print(len(ready), len(rest))
+        ract.shutdown()
+    """)
+    assert out == "[43, 1]\n2 2\n"
+    assert err == ""
+
+
+def test_a_program_that_ends_by_an_error_says_only_that():
+    _, err = program(
+        """
+        import ract
+        @ract.remote
+        def f(): raise KeyError("mine")
+        ract.get(f.remote())
+        """,
+        check=False,
+    )
+    assert err.count("Traceback (most recent call last)") == 2  # the driver's, the remote one
+    assert err.rstrip().endswith("KeyError: 'mine'")
+
+
+def test_init_twice(ract_start):
+    with pytest.raises(RuntimeError, match="twice"):
+        ract.init()
+    context = ract.init(ignore_reinit_error=True)
+    assert context["address"].startswith("tls://127.0.0.1:")
+    assert dict(context) == context.address_info
+
+
+def test_the_context_ends_the_cluster():
+    ract.shutdown()
+    with ract.init(num_cpus=1) as context:
+        assert ract.is_initialized()
+        assert context.dashboard_url.startswith("http://127.0.0.1:")
+    assert not ract.is_initialized()
+    ract.shutdown()  # once more changes nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "what"),
+    [
+        ({"num_cpu": 2}, RuntimeError, r"num_cpu.*num_cpus"),
+        ({"namespace": ""}, ValueError, "namespace"),
+        ({"namespace": 3}, TypeError, "namespace"),
+        ({"address": "auto"}, ConnectionError, "no running cluster"),
+        ({"address": "127.0.0.1:1"}, ConnectionError, "no scheduler could be reached"),
+        ({"address": "nowhere"}, ValueError, "tls://host:port"),
+        ({"address": "tls://127.0.0.1:1", "num_cpus": 3}, ValueError, "num_cpus"),
+        ({"resources": {"X": -1}}, ValueError, "X"),
+        ({"num_cpus": -1}, ValueError, "CPU.*negative"),
+        ({"resources": {"CPU": 1}}, ValueError, "num_cpus"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_init(arguments, error, what):
+    ract.shutdown()
+    with pytest.raises(error, match=what):
+        ract.init(**arguments)
+    assert not ract.is_initialized()
+
+
+def test_a_forked_child_leaves_its_parents_cluster_alone(ract_start):
+    import os
+
+    pid = os.fork()
+    if not pid:
+        ract.shutdown()
+        os._exit(7 if ract.is_initialized() else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert ract.get(ract.put([1])) == [1]
+    assert len(ract.nodes()) == 1
+
+
+def test_a_class_of_the_script_itself_travels():
+    out, _ = program("""
+        import ract, dataclasses
+        @dataclasses.dataclass
+        class Point:
+            x: int
+        @ract.remote
+        def move(p): return Point(p.x + 1)
+        result = ract.get(move.remote(Point(1)))
+        print(result, type(result) is Point)
+    """)
+    assert out == "Point(x=2) True\n"
