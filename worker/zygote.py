@@ -76,11 +76,17 @@ class Zygote:
                 self._woken.recv(4096)
                 self._reap()
             if self._sock in ready:
-                packet = self._sock.recv(PACKET_BYTES_MAX)
+                packet = self._receive()
                 if not packet:
                     break
                 self._handle(msgpack.unpackb(packet))
         self._clean_up()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(PACKET_BYTES_MAX)
+        except ConnectionResetError:  # the daemon has gone without reading all that we said
+            return b""
 
     def _handle(self, request: dict[str, Any]) -> None:
         if "fork" in request:

@@ -74,7 +74,9 @@ def throw(connect, rng, frames):
                 sock.settimeout(10)
                 while sock.recv(65536):
                     pass
-        except ConnectionError:
+        except TimeoutError:
+            raise  # neither refused nor read
+        except OSError:
             continue  # it was refused in the middle, which is what it should be
 
 
