@@ -142,10 +142,9 @@ def wait(
         raise TypeError(f"ract.wait() takes a list of ObjectRefs, not {kind}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' of ract.wait() must not be negative, got {timeout}")
-    for ref in ract_waitables:
-        if not isinstance(ref, ObjectRef):
-            kind = type(ref).__name__
-            raise TypeError(f"ract.wait() takes a list of ObjectRefs; it contains a {kind}")
+    for kind in set(map(type, ract_waitables)):
+        if not issubclass(kind, ObjectRef):
+            raise TypeError(f"ract.wait() takes ObjectRefs; the list contains a {kind.__name__}")
     if not ract_waitables:
         return [], []
     if len(set(ract_waitables)) != len(ract_waitables):

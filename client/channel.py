@@ -36,6 +36,7 @@ SEND_AT_ONCE_MAX = 8
 BUFFERED_CALLS_MAX = 64
 RECEIVE_BYTES = 256 * 1024
 _SLICE_S = 0.05
+_ANY_SLICE_S = 0.005
 _RECEIVE_TIMEOUT = struct.pack("ll", 0, int(_SLICE_S * 1e6))
 """A blocked reader looks around this often: its ref may be completed by another thread."""
 
@@ -331,3 +332,28 @@ class Channel:
         self.runtime.channel_closed(self)
         if self.owner is not None:
             self.owner.closed(self, lost)
+
+
+def read_any(channels: list[Channel], done: Any, deadline: float | None) -> None:
+    """Read several channels for a moment, or until ``done()`` or the deadline.
+
+    The caller holds the `read_lock` of all of them. Calls may meanwhile go to other channels, which
+    the reactor reads; hence the moment.
+    """
+    poll = select.poll()
+    by_fd = {}
+    for channel in channels:
+        channel.flush()
+        by_fd[channel._fd] = channel
+        poll.register(channel._fd, select.POLLIN)
+    stop = time.monotonic() + _ANY_SLICE_S
+    if deadline is not None:
+        stop = min(stop, deadline)
+    while not done():
+        left = stop - time.monotonic()
+        ready = poll.poll(max(0.0, left) * 1000)
+        if not ready:
+            return
+        for fd, _ in ready:
+            if not by_fd[fd]._receive():
+                return

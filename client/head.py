@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,8 @@ async def _run(config: dict[str, Any]) -> None:
         await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()
         stopped.cancel()
+        # From here on connections end on purpose: distributed need not report it.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if watched is not None:
         os.close(watched)
 
@@ -117,6 +121,8 @@ async def _scheduler(config: dict[str, Any]) -> AsyncIterator[Any]:
     from distributed import Scheduler
 
     dashboard = config.get("dashboard")
+    # Another one may have taken the port meanwhile; `init` tells which one it is.
+    warnings.filterwarnings("ignore", message=r"Port \d+ is already in use")
     scheduler = await Scheduler(
         host=config.get("host", "127.0.0.1"),
         port=config.get("port", 0),

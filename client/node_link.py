@@ -73,8 +73,8 @@ class NodeLink:
 
     # ------------------------------------------------------------------ sending
 
-    def send(self, message: Any) -> None:
-        """Send a message after all changes of holds made so far.
+    def send(self, *messages: Any) -> None:
+        """Send messages after all changes of holds made so far.
 
         Raises:
             ConnectionError: the node is gone.
@@ -82,7 +82,7 @@ class NodeLink:
         with self._lock:
             if self.hold_changes:
                 self._send_holds()
-            self._sock.sendall(_framed(message))
+            self._sock.sendall(b"".join(map(_framed, messages)))
 
     def flush_holds(self) -> bool:
         """Send collected changes of holds; returns whether there were any."""
@@ -94,11 +94,18 @@ class NodeLink:
 
     def _send_holds(self) -> None:
         changes = self.hold_changes
-        while changes:
-            holds: list[Hold] = []
-            while changes and len(holds) < HOLDS_PER_MESSAGE_MAX:
-                holds.append(Hold(*changes.popleft()))
-            self._sock.sendall(_framed(HoldsChanged(self.process, holds)))
+        net: dict[tuple[bytes, int], int] = {}
+        for _ in range(len(changes)):
+            object_id, process, change = changes.popleft()
+            key = (object_id, process)
+            net[key] = net.get(key, 0) + change
+        # A hold may come too early, never too late: what was taken and dropped meanwhile was kept
+        # by something else, whose release is among these.
+        holds = [Hold(*key, n) for key, n in net.items() if n > 0]
+        holds += [Hold(*key, n) for key, n in net.items() if n < 0]
+        for i in range(0, len(holds), HOLDS_PER_MESSAGE_MAX):
+            part = holds[i : i + HOLDS_PER_MESSAGE_MAX]
+            self._sock.sendall(_framed(HoldsChanged(self.process, part)))
 
     def request(self, op: str, timeout: float | None = 60.0, **args: Any) -> Any:
         """Ask the scheduler; returns its answer.

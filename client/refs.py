@@ -10,13 +10,14 @@ A ref that never leaves its process has no id on the wire and no finalizer, so c
 about a hundred nanoseconds. When it *escapes* (it is pickled, or its value lies in shared memory)
 its class becomes `HeldRef`, which tells the cluster when the last Python reference is gone, and the
 runtime interns it by id, so that there is at most one ref object per id in a process and identity
-can serve as hash.
+can serve as hash. A ref that is read out of another object starts as an `AnchoredRef`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -230,7 +231,43 @@ class HeldRef(ObjectRef):
             runtime.drop_hold(self._id, self._holds)
 
 
-HeldRef.__name__ = HeldRef.__qualname__ = "ObjectRef"
+class AnchoredRef(ObjectRef):
+    """A ref just read out of another object, ``_value``, whose own hold keeps it alive meanwhile.
+
+    Most of what is read out of a list of many refs is dropped or passed over at once. So the hold
+    of this one is announced (`hold`) at its first use, or after a while. Until then it has its id, the
+    runtime and the anchor, and no finalizer; its class, not its slots, says the rest.
+    """
+
+    __slots__ = ()
+
+    _state = REMOTE
+    _call = _waiters = None
+    _holds = 0
+
+    def hold(self) -> None:
+        """Become a `HeldRef`; the caller announces it."""
+        # The slots first: other threads may be looking.
+        for name, value in (("_state", REMOTE), ("_call", None), ("_waiters", None), ("_holds", 1)):
+            _SLOTS[name].__set__(self, value)
+        self.__class__ = HeldRef  # type: ignore[assignment]
+        self._value = None
+
+
+_SLOTS = {name: ObjectRef.__dict__[name] for name in ("_state", "_call", "_waiters", "_holds")}
+
+for _kind in (HeldRef, AnchoredRef):
+    _kind.__name__ = _kind.__qualname__ = "ObjectRef"
+
+
+class _Reading(threading.local):
+    """The object that this thread is unpickling, and the new refs met in it."""
+
+    anchor: ObjectRef | None = None
+    met: list[AnchoredRef]
+
+
+reading = _Reading()
 
 ID_BYTES = 28
 
@@ -276,4 +313,5 @@ def rebuild_ref(id: bytes) -> ObjectRef:
     """Unpickle a ref: the one of this process with that id, or a new one."""
     if _runtime is None:
         return ObjectRef(id)
-    return _runtime.borrow(id)
+    anchor = reading.anchor
+    return _runtime.borrow(id) if anchor is None else _runtime.anchored(id, anchor)

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import pickle
+import sys
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from typing import Any
 
 from ract.client import connections, faults, refs
 from ract.client.actor_client import ActorClient
-from ract.client.channel import Call, Channel
+from ract.client.channel import Call, Channel, read_any
 from ract.client.handles import ACTOR_ID_BYTES
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
@@ -35,6 +36,7 @@ from ract.client.refs import (
     REMOTE,
     SOUGHT,
     STORED,
+    AnchoredRef,
     HeldRef,
     ObjectRef,
 )
@@ -49,8 +51,18 @@ logger = logging.getLogger(__name__)
 INLINE_BYTES_MAX = 100 * 1024
 """Larger values go through shared memory."""
 
+SLEEP_S = 0.05
+"""A thread that waits looks around this often, whatever it was told."""
+
 BLOCK_GRACE_S = 0.001
 """A task that waits longer than this in get or wait lends its CPUs."""
+
+
+MET_S = 0.1
+"""A ref that was read out of another object gets a hold of its own after this time."""
+
+UNUSED_COUNT = 3
+"""References to a ref that nobody uses: the table's, a local variable's, `getrefcount`'s own."""
 
 
 class Runtime:
@@ -85,7 +97,12 @@ class Runtime:
         self._lock = threading.RLock()
         self._pools: dict[Any, TaskPool] = {}
         self._pools_by_key: dict[int, TaskPool] = {}
-        self._held: weakref.WeakValueDictionary[bytes, ObjectRef] = weakref.WeakValueDictionary()
+        # The refs that the cluster knows, by id. Entries of refs that are gone go in `_tick`.
+        self._held: dict[bytes, weakref.ref[ObjectRef]] = {}
+        self._dropped: deque[bytes] = deque()  # ids of refs that went
+        # Refs that were read out of other objects a moment ago, by id, and in order of time.
+        self._met: dict[bytes, AnchoredRef] = {}
+        self._met_since: deque[tuple[float, list[AnchoredRef]]] = deque()
         self._pinned: list[Any] = []
         self._localizing: dict[bytes, list[Callable[[], None]]] = {}
         self._dropped_handles: deque[bytes] = deque()
@@ -307,9 +324,12 @@ class Runtime:
         with self._lock:
             if len(id) == ACTOR_ID_BYTES:
                 return self.actor(id).adopt(count)
-            ref = self._held.get(id)
+            ref = self._find(id)
             if ref is None:
-                ref = self._new_held(id, count)
+                return self._new_held(id, count)
+            if type(ref) is AnchoredRef:
+                ref.hold()
+                ref._holds = count
             else:
                 ref._holds += count
             return ref
@@ -317,24 +337,74 @@ class Runtime:
     def borrow(self, id: bytes) -> ObjectRef:
         """The ref with this id; a new one is held from now on."""
         with self._lock:
-            ref = self._held.get(id)
+            ref = self._find(id)
             if ref is None:
                 ref = self._new_held(id, 1)
                 self.link.hold_changes.append((id, self.process, 1))
                 self.reactor.wake()
             return ref
 
+    def anchored(self, id: bytes, anchor: ObjectRef) -> ObjectRef:
+        """The ref with this id, which was met inside ``anchor``."""
+        met = self._met.get(id)
+        if met is not None:
+            return met
+        with self._lock:
+            ref = self._find(id)
+            if ref is None:
+                ref = self._met[id] = AnchoredRef.__new__(AnchoredRef)
+                ref._id = id
+                ref._value = anchor
+                ref._runtime = self
+                refs.reading.met.append(ref)
+            return ref
+
+    def _hold_anchored(self, ref: ObjectRef) -> None:
+        with self._lock:
+            if isinstance(ref, AnchoredRef):
+                anchor = ref._value
+                ref.hold()
+                self._met.pop(ref._id, None)
+                self._held[ref._id] = weakref.ref(ref)
+                self.link.hold_changes.append((ref._id, self.process, 1))
+                del anchor  # only now: its own hold may go
+                self.reactor.wake()
+
+    def _find(self, id: bytes) -> ObjectRef | None:
+        known = self._held.get(id)
+        ref = known() if known is not None else None
+        return self._met.get(id) if ref is None else ref
+
+    def _sort_out_refs(self) -> None:
+        """Forget refs that are gone; hold those that were met a while ago and are in use."""
+        old = time.monotonic() - MET_S
+        while self._met_since and self._met_since[0][0] < old:
+            met = self._met_since.popleft()[1]
+            while met:
+                ref = met.pop()
+                with self._lock:
+                    if isinstance(ref, AnchoredRef) and sys.getrefcount(ref) <= UNUSED_COUNT:
+                        del self._met[ref._id]
+                # It was in use, or another thread has just found it in the table.
+                if sys.getrefcount(ref) >= UNUSED_COUNT:
+                    self._hold_anchored(ref)
+        for _ in range(len(self._dropped)):
+            id = self._dropped.popleft()
+            with self._lock:
+                if (known := self._held.get(id)) is not None and known() is None:
+                    del self._held[id]
+
     def _new_held(self, id: bytes, count: int) -> ObjectRef:
         ref = HeldRef(id)
         ref._runtime = self
         ref._holds = count
-        self._held[id] = ref
+        self._held[id] = weakref.ref(ref)
         return ref
 
     def _become_held(self, ref: ObjectRef, count: int) -> None:
         with self._lock:
             if not ref._holds:
-                self._held[ref.binary()] = ref
+                self._held[ref.binary()] = weakref.ref(ref)
                 ref.__class__ = HeldRef
             ref._holds += count
 
@@ -342,6 +412,7 @@ class Runtime:
         """A finalizer: only appends. The reactor tells the cluster."""
         if not self.closed:
             self.link.hold_changes.append((id, self.process, -count))
+            self._dropped.append(id)
             self.reactor.wake()
 
     def hand_over(self, handed: list[tuple[bytes, int]], process: int) -> None:
@@ -375,8 +446,11 @@ class Runtime:
         with self._lock:
             if ref._holds:
                 return
+            if type(ref) is AnchoredRef:
+                self._hold_anchored(ref)
+                return
             id = ref.binary()
-            self._held[id] = ref
+            self._held[id] = weakref.ref(ref)
             ref.__class__ = HeldRef
             ref._holds = 1
             # From here on `_complete` publishes; whichever of the two comes second has the value.
@@ -452,9 +526,22 @@ class Runtime:
             location = Location(path, offset, size, is_error)
             head, buffers = self.store.read(location, ref)
             if not is_error:
-                return serialization.unpack(head, buffers)
+                return self._unpack_anchored(ref, head, buffers)
         error = serialization.unpack(head, buffers)
         raise faults.as_raised(error)
+
+    def _unpack_anchored(self, ref: ObjectRef, head: Any, buffers: Any) -> Any:
+        reading = refs.reading
+        outer = reading.__dict__.copy()  # unpickling may run code that reads other objects
+        reading.anchor, reading.met = ref, []
+        try:
+            return serialization.unpack(head, buffers)
+        finally:
+            if reading.met:
+                self._met_since.append((time.monotonic(), reading.met))
+                self.reactor.wake()
+            reading.__dict__.clear()
+            reading.__dict__.update(outer)
 
     def _load_here(self, ref: ObjectRef) -> Any:
         """The value lies on another node: have it copied to this one first."""
@@ -504,11 +591,19 @@ class Runtime:
 
     def seek(self, ref: ObjectRef) -> None:
         """Ask the node for the value of a ref that another process made."""
-        with self._lock:
-            if ref._state != REMOTE:
-                return
-            ref._state = SOUGHT
-        self.tell(ObjectWanted(self.process, ref.binary()))
+        self._seek_all([ref])
+
+    def _seek_all(self, wanted: list[ObjectRef]) -> None:
+        sought = []
+        for ref in wanted:
+            if ref._state == REMOTE:
+                with self._lock:
+                    if ref._state == REMOTE:
+                        self._hold_anchored(ref)
+                        ref._state = SOUGHT
+                        sought.append(ObjectWanted(self.process, ref.binary()))
+        if sought:
+            self.tell(*sought)
 
     def forget_value(self, ref: ObjectRef, error: BaseException) -> None:
         """Let go of the value of a complete ref: ``get`` in this process raises ``error`` now."""
@@ -536,16 +631,14 @@ class Runtime:
         self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """Split refs into at most ``num_returns`` complete ones and the rest, in order."""
-        if sum(ref._state >= READY for ref in wanted) < num_returns:
+        found = _split(wanted, num_returns)
+        if len(found[0]) < num_returns:
             try:
                 self._await(wanted, num_returns, timeout, for_get=False)
             except errors.GetTimeoutError:
                 pass
-        ready: list[ObjectRef] = []
-        rest: list[ObjectRef] = []
-        for ref in wanted:
-            (ready if ref._state >= READY and len(ready) < num_returns else rest).append(ref)
-        return ready, rest
+            found = _split(wanted, num_returns)
+        return found
 
     def _await(
         self, wanted: list[ObjectRef], n: int, timeout: float | None, *, for_get: bool
@@ -555,6 +648,7 @@ class Runtime:
         Raises:
             GetTimeoutError: not in time.
         """
+        self._seek_all(wanted)
         deadline = None if timeout is None else time.monotonic() + timeout
         waiter = _Waiter(self, wanted, n, for_get)
         if waiter.is_done():
@@ -661,13 +755,13 @@ class Runtime:
             if self.channels.get(channel.executor) is channel:
                 del self.channels[channel.executor]
 
-    def tell(self, message: Any) -> None:
-        """Send to the node; without a node there is nobody to tell."""
+    def tell(self, *told: Any) -> None:
+        """Send messages to the node; without a node there is nobody to tell."""
         try:
-            self.link.send(message)
+            self.link.send(*told)
         except OSError as error:
             if not self.closed:
-                logger.debug("ract: could not send %s: %s", type(message).__name__, error)
+                logger.debug("ract: could not send %s: %s", type(told[0]).__name__, error)
 
     def check_open(self) -> None:
         """Raise if this process has left the cluster.
@@ -698,8 +792,9 @@ class Runtime:
                 self.fail_call(call, error)
         for client in list(self.actors.values()):
             client.lost_cluster(error)
-        for ref in list(self._held.values()):
-            if ref._state == SOUGHT:
+        for known in list(self._held.values()):
+            ref = known()
+            if ref is not None and ref._state == SOUGHT:
                 ref._complete(ERROR, (pickle.dumps(error, 5), [], []))
         self.on_control(None)
 
@@ -739,7 +834,7 @@ class Runtime:
     def _object_here(self, message: messages.ObjectHere) -> None:
         with self._lock:
             waiting = self._localizing.pop(message.object_id, [])
-            ref = self._held.get(message.object_id)
+            ref = self._find(message.object_id)
         if ref is not None:
             value: tuple[Any, ...]
             if message.blob is not None:
@@ -785,6 +880,9 @@ class Runtime:
         while self._dropped_handles:
             self.actors[self._dropped_handles.popleft()].handle_dropped()
         busy = self.on_tick()
+        if self._dropped or self._met_since:
+            self._sort_out_refs()
+            busy = True
         for client in list(self.actors.values()):
             busy |= client.tick()
         busy |= self.link.flush_holds() if not self.link.is_closed else False
@@ -815,89 +913,109 @@ class Runtime:
         self.link.close()
 
 
+def _split(refs: list[ObjectRef], n: int) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """(the first ``n`` complete refs, the others); stops looking when it has them."""
+    ready: list[ObjectRef] = []
+    rest: list[ObjectRef] = []
+    for i, ref in enumerate(refs):
+        if ref._state < READY:
+            rest.append(ref)
+        else:
+            ready.append(ref)
+            if len(ready) == n:
+                rest += refs[i + 1 :]
+                break
+    return ready, rest
+
+
 class _Waiter:
-    """A thread that waits for ``n`` of some refs: it reads a channel itself where it can."""
+    """A thread that waits for ``n`` of some refs: it reads channels itself where it can."""
 
     def __init__(self, runtime: Runtime, wanted: list[ObjectRef], n: int, for_get: bool) -> None:
         self._runtime = runtime
-        self._pending = wanted  # for wait: those not seen complete
         self._wanted = wanted
         self._at = 0  # for get: all before this one are complete
         self._n = n
         self._for_get = for_get
         self._errors = -1
-        self._lock: Any = None
 
     def is_done(self) -> bool:
-        """Whether the wait is over. Costs what has changed since the last look."""
-        pending = self._pending
-        if self._for_get:
-            # In order: the first incomplete ref decides, unless some error came in meanwhile.
-            i = self._at
-            n = len(pending)
-            while i < n and pending[i]._state >= READY:
-                i += 1
-            self._at = i
-            if i == n:
-                return True
-            if self._errors != self._runtime._errors:
-                self._errors = self._runtime._errors
-                return any(ref._state == ERROR for ref in self._wanted)
-            return False
-        self._pending = pending = [ref for ref in pending if ref._state < READY]
-        return len(self._wanted) - len(pending) >= self._n
+        """Whether the wait is over."""
+        if not self._for_get:
+            return len(_split(self._wanted, self._n)[0]) >= self._n
+        # In order: the first incomplete ref decides, unless some error came in meanwhile.
+        if self._first_incomplete() is None:
+            return True
+        if self._errors != self._runtime._errors:
+            self._errors = self._runtime._errors
+            return any(ref._state == ERROR for ref in self._wanted)
+        return False
+
+    def _first_incomplete(self) -> ObjectRef | None:
+        wanted = self._wanted
+        for i in range(self._at, len(wanted)):
+            if wanted[i]._state < READY:
+                if self._for_get:
+                    self._at = i
+                return wanted[i]
+        self._at = len(wanted)
+        return None
 
     def poll_once(self) -> None:
         """Read what has already arrived, without waiting."""
-        for ref in self._pending:
-            if ref._state == REMOTE:
-                self._runtime.seek(ref)
-        for channel in {c for r in self._pending if (c := _channel_of(r)) is not None}:
-            if channel.read_lock.acquire(False):
+        for channel in list(self._runtime.channels.values()):
+            if channel.inflight and channel.read_lock.acquire(False):
                 try:
                     channel.read_until(self.is_done, time.monotonic())
                 finally:
                     channel.end_reading()
 
-    def _first_incomplete(self) -> ObjectRef | None:
-        for i in range(self._at, len(self._pending)):
-            if self._pending[i]._state < READY:
-                return self._pending[i]
-        return None
-
     def wait(self, deadline: float | None) -> None:
         """Wait a little: until something relevant happens, or the deadline."""
-        first = self._first_incomplete()
-        if first is None:
+        if self._for_get:
+            first = self._first_incomplete()
+            if first is None:
+                return
+            channel = _channel_of(first)
+            if channel is not None and channel.read_lock.acquire(False):
+                self._read_one(channel, first, deadline)
+            else:
+                self._sleep([first], deadline)
             return
-        channel = _channel_of(first)
-        if channel is not None and channel.read_lock.acquire(False):
+        channels = [c for c in list(self._runtime.channels.values()) if c.inflight]
+        channels = [c for c in channels if c.read_lock.acquire(False)]
+        if channels:
             try:
-                if len(self._wanted) == 1:
-                    channel.wait_for(first, deadline)
-                elif self._for_get:
-                    seen = self._errors
-                    channel.read_until(
-                        lambda: first._state >= READY or self._runtime._errors != seen, deadline
-                    )
-                else:
-                    for other in {c for r in self._pending if (c := _channel_of(r))}:
-                        if other is not channel:
-                            other.expedite()
-                    channel.read_until(self.is_done, deadline)
+                read_any(channels, self.is_done, deadline)
             finally:
-                channel.end_reading()
-            return
+                for channel in channels:
+                    channel.end_reading()
+        else:
+            self._sleep(self._wanted, deadline)
+
+    def _read_one(self, channel: Channel, first: ObjectRef, deadline: float | None) -> None:
+        try:
+            if len(self._wanted) == 1:
+                channel.wait_for(first, deadline)
+                return
+            seen = self._errors
+            channel.read_until(
+                lambda: first._state >= READY or self._runtime._errors != seen, deadline
+            )
+        finally:
+            channel.end_reading()
+
+    def _sleep(self, refs: list[ObjectRef], deadline: float | None) -> None:
+        """Until one of the refs is complete: somebody else reads."""
         lock = threading.Lock()
         lock.acquire()
         wake = _Once(lock)
-        # For get the first one decides; for wait any of them may be the next.
-        for ref in [first] if self._for_get else self._pending:
+        for ref in refs:
             ref._when_done(wake)
-        left = 0.05 if deadline is None else min(0.05, max(0.0, deadline - time.monotonic()))
+        left = SLEEP_S if deadline is None else min(SLEEP_S, max(0.0, deadline - time.monotonic()))
         lock.acquire(timeout=left)
         wake.cancelled = True
-        for ref in [first] if self._for_get else self._pending:
+        for ref in refs:
             waiters = ref._waiters
             if waiters is not None:
                 try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -145,6 +146,8 @@ async def _serve(
         await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
         for waiting in (finished, stopped):
             waiting.cancel()
+        # From here on connections end on purpose: distributed need not report it.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
     finally:
         if notice is not None:
             notice.unlink(missing_ok=True)

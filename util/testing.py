@@ -15,7 +15,7 @@ import psutil
 
 import ract
 from ract.client import node_processes
-from ract.client.refs import ERROR, PENDING, READY, ObjectRef
+from ract.client.refs import ERROR, PENDING, READY, REMOTE, ObjectRef
 from ract.client.runtime import Runtime, current
 from ract.core import errors
 from ract.core.messages import ObjectsFreed
@@ -67,7 +67,7 @@ def session_dir() -> str:
 def object_exists(ref: ObjectRef) -> bool:
     """Whether the value of a ref is kept anywhere, here or in the cluster."""
     runtime = _runtime()
-    if not ref._holds:
+    if not ref._holds and ref._state != REMOTE:
         return PENDING < ref._state != ERROR
     return runtime.link.request("object_exists", id=ref.binary())
 
@@ -120,7 +120,7 @@ def free(refs: ObjectRef | Sequence[ObjectRef]) -> None:
             raise TypeError(f"free() takes ObjectRefs, not {type(ref).__name__}")
         if ref._state == PENDING:
             continue  # there is no value yet
-        if ref._holds:
+        if ref._holds or ref._state < READY:
             known.append(ref.binary())
         if ref._state >= READY:
             runtime.forget_value(ref, errors.ObjectFreedError(ref.hex(), "", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 from typing import Any
 
@@ -147,6 +148,8 @@ async def _serve(address: str, host: str, name: str) -> None:
         finished = asyncio.ensure_future(worker.finished())
         await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()
+        # From here on connections end on purpose: distributed need not report it.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
     finally:
         stopped.cancel()
         await worker.close(reason="rworker ends")

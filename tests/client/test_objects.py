@@ -132,6 +132,66 @@ def test_nested_refs_keep_what_they_contain():
     assert ract.get(ract.get(ract.get(outer)[0])[0]).sum() == 200_000
 
 
+def box_of(value, n=3000):
+    """A stored object (too large for a message) that contains refs: to ``value`` and others."""
+    return ract.put([ract.put(value), *(ract.put(i) for i in range(n))])
+
+
+def test_refs_read_out_of_an_object_outlive_it():
+    box = box_of(np.ones(200_000))
+    inner = ract.get(box)[0]
+    del box
+    gc.collect()
+    # First the box goes, though the ref lives on without having been used.
+    assert settles(lambda: store()["objects"], 1) == 1
+    assert ract.get(inner).sum() == 200_000
+
+
+def test_refs_read_out_of_an_object_are_used_at_once():
+    box = box_of(np.ones(200_000))
+    big, *small = ract.get(box)
+    del box
+    refs = [total.remote(big), *small]
+    ready, rest = ract.wait(refs, num_returns=len(refs))
+    assert not rest
+    assert ract.get(ready) == [200_000.0, *range(3000)]
+
+
+def test_refs_read_twice_are_the_same_refs():
+    box = box_of(1)
+    first, second = ract.get(box), ract.get(box)
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    del second
+    settles(lambda: len(current()._met), 0)  # they are held by now
+    third = ract.get(box)
+    assert all(a is b for a, b in zip(first, third, strict=True))
+    assert first[0] == third[0] != first[1]
+
+
+def test_refs_read_and_put_into_another_object():
+    box = box_of(np.ones(200_000))
+    again = ract.put([ract.get(box)[:2000], "x" * 200_000])
+    del box
+    gc.collect()
+    assert settles(lambda: store()["objects"], 2) == 2  # the array and the new one
+    refs, _ = ract.get(again)
+    assert ract.get(refs[0]).sum() == 200_000
+    assert ract.get(refs[1:]) == list(range(1999))
+
+
+def test_many_threads_read_the_same_refs():
+    from concurrent.futures import ThreadPoolExecutor
+
+    box = box_of(1)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            first, *others = list(pool.map(lambda _: ract.get(box), range(4)))
+            for other in others:
+                assert all(a is b for a, b in zip(first, other, strict=True))
+            del first, other, others
+    gc.collect()
+
+
 def test_a_list_of_many_refs_in_one_argument():
     @ract.remote
     def summed(refs):
