@@ -235,8 +235,8 @@ class AnchoredRef(ObjectRef):
     """A ref just read out of another object, ``_value``, whose own hold keeps it alive meanwhile.
 
     Most of what is read out of a list of many refs is dropped or passed over at once. So the hold
-    of this one is announced (`hold`) at its first use, or after a while. Until then it has its id, the
-    runtime and the anchor, and no finalizer; its class, not its slots, says the rest.
+    of this one is announced (`hold`) at its first use, or after a while. Until then it has its id,
+    the runtime and the anchor, and no finalizer; its class, not its slots, says the rest.
     """
 
     __slots__ = ()

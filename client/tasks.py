@@ -221,11 +221,12 @@ class TaskPool:
     def _settle(self, executor: int, cause: ExitCause) -> None:
         _, lost = self._lost.pop(executor, (0.0, []))
         again = []
-        for call in lost:
+        started = _started(lost, cause)
+        for i, call in enumerate(lost):
             call.channel = None
             if call.cancelled:
                 self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
-            elif cause.kind in NEVER_STARTED:
+            elif i >= started:
                 again.append(call)
             elif call.retries != 0:
                 call.retries -= 1 if call.retries > 0 else 0
@@ -255,3 +256,13 @@ class TaskPool:
                 "leases": len(self._machine.leases),
                 "names": list(self._names),
             }
+
+
+def _started(lost: list[Call], cause: ExitCause) -> int:
+    """How many of the unanswered calls, which ran in this order, the executor may have started."""
+    if cause.kind in NEVER_STARTED:
+        return 0
+    if not cause.task:
+        return len(lost)
+    last = next((i for i, call in enumerate(lost) if call.number == cause.task), -1)
+    return last + 1

@@ -76,6 +76,7 @@ class ExitCause:
     node_id: bytes = b""
     pid: int = 0
     at: float = 0.0  #: seconds since the epoch
+    task: int = 0  #: of an executor: the number of the last call that it started, 0 if unknown
 
 
 @message

@@ -290,13 +290,13 @@ class RactWorkerPlugin(WorkerPlugin):
     def _forked(self, process: int, pid: int) -> None:
         self._turn(ev.ExecutorForked(process, pid))
 
-    def _exited(self, process: int, pid: int, status: int) -> None:
+    def _exited(self, process: int, pid: int, status: int, task: int) -> None:
         tail = ""
         with contextlib.suppress(OSError):
             self._logs.finish(process)
             if status:
                 tail = self._logs.tail(process)
-        self._turn(ev.ExecutorExited(process, pid, status, tail))
+        self._turn(ev.ExecutorExited(process, pid, status, tail, task))
 
     def _zygote_lost(self) -> None:
         if not self._is_closing:

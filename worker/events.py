@@ -53,6 +53,7 @@ class ExecutorExited:
     pid: int
     status: int
     stderr_tail: str = ""
+    task: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,6 +307,7 @@ class NodeMachine:
             "signal": -code if code is not None and code < 0 else None,
             "node_id": self.node_id,
             "pid": exited.pid,
+            "task": exited.task,
         }
         announced = executor.announced
         if announced is not None and code == 0:

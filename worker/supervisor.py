@@ -29,7 +29,7 @@ class Zygote:
         session_dir: The node's session directory.
         shm_prefix: What the paths of the node's shared memory begin with.
         on_forked: Called as (process, pid).
-        on_exited: Called as (process, pid, wait status; -1 if it could not be made).
+        on_exited: Called as (process, pid, wait status or -1 if it could not be made, last task).
         on_lost: Called if the zygote ends by itself.
     """
 
@@ -38,7 +38,7 @@ class Zygote:
         session_dir: str,
         shm_prefix: str,
         on_forked: Callable[[int, int], None],
-        on_exited: Callable[[int, int, int], None],
+        on_exited: Callable[[int, int, int, int], None],
         on_lost: Callable[[], None],
     ) -> None:
         self._session_dir = session_dir
@@ -142,7 +142,7 @@ class Zygote:
             self._on_forked(message["forked"], message["pid"])
         else:
             self._pids.discard(message["pid"])
-            self._on_exited(message["exited"], message["pid"], message["status"])
+            self._on_exited(message["exited"], message["pid"], message["status"], message["task"])
 
     def _kill_orphans(self) -> None:
         """The executors died with the zygote; what they have started did not."""

@@ -8,9 +8,10 @@ few milliseconds instead of half a second. It stays single-threaded, so that for
 It shares a SEQPACKET socket with its daemon; a packet is one msgpack map:
 
     daemon -> zygote   {"fork": process, "env": {...}}    {"kill": pid, "signal": number}
-    zygote -> daemon   {"forked": process, "pid": pid}    {"exited": process, "pid", "status"}
+    zygote -> daemon   {"forked": process, "pid": pid}    {"exited": process, "pid", "status", "task"}
 
-A wait status of -1 says that the process could not be made. When the socket ends, the daemon is
+A wait status of -1 says that the process could not be made; ``task`` is the number of the call that
+it started last, from a page of memory that it shares with the zygote. When the socket ends, the daemon is
 gone, however it died: the zygote kills every executor with all that it started (each leads a
 process group), removes the node's shared memory and session directory, and exits.
 
@@ -23,6 +24,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import mmap
 import os
 import random
 import select
@@ -61,6 +63,7 @@ class Zygote:
         self._session_dir = session_dir
         self._shm_prefix = shm_prefix
         self._children: dict[int, int] = {}  # process number by pid
+        self._progress: dict[int, mmap.mmap] = {}  # by pid: shared with that child
         self._wakeup, self._woken = socket.socketpair()
 
     def run(self) -> None:
@@ -102,20 +105,22 @@ class Zygote:
     def _fork(self, process: int, env: dict[str, str]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        progress = mmap.mmap(-1, mmap.PAGESIZE)
         try:
             pid = os.fork()
         except OSError as error:
             print(f"ract: cannot fork an executor: {error}", file=sys.stderr)
-            self._tell(exited=process, pid=0, status=NOT_MADE)
+            self._tell(exited=process, pid=0, status=NOT_MADE, task=0)
             return
         if pid == 0:
-            self._be_executor(process, env)
+            self._be_executor(process, env, progress)
         self._children[pid] = process
+        self._progress[pid] = progress
         with contextlib.suppress(OSError):  # the child does it too; whoever comes first
             os.setpgid(pid, pid)
         self._tell(forked=process, pid=pid)
 
-    def _be_executor(self, process: int, env: dict[str, str]) -> NoReturn:
+    def _be_executor(self, process: int, env: dict[str, str], progress: mmap.mmap) -> NoReturn:
         try:
             parent = os.getppid()
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -130,7 +135,7 @@ class Zygote:
             self._open_logs(process)
             random.seed()
             np.random.seed()
-            executor.run(process, self._session_dir, env)
+            executor.run(process, self._session_dir, env, memoryview(progress).cast("Q"))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -160,7 +165,9 @@ class Zygote:
             _, status = os.waitpid(pid, 0)
             process = self._children.pop(pid, None)
             if process is not None:
-                self._tell(exited=process, pid=pid, status=status)
+                with self._progress.pop(pid) as progress:
+                    task = int.from_bytes(progress[:8], sys.byteorder)
+                self._tell(exited=process, pid=pid, status=status, task=task)
 
     def _clean_up(self) -> None:
         for pid in self._children:

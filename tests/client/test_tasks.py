@@ -296,6 +296,61 @@ def test_crashed_task_is_an_error_that_says_so():
         ract.get(crash.remote(), timeout=60)
 
 
+@pytest.mark.parametrize("how", ["os._exit(1)", "os.kill(os.getpid(), 9)", "ctypes.string_at(0)"])
+def test_a_crash_is_the_fault_of_the_task_that_ran(how):
+    @ract.remote(max_retries=0)
+    def innocent(i):
+        return i
+
+    @ract.remote(max_retries=0)
+    def crash():
+        import ctypes
+
+        exec(how, {"os": os, "ctypes": ctypes})
+
+    for _ in range(3):
+        before = [innocent.remote(i) for i in range(10)]
+        crashed = crash.remote()
+        after = [innocent.remote(i) for i in range(10)]
+        assert ract.get(after) == list(range(10))
+        assert ract.get(before) == list(range(10))
+        with pytest.raises(WorkerCrashedError):
+            ract.get(crashed)
+
+
+def test_a_forced_cancel_hits_one_task_only(gate):
+    @ract.remote(max_retries=0)
+    def innocent(i):
+        return i
+
+    @ract.remote(max_retries=0)
+    def stuck(path):
+        open(path, "w").close()
+        time.sleep(1000)
+
+    paths = [f"{gate.path}-{i}" for i in range(2)]
+    running = [stuck.remote(path) for path in paths]
+    for path in paths:
+        Gate(path).wait()
+    waiting = [innocent.remote(i) for i in range(10)]
+    for ref in running:
+        ract.cancel(ref, force=True)
+    assert ract.get(waiting) == list(range(10))
+    for ref in running:
+        with pytest.raises((TaskCancelledError, WorkerCrashedError)):
+            ract.get(ref)
+
+
+def test_max_calls_costs_no_retries():
+    @ract.remote(max_calls=2, max_retries=0)
+    def pid(i):
+        return i, os.getpid()
+
+    found = ract.get([pid.remote(i) for i in range(20)], timeout=60)
+    assert [i for i, _ in found] == list(range(20))
+    assert len({process for _, process in found}) >= 10
+
+
 def test_crashed_task_is_retried(tmp_path):
     path = tmp_path / "runs"
 

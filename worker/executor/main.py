@@ -50,19 +50,20 @@ def socket_path(session_dir: str, process: int) -> str:
     return os.path.join(session_dir, f"e{process}.sock")
 
 
-def run(process: int, session_dir: str, env: dict[str, str]) -> None:
+def run(process: int, session_dir: str, env: dict[str, str], progress: memoryview) -> None:
     """Be an executor; never returns.
 
     Args:
         process: The process number that the node chose.
         session_dir: The node's session directory.
         env: Variables to set before user code runs.
+        progress: Takes the number of the call that was started last; the zygote reads it.
     """
     os.environ.update(env)
     faulthandler.enable()
     code = 1
     try:
-        code = Executor(process, session_dir).run()
+        code = Executor(process, session_dir, progress).run()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -82,7 +83,7 @@ def _leave(code: int) -> None:
 class Executor:
     """One executor process."""
 
-    def __init__(self, process: int, session_dir: str) -> None:
+    def __init__(self, process: int, session_dir: str, progress: memoryview) -> None:
         self.address = socket_path(session_dir, process)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self.address)
@@ -92,7 +93,9 @@ class Executor:
         self.link = NodeLink(os.path.join(session_dir, "node.sock"), hello)
         self.runtime = Runtime(self.link, is_driver=False)
         self.execution = Execution(self.runtime)
-        self.server: SerialServer | ConcurrentServer = SerialServer(self.execution, listener)
+        self.server: SerialServer | ConcurrentServer = SerialServer(
+            self.execution, listener, progress
+        )
         self._create: CreateActor | None = None
         self._job_known = b""
         context.process.is_executor = True

@@ -26,7 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ract.client import context
 from ract.core import calls
@@ -52,10 +52,10 @@ class SerialServer:
     Args:
         execution: How to run one call.
         listener: The bound, listening Unix socket of this executor.
-        wake_fd: An eventfd that other threads write after posting to ``posted``.
+        progress: Its first item becomes the number of each call that is started.
     """
 
-    def __init__(self, execution: Execution, listener: socket.socket) -> None:
+    def __init__(self, execution: Execution, listener: socket.socket, progress: memoryview) -> None:
         self.execution = execution
         self.runtime = execution.runtime
         self.instance: Any = None
@@ -63,6 +63,7 @@ class SerialServer:
         self.posted: deque[Any] = deque()
         self.ending: ExitCause | None = None
         self._listener = listener
+        self._progress = progress
         listener.setblocking(False)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -83,6 +84,7 @@ class SerialServer:
         self._on_posted: Callable[[Any], None] = lambda message: None
         self.exit_code = 0
         signal.signal(signal.SIGUSR1, self._on_signal)
+        self._answer_before_ending()
         self.runtime.on_block = self._block
         self.runtime.on_unblock = self._unblock
 
@@ -178,6 +180,7 @@ class SerialServer:
             del self._cancelled[number]
             caller.out.append((seq, calls.CANCELLED, None))
         else:
+            self._progress[0] = number
             started = time.perf_counter()
             self._run(caller, seq, number, target, args, extra)
             took = time.perf_counter() - started
@@ -299,6 +302,25 @@ class SerialServer:
         runs = self._runs[target] = self._runs.get(target, 0) + 1
         if runs >= most:
             self.end(ExitCause("max_calls", f"ran a function with max_calls={most} that often"))
+
+    def _answer_before_ending(self) -> None:
+        """Code that ends its own process ends it after the replies that are held back."""
+        pid, real_exit, real_kill = os.getpid(), os._exit, os.kill
+
+        def flush() -> None:
+            if os.getpid() == pid and threading.get_ident() == self._main:
+                self._flush_all()
+
+        def _exit(status: int) -> NoReturn:
+            flush()
+            real_exit(status)
+
+        def kill(target: int, number: int) -> None:
+            if target == pid:
+                flush()
+            real_kill(target, number)
+
+        os._exit, os.kill = _exit, kill
 
     def end(self, cause: ExitCause) -> None:
         """Leave the loop after the current call; tells the node that this is intended."""
