@@ -67,7 +67,7 @@ class ActorClass:
         runtime = ambient.runtime()
         spec, refs = self._spec(runtime, args, kwargs)
         client = runtime.actor(spec.actor_id)
-        info = self._info()
+        info = self._info(runtime)
         client.hold()
         client.kept = refs
         if not spec.name:
@@ -108,7 +108,7 @@ class ActorClass:
         other._options = self._options.merged(**options)
         return other
 
-    def _info(self) -> HandleInfo:
+    def _info(self, runtime: Runtime) -> HandleInfo:
         options = self._options
         is_ordered = (
             not self.is_async
@@ -122,6 +122,8 @@ class ActorClass:
             options.max_task_retries,
             options.max_pending_calls,
             is_ordered,
+            options.name or "",
+            options.namespace or runtime.namespace,
         )
 
     def _spec(
@@ -133,7 +135,7 @@ class ActorClass:
         refs = [*captured, *packed.refs]
         head = pickle.dumps((class_head, packed.head), 5)
         strategy = strategies.plain_strategy(options.scheduling_strategy)
-        info = self._info()
+        info = self._info(runtime)
         spec = ActorSpec(
             actor_id=ids.actor_id_bytes(runtime.next_number(), runtime.job_id),
             job_id=runtime.job_id,
@@ -175,7 +177,14 @@ class ActorClass:
         return f"ActorClass({self._name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorClass, (self._class, self._options)
+        # A class whose methods name it is rebuilt before it has its methods: send what was found.
+        return _rebuild, ({**self.__dict__, "_pickled": None},)
+
+
+def _rebuild(state: dict[str, Any]) -> ActorClass:
+    made = object.__new__(ActorClass)
+    made.__dict__.update(state)
+    return made
 
 
 def handle_from_lookup(runtime: Runtime, found: dict[str, Any]) -> ActorHandle:

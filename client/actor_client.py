@@ -261,7 +261,14 @@ class ActorClient:
         if self._creation_error is not None:
             return faults_of_creation(self._creation_error, self.actor_id, class_name)
         cause = self.cause or ExitCause("crashed")
-        return errors.error_from_exit(cause, what="", actor_id=self.actor_id, class_name=class_name)
+        return errors.error_from_exit(
+            cause,
+            what="",
+            actor_id=self.actor_id,
+            class_name=class_name,
+            name=self.info.name if self.info is not None else "",
+            namespace=self.info.namespace if self.info is not None else "",
+        )
 
     def _unavailable(self) -> errors.RactError:
         why = self.cause.detail if self.cause is not None else ""

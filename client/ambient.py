@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from ract.client import refs
+from ract.core.session import setting
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -20,7 +20,7 @@ def runtime() -> Runtime:
     current = refs._runtime
     if current is not None and not current.closed:
         return current
-    if os.environ.get("RACT_ENABLE_AUTO_CONNECT", "1") == "0":
+    if setting("ENABLE_AUTO_CONNECT", "1") == "0":
         raise RuntimeError("ract is not initialized: call ract.init() first")
     from ract.client.bootstrap import init
 

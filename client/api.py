@@ -76,7 +76,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     Raises:
         GetTimeoutError: not ready in time. The objects are unaffected.
         RactTaskError: the task raised; also an instance of the user's exception type.
-        ValueError: neither a ref nor a list of refs.
+        ValueError: neither a ref nor a list.
+        TypeError: a list of other things.
     """
     runtime = ambient.runtime()
     if timeout is not None and timeout < 0:
@@ -90,7 +91,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         )
     for ref in object_refs:
         if not isinstance(ref, ObjectRef):
-            raise ValueError(
+            raise TypeError(
                 f"ract.get() got a list that contains {ref!r:.200} of type {type(ref).__name__}; "
                 "every item must be an ObjectRef"
             )

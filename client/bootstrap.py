@@ -26,11 +26,13 @@ from ract.client.node_processes import NodeProcess
 from ract.client.runtime import Runtime, current, install
 from ract.core.messages import Hello
 from ract.core.resources import offered
+from ract.core.session import setting
 from ract.core.version import __version__
 
 logger = logging.getLogger(__name__)
 
 DASHBOARD_PORT = 8265
+STORE_BYTES_MIN = 75 * 2**20
 JOIN_TIMEOUT_S = 10.0
 """How long a driver waits for a scheduler to be there."""
 
@@ -189,6 +191,11 @@ def init(
             "name": kwargs.get("_node_name"),
         }
         node = {key: value for key, value in node.items() if value is not None}
+        if object_store_memory is not None and object_store_memory < STORE_BYTES_MIN:
+            raise ValueError(
+                f"object_store_memory={object_store_memory} is too small: at least "
+                f"{STORE_BYTES_MIN} bytes (75 MiB) are needed"
+            )
         offered(
             num_cpus or 0,
             num_gpus or 0,
@@ -259,7 +266,7 @@ def _dashboard_port(host: str, wanted: int | None) -> int:
 def resolve(address: str | None) -> str | None:
     """The scheduler's address to join, or None to start an embedded cluster."""
     if address in (None, "auto"):
-        given = os.environ.get("RACT_ADDRESS")
+        given = setting("ADDRESS")
         if given and given != "auto":
             address = given
         elif address == "auto" or given == "auto":

@@ -26,7 +26,15 @@ class HandleInfo:
         is_ordered: Calls of one submitter run in order (sync actors with one thread).
     """
 
-    _FIELDS = ("class_name", "methods", "max_task_retries", "max_pending_calls", "is_ordered")
+    _FIELDS = (
+        "class_name",
+        "methods",
+        "max_task_retries",
+        "max_pending_calls",
+        "is_ordered",
+        "name",
+        "namespace",
+    )
     __slots__ = (*_FIELDS, "_checkers")
 
     def __init__(
@@ -36,12 +44,16 @@ class HandleInfo:
         max_task_retries: int = 0,
         max_pending_calls: int = -1,
         is_ordered: bool = True,
+        name: str = "",
+        namespace: str = "",
     ) -> None:
         self.class_name = class_name
         self.methods = methods
         self.max_task_retries = max_task_retries
         self.max_pending_calls = max_pending_calls
         self.is_ordered = is_ordered
+        self.name = name
+        self.namespace = namespace
         self._checkers: dict[str, Signature | None] = {}
 
     def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -66,16 +66,13 @@ class ObjectRef(Generic[T]):
     _holds: int  #: holds that the cluster counts for this process; 0 while local
     _runtime: Runtime | None
 
-    def __init__(self, id: bytes) -> None:
+    def __new__(cls, id: bytes) -> ObjectRef:
+        """The ref of this process with that id (28 bytes). Raises TypeError, ValueError."""
         if not isinstance(id, (bytes, bytearray)):
             raise TypeError(f"an ObjectRef is made from {ID_BYTES} bytes, not {type(id).__name__}")
         if len(id) != ID_BYTES:
             raise ValueError(f"an ObjectRef has {ID_BYTES} bytes, not {len(id)}")
-        self._id = bytes(id)
-        self._state = REMOTE
-        self._value = self._call = self._waiters = None
-        self._holds = 0
-        self._runtime = _runtime
+        return _runtime.borrow(bytes(id)) if _runtime is not None else remote_ref(cls, bytes(id))
 
     # ------------------------------------------------------------------ identity
 
@@ -108,7 +105,7 @@ class ObjectRef(Generic[T]):
     @classmethod
     def from_binary(cls, id: bytes) -> ObjectRef:
         """A ref from the 28 bytes of an id."""
-        return _runtime.borrow(bytes(id)) if _runtime is not None else cls(id)
+        return cls(id)
 
     @classmethod
     def from_hex(cls, hex_id: str) -> ObjectRef:
@@ -118,14 +115,14 @@ class ObjectRef(Generic[T]):
     @classmethod
     def nil(cls) -> ObjectRef:
         """The nil ref, which no task makes."""
-        return cls(b"\xff" * ID_BYTES)
+        return remote_ref(cls, b"\xff" * ID_BYTES)
 
     @classmethod
     def from_random(cls) -> ObjectRef:
         """A ref with a random id, which no task makes."""
         import os
 
-        return cls(os.urandom(ID_BYTES))
+        return remote_ref(cls, os.urandom(ID_BYTES))
 
     @classmethod
     def size(cls) -> int:
@@ -272,9 +269,23 @@ reading = _Reading()
 ID_BYTES = 28
 
 
+_new: Callable[[type[ObjectRef]], Any] = object.__new__
+
+
+def remote_ref(cls: type[ObjectRef], id: bytes) -> Any:
+    """A ref of which only the id is known."""
+    ref = _new(cls)
+    ref._id = id
+    ref._state = REMOTE
+    ref._value = ref._call = ref._waiters = None
+    ref._holds = 0
+    ref._runtime = _runtime
+    return ref
+
+
 def new_ref(number: int, actor_id: bytes | None, index: int, call: Any) -> ObjectRef:
     """A local, pending ref for return ``index`` of task ``number``."""
-    ref = ObjectRef.__new__(ObjectRef)
+    ref = _new(ObjectRef)
     ref._state = PENDING
     ref._id = (number, actor_id, index)
     ref._call = call
@@ -297,11 +308,16 @@ def _notify(ref: ObjectRef) -> None:
 def _owner(ref: ObjectRef) -> Runtime:
     runtime = ref._runtime
     if runtime is None or runtime.closed:
-        raise ValueError(
-            f"{ref!r} belongs to a cluster that this process has left: its owner is unknown. "
-            "Values can be read only between init() and shutdown()."
-        )
+        raise left_cluster(ref)
     return runtime
+
+
+def left_cluster(ref: ObjectRef) -> ValueError:
+    """The error of using a ref after its cluster."""
+    return ValueError(
+        f"{ref!r} belongs to a cluster that this process has left: its owner is unknown. "
+        "Values can be read only between init() and shutdown()."
+    )
 
 
 def _set_if_waiting(future: asyncio.Future) -> None:

@@ -89,11 +89,15 @@ class RemoteFunction:
         return f"RemoteFunction({self._name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._function, self._options)
+        # A function that names itself is rebuilt before it is complete: send what was found.
+        return _rebuild, ({**self.__dict__, "_shipped": None, "_key": None},)
 
 
-def _rebuild(function: Callable[..., Any], options: TaskOptions) -> RemoteFunction:
-    return RemoteFunction(function, options)
+def _rebuild(state: dict[str, Any]) -> RemoteFunction:
+    made = object.__new__(RemoteFunction)
+    made.__dict__.update(state)
+    made._shipped = _Shipped(made._function)
+    return made
 
 
 class _Shipped:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import pickle
 import sys
 import threading
@@ -42,9 +41,18 @@ from ract.client.refs import (
 )
 from ract.client.store import Location, StoreClient
 from ract.client.tasks import TaskPool
-from ract.core import calls, errors, messages, serialization
-from ract.core.messages import Blob, CancelWanted, Contained, Hold, ObjectPublished, ObjectWanted
+from ract.core import calls, errors, ids, messages, serialization
+from ract.core.messages import (
+    Blob,
+    CancelAsked,
+    CancelWanted,
+    Contained,
+    Hold,
+    ObjectPublished,
+    ObjectWanted,
+)
 from ract.core.serialization import Packed
+from ract.core.session import setting
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +100,7 @@ class Runtime:
         self.on_control: Callable[[Any], None] = lambda message: None
         self.on_tick: Callable[[], bool] = lambda: False
         self.pushed: list[messages.Pushed] = []
-        self._first_number = self.process << 36
+        self._first_number = self.process << ids.COUNTER_BITS
         self._counter = itertools.count(1)
         self._lock = threading.RLock()
         self._pools: dict[Any, TaskPool] = {}
@@ -175,6 +183,8 @@ class Runtime:
         def slot(value: Any) -> Any:
             if not isinstance(value, ObjectRef):
                 return value
+            if value._runtime is not self:
+                raise refs.left_cluster(value)
             if value._state == PLAIN:
                 return value._value
             slots.append(value)
@@ -352,7 +362,7 @@ class Runtime:
         with self._lock:
             ref = self._find(id)
             if ref is None:
-                ref = self._met[id] = AnchoredRef.__new__(AnchoredRef)
+                ref = self._met[id] = object.__new__(AnchoredRef)
                 ref._id = id
                 ref._value = anchor
                 ref._runtime = self
@@ -395,7 +405,7 @@ class Runtime:
                     del self._held[id]
 
     def _new_held(self, id: bytes, count: int) -> ObjectRef:
-        ref = HeldRef(id)
+        ref: ObjectRef = refs.remote_ref(HeldRef, id)
         ref._runtime = self
         ref._holds = count
         self._held[id] = weakref.ref(ref)
@@ -433,7 +443,7 @@ class Runtime:
 
     def _pin_out_of_band(self, ref: Any) -> None:
         name = "allow_out_of_band_object_ref_serialization"
-        allowed = os.environ.get(f"RACT_{name}", os.environ.get(f"RAY_{name}", "1"))
+        allowed = setting(name, "1")
         if allowed == "0":
             raise errors.OufOfBandObjectRefSerializationException(
                 f"{ref!r} was pickled outside a task argument, result or put, which "
@@ -613,12 +623,17 @@ class Runtime:
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """Wait for one value."""
+        if ref._runtime is not self:
+            raise refs.left_cluster(ref)
         if ref._state < READY:
             self._await([ref], 1, timeout, for_get=True)
         return ref._load()
 
     def get_many(self, wanted: list[ObjectRef], timeout: float | None) -> list[Any]:
         """Wait for all values, or until one is an error."""
+        for ref in wanted:
+            if ref._runtime is not self:
+                raise refs.left_cluster(ref)
         if any(ref._state < READY for ref in wanted):
             self._await(wanted, len(wanted), timeout, for_get=True)
             # One that failed while others are still running is raised at once.
@@ -709,12 +724,34 @@ class Runtime:
         call = ref._call
         if call is not None:
             call.owner.cancel(call, force, recursive)
+        elif ref._state < READY:  # another process made the call
+            self.tell(CancelAsked(self.process, ref.binary(), force, recursive))
+
+    def _cancel_asked(self, message: CancelAsked) -> None:
+        with self._lock:
+            ref = self._find(message.object_id)
+        call = ref._call if ref is not None else None
+        if call is not None:
+            # Who asked does not know what kind of call it is; actor calls cannot be forced.
+            force = message.force and call.actor_id is None
+            call.owner.cancel(call, force, message.recursive)
 
     def ask_to_cancel(self, call: Call, executor: int, force: bool, recursive: bool) -> None:
         """Cancel a call that an executor has."""
         if call.channel is not None:
             call.channel.flush()
         self.tell(CancelWanted(self.process, executor, call.number, force, recursive))
+
+    def _release_waiting(self) -> None:
+        """Futures and coroutines that wait for refs hear that there will be no value."""
+        error = RuntimeError("ract.shutdown() was called before the value was there")
+        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
+        waited = {ref for call in self.unfinished_calls() for ref in call.refs if ref._waiters}
+        waited |= {ref for known in list(self._held.values()) if (ref := known()) is not None}
+        for ref in waited:
+            if ref._state < READY and ref._waiters:
+                ref._value, ref._state = value, ERROR  # nobody else is told
+                refs._notify(ref)
 
     def cancel_children(self, parent: int) -> None:
         """Cancel unfinished calls that task ``parent`` (running here) submitted."""
@@ -775,11 +812,14 @@ class Runtime:
             )
 
     def check_alive(self) -> None:
-        """Raise if this process has lost its node.
+        """Raise if this process has lost its node, or left the cluster.
 
         Raises:
             LocalRayletDiedError: the node daemon is gone.
+            RuntimeError: `ract.shutdown` was called.
         """
+        if self.closed:
+            raise RuntimeError("ract.shutdown() was called while this thread waited")
         if self.lost_reason:
             raise errors.LocalRayletDiedError(self.lost_reason)
 
@@ -818,6 +858,8 @@ class Runtime:
                 client.changed(message)
         elif isinstance(message, messages.ObjectHere):
             self._object_here(message)
+        elif isinstance(message, CancelAsked):
+            self._cancel_asked(message)
         elif isinstance(message, (messages.SegmentGranted, messages.SegmentRefused)):
             if isinstance(message, messages.SegmentGranted):
                 self.link.answer(message.request, message)
@@ -904,6 +946,7 @@ class Runtime:
         except OSError:  # the node went first
             pass
         self.closed = True
+        self._release_waiting()
         self.reactor.close()
         for channel in list(self.channels.values()):
             channel.owner = None

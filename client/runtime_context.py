@@ -79,7 +79,14 @@ class RuntimeContext:
         return {name: units / 10_000 for name, units in demand.items()}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Accelerator ids by resource name, as strings."""
+        """Accelerator ids by resource name, as strings.
+
+        Raises:
+            AssertionError: in a driver.
+        """
+        assert context.process.is_executor, (
+            "This method should not be called in a driver: it holds no resources."
+        )
         assigned = context.process.assigned
         return {"GPU": list(assigned.get("GPU", []))}
 
@@ -105,7 +112,7 @@ class RuntimeContext:
     @property
     def was_current_actor_reconstructed(self) -> bool:
         """Whether this actor is not in its first incarnation."""
-        return context.process.actor_incarnation > 0
+        return context.process.actor_incarnation > 1
 
     @property
     def current_actor(self) -> ActorHandle:

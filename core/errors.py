@@ -355,16 +355,31 @@ def _signal_name(number: int) -> str:
 
 
 def error_from_exit(
-    cause: ExitCause, *, what: str, actor_id: bytes | None = None, class_name: str = ""
+    cause: ExitCause,
+    *,
+    what: str,
+    actor_id: bytes | None = None,
+    class_name: str = "",
+    name: str = "",
+    namespace: str = "",
 ) -> RactError:
     """The error of a task or actor whose process ended for ``cause``."""
     text = reason_text(cause)
     if actor_id is not None:
-        name = f"{class_name or 'Actor'}({actor_id.hex()})"
+        actor = f"{class_name or 'Actor'}({actor_id.hex()})"
         if cause.kind == "unschedulable":
-            return ActorUnschedulableError(f"{name}: {cause.detail}")
-        error: RactError = ActorDiedError(f"The actor {name} died: {text}", actor_id)
-        return error
+            return ActorUnschedulableError(f"{actor}: {cause.detail}")
+        facts = {
+            "class_name": class_name,
+            "actor_id": actor_id.hex(),
+            "name": name,
+            "namespace": namespace,
+            "pid": cause.pid,
+            "node_id": cause.node_id.hex(),
+            "ip": cause.host,
+        }
+        lines = "".join(f"\n\t{key}: {value}" for key, value in facts.items() if value)
+        return ActorDiedError(f"The actor {actor} died: {text}{lines}", actor_id)
     if cause.kind == "out_of_memory":
         return OutOfMemoryError(f"{what} failed: {text}")
     if cause.kind == "unschedulable":

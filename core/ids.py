@@ -15,6 +15,9 @@ from typing import Any, ClassVar, Self
 
 _NIL_ACTOR = b"\xff" * 12
 _NUMBER = struct.Struct(">Q")
+
+COUNTER_BITS = 36
+"""Of a task number; the bits above are the number of the process that made it."""
 _INDEX = struct.Struct("<I")
 
 
@@ -228,6 +231,11 @@ def task_id_bytes(number: int, job: bytes, actor: bytes = b"") -> bytes:
 def object_id_bytes(task_id: bytes, index: int) -> bytes:
     """The 28 bytes of the id of a task's return ``index``."""
     return task_id + _INDEX.pack(index)
+
+
+def process_of(id: bytes) -> int:
+    """The number of the process that made the call behind a task's or object's id."""
+    return task_number(id) >> COUNTER_BITS
 
 
 def task_number(id: bytes) -> int:

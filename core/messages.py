@@ -77,6 +77,7 @@ class ExitCause:
     pid: int = 0
     at: float = 0.0  #: seconds since the epoch
     task: int = 0  #: of an executor: the number of the last call that it started, 0 if unknown
+    host: str = ""
 
 
 @message
@@ -421,6 +422,16 @@ class ActorKillWanted:
     process: int
     actor_id: bytes
     no_restart: bool
+
+
+@message
+class CancelAsked:
+    """process -> scheduler -> the process that made the call: cancel what makes an object."""
+
+    process: int  #: who asks; then, who is asked
+    object_id: bytes
+    force: bool
+    recursive: bool
 
 
 @message

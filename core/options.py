@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from ract.core import resources as res
+from ract.core.session import setting
 
 Check = Callable[[str, Any], Any]
 Table = Mapping[str, tuple[Any, Check]]
@@ -233,7 +234,7 @@ _TASK: Table = {
     **_COMMON,
     "num_returns": (None, _num_returns),
     "max_calls": (None, _max_calls),
-    "max_retries": (3, _retries),
+    "max_retries": (int(setting("TASK_MAX_RETRIES", "3") or 3), _retries),
     "retry_exceptions": (False, _retry_exceptions),
     "_generator_backpressure_num_objects": (None, _backpressure),
 }

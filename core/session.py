@@ -24,6 +24,11 @@ def root_folder() -> Path:
     return folder
 
 
+def setting(name: str, default: str | None = None) -> str | None:
+    """The environment variable ``RACT_<name>``, else ``RAY_<name>``, for ported programs."""
+    return os.environ.get(f"RACT_{name}", os.environ.get(f"RAY_{name}", default))
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """Environment for a Python process of ours: it finds this package where we did."""
     env = {**os.environ, **more}

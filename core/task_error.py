@@ -7,6 +7,7 @@ instance of a class made on the fly that inherits from both. The user's ``__init
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 from ract.core.root_error import RactError
@@ -98,12 +99,28 @@ class RactTaskError(RactError):
                 error = make(dual, *cause.args)
         except TypeError:
             error = make(dual)
+        _copy_slots(cause, error)
         error.__dict__.update(getattr(cause, "__dict__", {}))
         error.__dict__.update(self.__dict__)
         error.args = cause.args
         if cause.__cause__ is not None:
             error.__cause__ = cause.__cause__
         return error
+
+
+_OF_EVERY_EXCEPTION = frozenset(dir(BaseException))
+_SLOT_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+def _copy_slots(cause: BaseException, error: BaseException) -> None:
+    """Attributes that builtin exceptions keep outside ``__dict__``, such as ``OSError.errno``."""
+    for kind in type(cause).__mro__:
+        for name, member in vars(kind).items():
+            if isinstance(member, _SLOT_TYPES) and name not in _OF_EVERY_EXCEPTION:
+                try:
+                    setattr(error, name, getattr(cause, name))
+                except (AttributeError, TypeError):  # not set, or read-only
+                    continue
 
 
 def _rebuild(state: dict[str, Any], cause: Any, is_dual: bool) -> RactTaskError:

@@ -164,6 +164,7 @@ class Actors:
 
     def process_exited(self, number: int, cause: ExitCause) -> None:
         """A process is gone: the actor it was, those it owned, and its watching."""
+        is_routine = cause.kind in ("idle", "max_calls")  # nothing went wrong with its work
         actor_id = self.by_executor.get(number)
         if actor_id is not None:
             self._body_gone(self.table[actor_id], cause)
@@ -171,14 +172,20 @@ class Actors:
             del self.unknown[key]
         for actor in list(self.table.values()):
             actor.watchers.pop(number, None)
-            if actor.spec.owner == number and not actor.spec.detached:
+            if actor.spec.owner == number and not actor.spec.detached and not is_routine:
                 why = f"its owner, process {number}, is gone ({cause.detail or cause.kind})"
                 self.end(actor, ExitCause("owner_died", why))
 
     def job_finished(self, job_id: bytes) -> None:
         """End what the job leaves behind."""
-        for actor in list(self.table.values()):
-            if actor.spec.job_id == job_id and not actor.spec.detached:
+        mine = [actor for actor in self.table.values() if actor.spec.job_id == job_id]
+        staying = {a.body.executor for a in mine if a.spec.detached and a.body is not None}
+        # What a detached actor has created lives on with it.
+        for actor in mine:
+            if actor.spec.owner in staying and actor.body is not None:
+                staying.add(actor.body.executor)
+        for actor in mine:
+            if not actor.spec.detached and actor.spec.owner not in staying:
                 self.end(actor, ExitCause("job_finished", "its job is over"))
 
     def node_lost(self, node: Node, cause: ExitCause) -> None:

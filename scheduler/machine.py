@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ract.core import messages as m
+from ract.core.ids import process_of
 from ract.scheduler import queries
 from ract.scheduler.actors import Actors
 from ract.scheduler.holds import HoldTable
@@ -191,6 +193,10 @@ class SchedulerMachine:
         # As it is: the node of the executor ends it if forced, else makes it a `CancelCall`.
         self.processes.tell(event.executor, event)
 
+    def _cancel_asked(self, event: m.CancelAsked) -> None:
+        maker = process_of(event.object_id)
+        self.processes.tell(maker, replace(event, process=maker))
+
     def _stats(self, event: m.NodeStats) -> None:
         node = self.nodes.get(event.node_id)
         assert node is not None, "checked before routing"
@@ -243,6 +249,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.LeaseFailed: lambda s, e: s.leases.failed(e),
     m.Blocked: SchedulerMachine._blocked,
     m.Unblocked: SchedulerMachine._unblocked,
+    m.CancelAsked: SchedulerMachine._cancel_asked,
     m.CancelWanted: SchedulerMachine._cancel_wanted,
     m.ActorWanted: SchedulerMachine._actor_wanted,
     m.ActorWatched: lambda s, e: s.actors.watch(e.process, e.actor_id),

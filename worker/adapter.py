@@ -38,7 +38,7 @@ from ract.core.version import __version__
 from ract.worker import compat, detect, shm, transfer, tunnel
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
-from ract.worker.machine import ACTOR, Config, NodeMachine
+from ract.worker.machine import Config, NodeMachine
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions
 from ract.worker.supervisor import Zygote
@@ -454,12 +454,8 @@ class RactWorkerPlugin(WorkerPlugin):
             except OSError as error:
                 logger.warning("cannot read the logs: %s", error)
 
-    def _log_lines(self, process: int, pid: int, is_err: bool, lines: list[str]) -> None:
+    def _log_lines(self, process: int, pid: int, name: str, is_err: bool, lines: list[str]) -> None:
         assert self._machine is not None
         executor = self._machine.executors.get(process)
-        if executor is None or not executor.job_id:
-            return
-        name = ""
-        if executor.state == ACTOR and isinstance(executor.work, m.StartActor):
-            name = executor.work.spec.class_name
-        self._send(m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines))
+        if executor is not None and executor.job_id:
+            self._send(m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines))

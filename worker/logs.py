@@ -1,7 +1,8 @@
 """Following the log files that a node's executors write.
 
 An executor's output goes to ``logs/worker-<process>-<pid>.out`` and ``.err``. `LogTail.poll` reads
-what was added, in whole lines.
+what was added, in whole lines. A line that starts with `MARK` names who wrote what follows (see
+`ract.worker.executor.streams`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ READ_BYTES_MAX = 2**20
 """At most so much of one file per poll, so that one chatty process does not starve the others."""
 
 TAIL_BYTES = 16 * 1024
+MARK = b"\x1e"
 
 _NAME = re.compile(r"worker-(\d+)-(\d+)\.(out|err)")
 
@@ -27,6 +29,7 @@ class _File:
     is_err: bool
     offset: int = 0
     pending: bytes = b""  #: an unfinished line
+    name: str = ""  #: of the task or actor that writes
     is_over: bool = False  #: its process has ended and all of it was reported
 
 
@@ -35,10 +38,12 @@ class LogTail:
 
     Args:
         folder: Where they are.
-        on_lines: Called as (process, pid, is_err, lines).
+        on_lines: Called as (process, pid, name, is_err, lines).
     """
 
-    def __init__(self, folder: str, on_lines: Callable[[int, int, bool, list[str]], None]) -> None:
+    def __init__(
+        self, folder: str, on_lines: Callable[[int, int, str, bool, list[str]], None]
+    ) -> None:
         self._folder = folder
         self._on_lines = on_lines
         self._files: dict[str, _File] = {}
@@ -80,9 +85,19 @@ class LogTail:
         return True
 
     def _report(self, file: _File, lines: list[bytes]) -> None:
-        if lines:
-            text = [line.decode("utf-8", "replace") for line in lines]
-            self._on_lines(file.process, file.pid, file.is_err, text)
+        text: list[str] = []
+        for line in lines:
+            if not line.startswith(MARK):
+                text.append(line.decode("utf-8", "replace"))
+                continue
+            self._deliver(file, text)
+            text = []
+            file.name = line[len(MARK) :].decode("utf-8", "replace")
+        self._deliver(file, text)
+
+    def _deliver(self, file: _File, text: list[str]) -> None:
+        if text:
+            self._on_lines(file.process, file.pid, file.name, file.is_err, text)
 
     def tail(self, process: int, is_err: bool = True, lines: int = 20) -> str:
         """The last lines that a process wrote."""
@@ -93,6 +108,6 @@ class LogTail:
                 with open(os.path.join(self._folder, name), "rb") as opened:
                     opened.seek(0, os.SEEK_END)
                     opened.seek(max(0, opened.tell() - TAIL_BYTES))
-                    last = deque(opened, maxlen=lines)
+                    last = deque((x for x in opened if not x.startswith(MARK)), maxlen=lines)
                 return b"".join(last).decode("utf-8", "replace")
         return ""

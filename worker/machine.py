@@ -308,6 +308,7 @@ class NodeMachine:
             "node_id": self.node_id,
             "pid": exited.pid,
             "task": exited.task,
+            "host": self.config.host,
         }
         announced = executor.announced
         if announced is not None and code == 0:

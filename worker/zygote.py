@@ -8,12 +8,13 @@ few milliseconds instead of half a second. It stays single-threaded, so that for
 It shares a SEQPACKET socket with its daemon; a packet is one msgpack map:
 
     daemon -> zygote   {"fork": process, "env": {...}}    {"kill": pid, "signal": number}
-    zygote -> daemon   {"forked": process, "pid": pid}    {"exited": process, "pid", "status", "task"}
+    zygote -> daemon   {"forked": process, "pid": pid}
+                       {"exited": process, "pid": pid, "status": n, "task": number}
 
-A wait status of -1 says that the process could not be made; ``task`` is the number of the call that
-it started last, from a page of memory that it shares with the zygote. When the socket ends, the daemon is
-gone, however it died: the zygote kills every executor with all that it started (each leads a
-process group), removes the node's shared memory and session directory, and exits.
+A wait status of -1 says that the process could not be made; ``task`` is the number of the call
+that it started last, from a page of memory that it shares with the zygote. When the socket ends,
+the daemon is gone, however it died: the zygote kills every executor with all that it started (each
+leads a process group), removes the node's shared memory and session directory, and exits.
 
 An executor whose zygote dies gets SIGKILL from the kernel (PR_SET_PDEATHSIG).
 """

@@ -169,7 +169,7 @@ def test_wait_splits_in_input_order(gate):
         (lambda ref: ract.wait([ref], num_returns=2), ValueError),
         (lambda ref: ract.wait([ref], timeout=-1), ValueError),
         (lambda ref: ract.get(1), ValueError),
-        (lambda ref: ract.get([1]), ValueError),
+        (lambda ref: ract.get([1]), TypeError),
         (lambda ref: ract.put(ref), TypeError),
         (lambda ref: ract.cancel("x"), TypeError),
         (lambda ref: add.remote(), TypeError),

@@ -16,6 +16,7 @@ import asyncio
 import inspect
 import os
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ract.client import context
 from ract.core import calls
 from ract.core.errors import AsyncioActorExit
-from ract.core.messages import CancelCall, EndProcess, ExitCause
+from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.worker.executor.callers import Caller
 from ract.worker.executor.titles import set_title
 
@@ -63,6 +64,10 @@ class ConcurrentServer:
         self._active: dict[int, tuple[context.Running, asyncio.Task[Any] | None]] = {}
         self._cancelled: set[int] = set()
         self._flush_due = False
+        self._threads_blocked = 0
+        self._block_lock = threading.Lock()
+        self.runtime.on_block = self._block
+        self.runtime.on_unblock = self._unblock
         self._done = self.loop.create_future()
         if not is_async:
             for name, group in self._groups.items():
@@ -305,6 +310,19 @@ class ConcurrentServer:
         caller.flush()
         if not caller.has_unsent:
             self.loop.remove_writer(caller.fileno())
+
+    def _block(self) -> None:
+        """A call waits in get or wait: the actor's CPUs are free as long as one does."""
+        with self._block_lock:
+            self._threads_blocked += 1
+            if self._threads_blocked == 1:
+                self.runtime.tell(Blocked(self.runtime.process))
+
+    def _unblock(self) -> None:
+        with self._block_lock:
+            self._threads_blocked -= 1
+            if not self._threads_blocked:
+                self.runtime.tell(Unblocked(self.runtime.process))
 
     def cancel(self, message: CancelCall) -> None:
         """On the IO thread: a call is to be cancelled."""

@@ -10,7 +10,7 @@ import pickle
 import time
 import traceback
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
@@ -109,8 +109,17 @@ class Execution:
         if n == 0:
             caller.out.append((seq, calls.SEVERAL, []))
             return
-        values = _exactly(value, n)
-        results = [self.result(caller, number, i + 1, v) for i, v in enumerate(values)]
+        results: list[tuple[Any, ...]] = []
+        try:
+            for each in _exactly(value, n):
+                results.append(self.result(caller, number, len(results) + 1, each))
+        except Exception as error:
+            if not results:
+                raise
+            # What a generator yielded before it failed is good.
+            running = context.running()
+            name = running.name if running is not None else ""
+            results += [self._error(caller, name, error) for _ in range(n - len(results))]
         caller.out.append((seq, calls.SEVERAL, results))
 
     def result(self, caller: Caller, number: int, index: int, value: Any) -> tuple[Any, ...]:
@@ -136,11 +145,14 @@ class Execution:
 
     def reply_error(self, caller: Caller, seq: int, name: str, error: BaseException) -> None:
         """Queue the reply for an exception of user code."""
+        caller.out.append((seq, *self._error(caller, name, error)))
+
+    def _error(self, caller: Caller, name: str, error: BaseException) -> tuple[Any, ...]:
         head, buffers, refs = self.pack_error(name, error)
         counts = [(i, 1) for i in Counter(map(id_of, refs))]
         if counts:
             self.runtime.hand_over(counts, caller.process)
-        caller.out.append((seq, calls.ERROR, head, buffers, counts))
+        return (calls.ERROR, head, buffers, counts)
 
     def pack_error(self, name: str, error: BaseException) -> tuple[bytes, list[bytes], list[Any]]:
         """An exception as RactTaskError, pickled; an unpicklable cause is described instead."""
@@ -221,16 +233,24 @@ class Execution:
         return True
 
 
-def _exactly(value: Any, n: int) -> list[Any]:
+def _exactly(value: Any, n: int) -> Iterator[Any]:
+    """The ``n`` values of a task with several returns, one by one if it is a generator."""
     try:
-        values = list(value)
+        values = iter(value)
     except TypeError:
         raise ValueError(
             f"Task returned a {type(value).__name__}, which is not iterable, but num_returns={n}"
         ) from None
-    if len(values) != n:
-        raise ValueError(f"Task returned {len(values)} objects, but num_returns={n}")
-    return values
+    if hasattr(value, "__len__") and len(value) != n:
+        raise ValueError(f"Task returned {len(value)} objects, but num_returns={n}")
+    found = 0
+    for each in values:
+        found += 1
+        if found > n:
+            raise ValueError(f"Task yielded more than {n} objects, but num_returns={n}")
+        yield each
+    if found < n:
+        raise ValueError(f"Task yielded {found} objects, but num_returns={n}")
 
 
 _OWN_FILES = (os.sep + os.path.join("worker", "executor") + os.sep,)

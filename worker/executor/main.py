@@ -34,15 +34,18 @@ from ract.core.messages import (
     Hello,
     UseLease,
 )
+from ract.core.resources import UNIT
 from ract.worker.executor import accelerators
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.execution import Execution
 from ract.worker.executor.serial import SerialServer
+from ract.worker.executor.streams import NamedStream
 from ract.worker.executor.titles import set_title
 
 logger = logging.getLogger(__name__)
 
 LISTEN_BACKLOG = 512
+THREADS = "OMP_NUM_THREADS"
 
 
 def socket_path(session_dir: str, process: int) -> str:
@@ -80,6 +83,15 @@ def _leave(code: int) -> None:
         os._exit(code)
 
 
+_threads_of_user = os.environ.get(THREADS)
+
+
+def _limit_threads(demand: dict[str, int]) -> None:
+    """As many threads for libraries that are imported from now on as there are CPUs."""
+    if _threads_of_user is None:
+        os.environ[THREADS] = str(max(1, demand.get("CPU", 0) // UNIT))
+
+
 class Executor:
     """One executor process."""
 
@@ -107,6 +119,8 @@ class Executor:
     def run(self) -> int:
         """Serve until the end; returns the exit code."""
         set_title("IDLE")
+        sys.stdout = NamedStream(sys.stdout.fileno(), self._who_prints)
+        sys.stderr = NamedStream(sys.stderr.fileno(), self._who_prints)
         self.runtime.start()
         assert isinstance(self.server, SerialServer)
         self.server.serve(self._on_posted)
@@ -115,6 +129,12 @@ class Executor:
             self.server.serve(lambda: self._construct(create), self._on_posted)
         self.execution.flush_events()
         return self.server.exit_code
+
+    def _who_prints(self) -> str:
+        if self._create is not None:
+            return self.execution.actor_repr or self._create.spec.class_name
+        running = context.running()
+        return running.name if running is not None else ""
 
     # ------------------------------------------------------------------ control messages
 
@@ -136,6 +156,7 @@ class Executor:
             context.process.shape = message.shape
             context.process.assigned = accelerators.show(message.assigned)
             self._join_job(message.shape.job_id, message.shape.runtime_env)
+            _limit_threads(message.shape.demand)
             context.process.lease = message.lease
         elif isinstance(message, EndProcess):
             self.server.end(message.cause)
@@ -171,6 +192,7 @@ class Executor:
         process.actor_incarnation = message.incarnation
         process.assigned = accelerators.show(message.assigned)
         self.execution.actor_id = spec.actor_id
+        _limit_threads(spec.running_demand)
         set_title(spec.class_name)
         try:
             class_head, args_head = pickle.loads(spec.creation.head)
@@ -194,7 +216,6 @@ class Executor:
         self.server = ConcurrentServer(self.execution, self._listener, is_async, groups)
         self.server.posted = serial.posted
         context.process.server = self.server
-        self.runtime.on_block = self.runtime.on_unblock = None
         serial.ending = ExitCause("exited", "serves concurrently from here on")
 
     def _construct(self, message: CreateActor) -> Any:

@@ -80,6 +80,8 @@ class SerialServer:
         self._cancelled: dict[int, bool] = {}  # task number -> recursive; oldest first
         self._read_lock = threading.Lock()
         self._is_blocked = False
+        self._threads_blocked = 0
+        self._block_lock = threading.Lock()
         self._running_title = False
         self._on_posted: Callable[[Any], None] = lambda message: None
         self.exit_code = 0
@@ -239,6 +241,8 @@ class SerialServer:
             self._interruptible = not self.is_actor
             value = function(*args, **kwargs)
             self._interruptible = False
+            if self.is_actor and self.ending is not None and self.ending.kind == "exited":
+                return  # it has caught what exit_actor() raises: still there is no result
             execution.reply(caller, seq, number, extra, value)
             execution.note(caller, running, extra, start)
         except Exception as error:
@@ -380,9 +384,12 @@ class SerialServer:
     # ------------------------------------------------------------------ blocked in get or wait
 
     def _block(self) -> None:
-        if threading.get_ident() != self._main or self._running is None:
-            return
-        self._is_blocked = True
+        """A thread of the running call waits; the first of them counts."""
+        with self._block_lock:
+            self._threads_blocked += 1
+            if self._threads_blocked > 1 or self._running is None:
+                return
+            self._is_blocked = True
         if not self.is_actor:
             self._return_inbox()
             for caller in self._callers.values():
@@ -392,9 +399,11 @@ class SerialServer:
         self.runtime.tell(Blocked(self.runtime.process))
 
     def _unblock(self) -> None:
-        if threading.get_ident() != self._main or not self._is_blocked:
-            return
-        self._is_blocked = False
+        with self._block_lock:
+            self._threads_blocked -= 1
+            if self._threads_blocked or not self._is_blocked:
+                return
+            self._is_blocked = False
         self.runtime.tell(Unblocked(self.runtime.process))
         if self.is_actor:
             return
