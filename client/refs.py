@@ -171,7 +171,8 @@ class ObjectRef(Generic[T]):
                 loop.call_soon_threadsafe(_set_if_waiting, done)
 
             self._when_here(wake)
-            yield from done
+            with _owner(self).lending_cpus(loop):
+                yield from done
         return self._load()
 
     def _when_done(self, callback: Callable[[ObjectRef], None]) -> None:

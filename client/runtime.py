@@ -10,6 +10,8 @@ somebody else is announced before the message that carries the id, a release aft
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import logging
 import pickle
@@ -18,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ract.client import connections, faults, refs
@@ -692,6 +694,27 @@ class Runtime:
             if blocked:
                 self.on_unblock()  # type: ignore[misc]
 
+    @contextlib.contextmanager
+    def lending_cpus(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """While a coroutine of a task or actor waits in here, its CPUs are free after a moment."""
+        if self.on_block is None or self.on_unblock is None:
+            yield
+            return
+        is_blocked = False
+
+        def block() -> None:
+            nonlocal is_blocked
+            is_blocked = True
+            self.on_block()  # type: ignore[misc]
+
+        timer = loop.call_later(BLOCK_GRACE_S, block)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if is_blocked:
+                self.on_unblock()
+
     def _timeout_error(self, wanted: list[ObjectRef], timeout: float | None) -> Exception:
         late = [ref for ref in wanted if ref._state < READY]
         what = "; ".join(self.describe_wait(ref) for ref in late[:3])
@@ -945,8 +968,8 @@ class Runtime:
             self.link.flush_holds()
         except OSError:  # the node went first
             pass
-        self.closed = True
         self._release_waiting()
+        self.closed = True
         self.reactor.close()
         for channel in list(self.channels.values()):
             channel.owner = None

@@ -201,7 +201,7 @@ class Actors:
         actor = self.table.get(actor_id)
         if actor is None or actor.state == DEAD or actor.spec.detached or actor.is_ending:
             return
-        cause = ExitCause("out_of_scope", "all handles to it are gone")
+        cause = _located(ExitCause("out_of_scope", "all handles to it are gone"), actor.body)
         if actor.body is None or actor.body.incarnation < actor.incarnation:
             self._finish(actor, cause)
             return
@@ -215,7 +215,7 @@ class Actors:
         if actor is None or actor.state == DEAD:
             self.turn.drop("kill of an unknown or dead actor")
             return
-        cause = ExitCause("killed", "ract.kill was called on it")
+        cause = _located(ExitCause("killed", "ract.kill was called on it"), actor.body)
         if no_restart or actor.restarts_left <= 0 or actor.is_ending:
             self.end(actor, cause)
         elif actor.body is not None:
@@ -226,6 +226,7 @@ class Actors:
         """End an actor now and for good."""
         if actor.state == DEAD:
             return
+        cause = _located(cause, actor.body)
         if actor.body is not None:
             actor.body.ending = cause
             self._stop(actor, cause, graceful=False)
@@ -421,3 +422,11 @@ class Actors:
             max_task_retries=actor.spec.max_task_retries,
         )
         self.processes.tell(process, message)
+
+
+def _located(cause: ExitCause, body: Body | None) -> ExitCause:
+    """The cause with the process that it hits."""
+    if body is None or cause.pid:
+        return cause
+    node = body.node
+    return replace(cause, pid=body.pid, node_id=node.node_id, host=node.host)

@@ -325,3 +325,80 @@ def test_inheritance_and_isinstance():
     derived = Derived.remote()
     assert ract.get([derived.hello.remote(), derived.more.remote()]) == ["base", "base+"]
     assert isinstance(derived, ract.actor.ActorHandle)
+
+
+def test_a_class_that_names_itself():
+    @ract.remote
+    class Node:
+        def __init__(self, depth=0, *, name="root"):
+            self.depth, self.name = depth, name
+
+        def describe(self, mark="!"):
+            return f"{self.name}{self.depth}{mark}"
+
+        def child(self):
+            self.made = Node.remote(self.depth + 1, name="child")
+            return self.made
+
+    parent = Node.remote()
+    child = ract.get(parent.child.remote())
+    assert ract.get(child.describe.remote(mark="?")) == "child1?"
+    with pytest.raises(TypeError, match="marks"):
+        child.describe.remote(marks=1)
+
+
+def test_a_fresh_actor_was_not_reconstructed():
+    @ract.remote
+    class Fresh:
+        def look(self):
+            return ract.get_runtime_context().was_current_actor_reconstructed
+
+    assert ract.get(Fresh.remote().look.remote()) is False
+
+
+def test_exit_actor_gives_no_result_even_if_it_is_caught():
+    @ract.remote
+    class Stubborn:
+        def leave(self):
+            try:
+                ract.actor.exit_actor()
+            except BaseException:
+                return "still here"
+
+    actor = Stubborn.remote()
+    with pytest.raises(ActorDiedError, match="exit_actor"):
+        ract.get(actor.leave.remote())
+
+
+def test_the_death_of_an_actor_is_told_with_all_facts():
+    actor = Counter.options(name="doomed").remote()
+    pid = ract.get(actor.pid.remote())
+    ract.kill(actor)
+    with pytest.raises(ActorDiedError) as caught:
+        ract.get(actor.pid.remote())
+    text = str(caught.value)
+    for fact in ("Counter", actor._actor_id.hex(), "doomed", "namespace", str(pid), "127.0.0.1"):
+        assert fact in text
+
+
+@pytest.mark.parametrize("kind", ["threads", "async, get", "async, await"])
+def test_concurrent_actors_that_wait_lend_their_cpus(kind):
+    @ract.remote
+    def one():
+        return 1
+
+    class Threads:
+        def ask(self):
+            return ract.get(one.remote())
+
+    class Get:
+        async def ask(self):
+            return ract.get(one.remote())
+
+    class Await:
+        async def ask(self):
+            return await one.remote()
+
+    cls = {"threads": Threads, "async, get": Get, "async, await": Await}[kind]
+    actor = ract.remote(cls).options(num_cpus=2, max_concurrency=2).remote()
+    assert ract.get([actor.ask.remote() for _ in range(3)], timeout=30) == [1, 1, 1]

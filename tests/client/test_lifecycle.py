@@ -161,3 +161,94 @@ def test_a_class_of_the_script_itself_travels():
         print(result, type(result) is Point)
     """)
     assert out == "Point(x=2) True\n"
+
+
+def test_what_waits_when_the_cluster_is_left_hears_of_it():
+    out, err = program("""
+        import ract, threading, time, asyncio
+        ract.init(num_cpus=2)
+        @ract.remote
+        def stuck(): time.sleep(1000)
+        @ract.remote
+        class Stuck:
+            def stay(self): time.sleep(1000)
+        actor = Stuck.remote()
+        refs = [stuck.remote(), actor.stay.remote()]
+        future = stuck.remote().future()
+        said = []
+        def wait(ref):
+            try: ract.get(ref)
+            except Exception as error: said.append(type(error).__name__)
+        threads = [threading.Thread(target=wait, args=[ref]) for ref in refs]
+        for thread in threads: thread.start()
+        time.sleep(0.5)
+        ract.shutdown()
+        for thread in threads: thread.join()
+        print(said, type(future.exception(10)).__name__)
+    """)
+    assert out == "['RuntimeError', 'RuntimeError'] RuntimeError\n"
+    assert err == ""
+
+
+def test_refs_of_the_last_cluster_are_refused():
+    ract.shutdown()
+    ract.init(num_cpus=1)
+    old = ract.put(1)
+    ract.shutdown()
+    ract.init(num_cpus=1)
+    try:
+        echo = ract.remote(lambda x: x)
+        for use in (lambda: ract.get(old), lambda: ract.get([old]), lambda: echo.remote(old)):
+            with pytest.raises(ValueError, match="owner is unknown"):
+                use()
+    finally:
+        ract.shutdown()
+
+
+def test_children_of_a_detached_actor_outlive_the_driver():
+    from ract.testing import Cluster
+
+    ract.shutdown()
+    with Cluster(True, head_node_args={"num_cpus": 2}) as cluster:
+        program(f"""
+            import ract
+            ract.init({cluster.address!r}, namespace="n")
+            @ract.remote(num_cpus=0)
+            class Child:
+                def hello(self): return "hello"
+            @ract.remote(num_cpus=0)
+            class Parent:
+                def __init__(self): self.child = Child.remote()
+                def ask(self): return ract.get(self.child.hello.remote())
+            parent = Parent.options(name="parent", lifetime="detached").remote()
+            other = Child.options(name="other").remote()
+            print(ract.get([parent.ask.remote(), other.hello.remote()]))
+        """)
+        cluster.connect(namespace="n")
+        parent = ract.get_actor("parent")
+        assert ract.get(parent.ask.remote(), timeout=30) == "hello"
+        with pytest.raises(ValueError, match="other"):
+            ract.get_actor("other")
+        ract.kill(parent)
+
+
+def test_printed_lines_bear_the_name_of_who_printed_them():
+    out, _ = program(
+        """
+        import ract, sys, time
+        ract.init(num_cpus=1)
+        @ract.remote
+        def speak(): print("from a task")
+        @ract.remote
+        class Speaker:
+            def __repr__(self): return "Speaker(1)"
+            def speak(self): print("from an actor")
+        speaker = Speaker.remote()
+        ract.get([speak.remote(), speaker.speak.remote()])
+        deadline = time.time() + 10
+        while len(ract.testing.log_messages()) < 2 and time.time() < deadline: time.sleep(0.05)
+    """.replace("import ract,", "import ract, ract.testing,")
+    )
+    assert "(speak pid=" in out
+    assert "(Speaker(1) pid=" in out
+    assert "\x1e" not in out

@@ -445,3 +445,81 @@ def test_await_and_future():
 
     assert asyncio.run(main()) == (1, [2, 3])
     assert echo.remote(4).future().result(timeout=30) == 4
+
+
+def test_functions_that_name_themselves_keep_their_signature():
+    @ract.remote
+    def factorial(n, acc=1, *, step=1):
+        return acc if n <= 1 else ract.get(factorial.remote(n - step, acc * n))
+
+    assert ract.get(factorial.remote(5)) == 120
+
+
+@pytest.mark.parametrize(
+    ("error", "names"),
+    [
+        (FileNotFoundError(2, "no", "file"), ["errno", "strerror", "filename"]),
+        (UnicodeDecodeError("utf-8", b"ab", 0, 1, "why"), ["encoding", "start", "end", "reason"]),
+        (ImportError("no", name="n", path="p"), ["name", "path", "msg"]),
+        (StopIteration(3), ["value"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_builtin_errors_keep_their_attributes(error, names):
+    @ract.remote
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ract.get(fail.remote())
+    for name in names:
+        assert getattr(caught.value, name) == getattr(error, name)
+
+
+def test_what_a_generator_yielded_before_it_failed_is_good():
+    @ract.remote(num_returns=3)
+    def several(n):
+        yield from range(n)
+        if n < 3:
+            raise KeyError("mine")
+
+    assert ract.get(several.remote(3)) == [0, 1, 2]
+    first, second, third = several.remote(2)
+    assert ract.get([first, second]) == [0, 1]
+    with pytest.raises(KeyError, match="mine"):
+        ract.get(third)
+    assert ract.get(several.remote(4)[:3]) == [0, 1, 2]
+
+
+def test_cancel_by_another_process(gate):
+    @ract.remote
+    def cancel(box, force):
+        ract.cancel(box[0], force=force)
+
+    for force in (False, True):
+        running = after.remote(gate)
+        waiting = add.remote(running, 1)
+        ract.get(cancel.remote([running], force))
+        with pytest.raises((TaskCancelledError, WorkerCrashedError)):
+            ract.get(running, timeout=30)
+        with pytest.raises((TaskCancelledError, WorkerCrashedError)):
+            ract.get(waiting, timeout=30)
+
+
+def test_threads_of_a_task_that_wait_lend_its_cpus():
+    @ract.remote(num_cpus=2)
+    def outer():
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda i: ract.get(echo.remote(i)), range(4)))
+
+    assert ract.get(outer.remote(), timeout=60) == [0, 1, 2, 3]
+
+
+def test_number_of_threads_follows_the_cpus():
+    @ract.remote
+    def threads():
+        return os.environ.get("OMP_NUM_THREADS")
+
+    assert ract.get([threads.remote(), threads.options(num_cpus=2).remote()]) == ["1", "2"]
