@@ -16,6 +16,19 @@ One event is a list of plain values, in this order:
  10   error_type      "" | "TASK_EXECUTION_EXCEPTION" | "TASK_CANCELLED"
  11   error_message   first line of the error; ""
 ====  ==============  ========================================================
+
+Most calls just finish, and there may be hundreds of thousands a second. These travel in columns,
+one *run* per function and batch:
+
+====  ==============  ========================================================
+  0   name            as above
+  1   function        as above
+  2   type            as above
+  3   actor_id        as above
+  4   job_id          4 bytes
+  5   numbers         the task numbers: native unsigned 64-bit integers, as bytes
+  6   times           start, end, start, end, ...: native doubles, as bytes
+====  ==============  ========================================================
 """
 
 from __future__ import annotations

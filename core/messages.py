@@ -478,10 +478,11 @@ class ObjectsFreed:
 
 @message
 class TaskEvents:
-    """process -> scheduler, at most 1 s old. Each event is a list, see `ract.core.events`."""
+    """process -> scheduler, at most 1 s old; the forms are described in `ract.core.events`."""
 
     process: int
     events: list[Any]
+    runs: list[Any] = field(default_factory=list)
 
 
 @message

@@ -242,7 +242,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.ProcessExited: SchedulerMachine._process_exited,
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Request: queries.answer,
-    m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events),
+    m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
     m.LeasesWanted: lambda s, e: s.leases.wanted(e),
     m.LeaseReleased: lambda s, e: s.leases.released(e),
     m.LeaseStarted: lambda s, e: s.leases.started(e),

@@ -106,7 +106,7 @@ def actors(machine: SchedulerMachine) -> Iterator[Row]:
 
 def tasks(machine: SchedulerMachine) -> Iterator[Row]:
     """``list_tasks``."""
-    for task in machine.tasks.table.values():
+    for task in machine.tasks.all():
         ended = [(task.state, task.end)] if task.state in ENDED else []
         yield {
             "task_id": task.task_id.hex(),

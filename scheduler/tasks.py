@@ -7,15 +7,21 @@ Executors report what happened to tasks at most a second late, in the lists that
 record has ended (batches of different processes may overtake each other). The table is bounded:
 the oldest ended tasks go first, then the oldest. Counts by name and state are kept for all tasks
 ever seen, those forgotten included. Nothing is decided from this table.
+
+Calls that just finished come in *runs*, in columns. They are counted and kept as they came, which
+costs the same for one call as for thousands; `all` makes records of them when somebody asks.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ract.core import events
+from ract.core.ids import task_id_bytes
 from ract.scheduler.processes import Process
 from ract.scheduler.turn import Turn
 
@@ -36,6 +42,8 @@ _KINDS: tuple[type | tuple[type, ...], ...] = (
     str,
 )
 """The type of each field of an event, in the order of `ract.core.events.FIELDS`."""
+
+_RUN_KINDS = [str, str, str, bytes, bytes, bytes, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +69,44 @@ class Task:
 
 
 @dataclass(slots=True, eq=False)
+class Run:
+    """Calls of one function that finished, as an executor reported them together."""
+
+    name: str
+    function: str
+    type: str
+    actor_id: bytes
+    job_id: bytes
+    numbers: array[int]
+    times: array[float]
+    executor: int
+    pid: int
+    node_id: bytes
+
+    def tasks(self) -> Iterator[Task]:
+        """A record of each."""
+        for i, number in enumerate(self.numbers):
+            yield Task(
+                task_id=task_id_bytes(number, self.job_id, self.actor_id),
+                attempt=0,
+                name=self.name,
+                function=self.function,
+                type=self.type,
+                state=events.FINISHED,
+                start=self.times[2 * i],
+                end=self.times[2 * i + 1],
+                parent=0,
+                actor_id=self.actor_id,
+                error_type="",
+                error_message="",
+                executor=self.executor,
+                pid=self.pid,
+                node_id=self.node_id,
+                job_id=self.job_id,
+            )
+
+
+@dataclass(slots=True, eq=False)
 class Tasks:
     """Bounded table of attempts, and exact counts."""
 
@@ -68,10 +114,23 @@ class Tasks:
     table: dict[tuple[bytes, int], Task] = field(default_factory=dict)
     #: (name, type, state) -> how many attempts are in it; all ever seen.
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    runs: deque[Run] = field(default_factory=deque)
+    in_runs: int = 0
     forgotten: int = 0
 
-    def report(self, reporter: Process, batch: list[Any]) -> None:
-        """Take a batch of events from the executor that ran the tasks."""
+    def all(self) -> Iterator[Task]:
+        """Every attempt that is not forgotten."""
+        yield from self.table.values()
+        for run in self.runs:
+            yield from run.tasks()
+
+    def report(self, reporter: Process, batch: list[Any], runs: list[Any]) -> None:
+        """Take a batch of events, and of runs, from the executor that ran the tasks."""
+        for plain in runs:
+            try:
+                self._take_run(reporter, plain)
+            except (TypeError, ValueError):
+                self.turn.drop("malformed run of tasks")
         for event in batch:
             if _is_well_formed(event):
                 self._take(reporter, event)
@@ -114,13 +173,45 @@ class Tasks:
         self.table[key] = task
         self.counts[task.name, task.type, task.state] += 1
 
+    def _take_run(self, reporter: Process, plain: Any) -> None:
+        name, function, kind, actor_id, job_id, numbers, times = plain
+        if [type(fact) for fact in plain] != _RUN_KINDS:
+            raise TypeError("not a run")
+        run = Run(
+            name,
+            function,
+            kind,
+            actor_id,
+            job_id,
+            array("Q", numbers),
+            array("d", times),
+            reporter.number,
+            reporter.pid,
+            reporter.node_id,
+        )
+        if len(run.times) != 2 * len(run.numbers):
+            raise ValueError("not two times per call")
+        self.runs.append(run)
+        self.in_runs += len(run.numbers)
+        self.counts[run.name, run.type, events.FINISHED] += len(run.numbers)
+        self._make_room()
+
     def _make_room(self) -> None:
-        if len(self.table) < self.turn.settings.tasks_max:
+        most = self.turn.settings.tasks_max
+        spare = max(1, most // 10)
+        while self.runs and len(self.table) + self.in_runs >= most:
+            run = self.runs[0]
+            excess = min(len(run.numbers), len(self.table) + self.in_runs - most + spare)
+            del run.numbers[:excess], run.times[: 2 * excess]
+            self.in_runs -= excess
+            self.forgotten += excess
+            if not run.numbers:
+                self.runs.popleft()
+        if len(self.table) < most:
             return
         # A tenth at a time, so that the search costs little per task.
-        excess = max(1, self.turn.settings.tasks_max // 10)
-        ended = [key for key, task in self.table.items() if task.state in ENDED][:excess]
-        for key in ended or list(self.table)[:excess]:
+        ended = [key for key, task in self.table.items() if task.state in ENDED][:spare]
+        for key in ended or list(self.table)[:spare]:
             del self.table[key]
             self.forgotten += 1
 

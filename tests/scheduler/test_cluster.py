@@ -1,9 +1,11 @@
 """Nodes, processes, jobs, and answers to requests."""
 
+from array import array
+
 import pytest
 from simulation.cluster import CPU, Cluster
 
-from ract.core import events
+from ract.core import events, ids
 from ract.core import messages as m
 from ract.scheduler.turn import NodeLost
 
@@ -158,6 +160,57 @@ def test_table_of_tasks_is_bounded_and_counts_are_not():
         cluster.say(m.TaskEvents(1, [one]))
     assert cluster.ask(1, "tasks").value["total"] <= 10
     assert cluster.ask(1, "summary_tasks").value["total"] == 100
+
+
+def run_of(numbers, name="f"):
+    times = [t for n in numbers for t in (float(n), n + 0.5)]
+    columns = array("Q", numbers).tobytes(), array("d", times).tobytes()
+    return [name, f"module.{name}", "NORMAL_TASK", b"", b"jobj", *columns]
+
+
+def test_calls_that_finished_are_reported_in_columns(cluster):
+    cluster.process(50, cluster.a, "executor")
+    cluster.say(m.TaskEvents(50, [], [run_of([7, 8, 9]), run_of([10], "g")]))
+    cluster.say(m.TaskEvents(50, [event(b"1" * 24, "FAILED", end=7.0)], [run_of([11])]))
+    rows = cluster.ask(1, "tasks", filters=[["name", "=", "f"], ["state", "=", "FINISHED"]]).value
+    assert [row["start_time_ms"] for row in rows["rows"]] == [7000, 8000, 9000, 11000]
+    assert [row["end_time_ms"] for row in rows["rows"]] == [7500, 8500, 9500, 11500]
+    assert rows["rows"][0]["task_id"] == ids.task_id_bytes(7, b"jobj").hex()
+    summary = cluster.ask(1, "summary_tasks").value["summary"]
+    assert summary["f"]["state_counts"] == {"FINISHED": 4, "FAILED": 1}
+    assert summary["g"]["state_counts"] == {"FINISHED": 1}
+
+
+def test_finished_calls_are_forgotten_oldest_first_and_stay_counted():
+    cluster = Cluster(tasks_max=10)
+    node = cluster.node()
+    cluster.process(1, node)
+    for first in range(0, 60, 4):
+        cluster.say(m.TaskEvents(1, [], [run_of(range(first, first + 4))]))
+        starts = [row["start_time_ms"] // 1000 for row in cluster.ask(1, "tasks").value["rows"]]
+        assert starts == list(range(first + 4 - len(starts), first + 4))
+        assert min(first + 4, 5) <= len(starts) <= 10
+    cluster.say(m.TaskEvents(1, [], [run_of(range(1000))]))
+    assert cluster.ask(1, "tasks").value["total"] <= 10
+    assert cluster.ask(1, "summary_tasks").value["total"] == 1060
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        None,
+        [],
+        ["f"] * 7,
+        [*run_of([1])[:6], b"short"],
+        [*run_of([1])[:6], b"12345678"],
+        [*run_of([1])[:5], b"1", run_of([1])[6]],
+        [1, *run_of([1])[1:]],
+    ],
+    ids=range(7),
+)
+def test_malformed_runs_are_dropped(cluster, run):
+    cluster.say(m.TaskEvents(1, [], [run, run_of([1])]))
+    assert cluster.ask(1, "summary_tasks").value["total"] == 1
 
 
 def test_reference_counts_tell_mine_from_others(cluster):

@@ -9,7 +9,8 @@ import os
 import pickle
 import time
 import traceback
-from collections import Counter, OrderedDict
+from array import array
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Execution:
         self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._pickled: dict[bytes, bytes] = {}
         self._events: list[events.Event] = []
+        self._runs: dict[tuple[str, bytes], _Run] = {}
         self._events_at = 0.0
         self._ip = runtime.link.welcome.config.get("host", "127.0.0.1")
 
@@ -194,6 +196,9 @@ class Execution:
         """Remember that a call has ended, for the state API and the dashboard."""
         if extra is not None and extra.get("events") is False:
             return
+        if error is None and not is_cancelled:
+            self._note_run(caller.job_id, running, start)
+            return
         state, error_type, message = events.FINISHED, "", ""
         if is_cancelled:
             state, error_type = events.FAILED, "TASK_CANCELLED"
@@ -220,17 +225,52 @@ class Execution:
         if len(self._events) > EVENTS_BUFFERED_MAX:
             self.flush_events()
 
+    def _note_run(self, job_id: bytes, running: context.Running, start: float) -> None:
+        run = self._runs.get((running.name, job_id))
+        if run is None:
+            run = self._runs[running.name, job_id] = _Run(running, job_id)
+        run.calls.append((running.number, start, time.time()))
+        if len(run.calls) > EVENTS_BUFFERED_MAX:
+            self.flush_events()
+
     def flush_events(self) -> bool:
         """Send what is remembered, if it is old enough; returns whether anything is left."""
-        if not self._events:
+        runs = [run for run in list(self._runs.values()) if run.calls]
+        if not self._events and not runs:
             return False
         now = time.monotonic()
-        if now - self._events_at >= EVENTS_PERIOD_S or len(self._events) > EVENTS_BUFFERED_MAX:
-            self._events_at = now
-            batch, self._events = self._events, []
-            self.runtime.tell(TaskEvents(self.runtime.process, batch))
-            return False
-        return True
+        most = max([len(self._events), *(len(run.calls) for run in runs)])
+        if most <= EVENTS_BUFFERED_MAX and now - self._events_at < EVENTS_PERIOD_S:
+            return True
+        self._events_at = now
+        batch, self._events = self._events, []
+        kind = events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK
+        plain = [run.taken(kind, self.actor_id) for run in runs]
+        self.runtime.tell(TaskEvents(self.runtime.process, batch, plain))
+        return False
+
+
+class _Run:
+    """Calls of one function that finished: see `ract.core.events`.
+
+    The thread that runs them appends, the IO thread takes them: a deque loses nothing.
+    """
+
+    __slots__ = ("calls", "function_name", "job_id", "name")
+
+    def __init__(self, running: context.Running, job_id: bytes) -> None:
+        self.name = running.name
+        self.function_name = running.function_name
+        self.job_id = job_id
+        self.calls: deque[tuple[int, float, float]] = deque()
+
+    def taken(self, kind: str, actor_id: bytes) -> list[Any]:
+        """The calls so far, as they travel; from here on there are none."""
+        calls = [self.calls.popleft() for _ in range(len(self.calls))]
+        numbers = array("Q", [number for number, _, _ in calls])
+        times = array("d", [at for _, start, end in calls for at in (start, end)])
+        packed = (numbers.tobytes(), times.tobytes())
+        return [self.name, self.function_name, kind, actor_id, self.job_id, *packed]
 
 
 def _exactly(value: Any, n: int) -> Iterator[Any]:
