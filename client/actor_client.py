@@ -131,13 +131,18 @@ class ActorClient:
     def submit(self, call: Call) -> None:
         """Send a call, or queue it until it can be sent."""
         with self._lock:
+            channel = self._channel  # None unless the actor is alive
+            if channel is not None and not self._queue and not call.waiting:
+                if call.cancelled:
+                    return
+                try:
+                    channel.send(call)
+                    return
+                except ConnectionError:
+                    pass
             if self.state == "DEAD":
                 self.runtime.fail_call(call, self.death())
                 return
-            channel = self._channel
-            if channel is not None and not self._queue and not call.waiting:
-                if call.cancelled or self._send(channel, call):
-                    return
             self._queue.append(call)
             self.watch()
             self._drain()

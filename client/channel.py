@@ -22,9 +22,10 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ract.client.refs import PLAIN, READY, ObjectRef
+from ract.client.refs import PLAIN, READY, ObjectRef, notify
 from ract.core import calls
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 SEND_AT_ONCE_MAX = 8
 BUFFERED_CALLS_MAX = 64
+WORK_AHEAD_MIN = 64
 RECEIVE_BYTES = 256 * 1024
 _SLICE_S = 0.05
 _ANY_SLICE_S = 0.005
@@ -56,48 +58,29 @@ class Call:
         waiting: Number of argument refs that are not ready.
     """
 
-    __slots__ = (
-        "actor_id",
-        "args",
-        "attempt",
-        "cancelled",
-        "channel",
-        "definition",
-        "extra",
-        "kept",
-        "name",
-        "number",
-        "owner",
-        "parent",
-        "refs",
-        "retries",
-        "retry_exceptions",
-        "seq",
-        "stream",
-        "target",
-        "waiting",
-    )
+    # Most calls differ from these in a few attributes only: setting all of them would cost as much
+    # as the rest of a submission.
+    args: Any = ()
+    extra: dict[str, Any] | None = None
+    definition: tuple[bytes, bytes] | None = None
+    refs: Sequence[ObjectRef] = ()
+    kept: Sequence[Any] = ()
+    retries = 0
+    attempt = 0
+    waiting = 0
+    seq = -1
+    channel: Channel | None = None
+    cancelled = False
+    parent = 0
+    retry_exceptions: Any = False
+    actor_id: bytes | None = None
+    stream: Any = None
 
     def __init__(self, number: int, target: Any, owner: Any, name: str) -> None:
         self.number = number
         self.target = target
         self.owner = owner
         self.name = name
-        self.args: Any = ()
-        self.extra: dict[str, Any] | None = None
-        self.definition: tuple[bytes, bytes] | None = None
-        self.refs: list[ObjectRef] = []
-        self.kept: list[Any] = []
-        self.retries = 0
-        self.attempt = 0
-        self.waiting = 0
-        self.seq = -1
-        self.channel: Channel | None = None
-        self.cancelled = False
-        self.parent = 0
-        self.retry_exceptions: Any = False
-        self.actor_id: bytes | None = None
-        self.stream: Any = None
 
     def refs_task_id(self) -> str:
         """The task's id in hex, for messages."""
@@ -125,6 +108,7 @@ class Channel:
         self.is_closed = False
         self._lock = threading.RLock()
         self._sock = sock
+        self._reactor = runtime.reactor
         self._seq = 0
         self._out: list[Any] = []
         self._unsent: deque[memoryview] = deque()
@@ -167,7 +151,8 @@ class Channel:
             out.append((calls.CALL, seq, call.number, call.target, call.args, extra))
             if len(inflight) < SEND_AT_ONCE_MAX or len(out) >= BUFFERED_CALLS_MAX:
                 self._flush()
-        self.runtime.reactor.wake()
+        if self._reactor.is_asleep:
+            self._reactor.wake()
 
     def flush(self) -> None:
         """Write what is buffered, as far as the socket takes it."""
@@ -287,9 +272,16 @@ class Channel:
                     call = inflight.get(seq)
                     if call is not None:
                         if len(reply) == 2:
-                            call.refs[0]._complete(PLAIN, reply[1])
-                            if call.kept:
-                                call.kept = []
+                            ref = call.refs[0]
+                            if ref._holds or ref._state >= READY:
+                                ref._complete(PLAIN, reply[1])
+                            else:  # the same, without a call
+                                ref._value = reply[1]
+                                ref._state = PLAIN
+                                ref._call = None
+                                if ref._waiters is not None:
+                                    notify(ref)
+                            call.kept = ()
                             inflight.pop(seq, None)
                         else:
                             self.runtime.apply_reply(self, call, reply)
@@ -299,7 +291,8 @@ class Channel:
             self._batches.popleft()
             if self.owner is not None:
                 self.owner.replied(self, call, answered, busy_s)
-            if self._out or self._unsent:
+            # What is buffered can wait for more as long as the executor has enough to do.
+            if self._unsent or (self._out and len(inflight) - len(self._out) < WORK_AHEAD_MIN):
                 self.flush()
 
     # ------------------------------------------------------------------ the end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from ract.client import submit
 from ract.core import ids, serialization
 from ract.core.errors import PendingCallsLimitExceeded
 from ract.core.options import MethodOptions, method_options
@@ -16,6 +18,33 @@ if TYPE_CHECKING:
 ACTOR_ID_BYTES = 16
 
 HIDDEN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
+
+
+class Method:
+    """What calling one method of an actor needs, worked out once.
+
+    Attributes:
+        least, most: Numbers of positional arguments that fit without a closer look.
+        options: Default options of its calls, or None.
+    """
+
+    __slots__ = ("_signature", "full_name", "least", "limit", "most", "name", "options", "retries")
+
+    def __init__(self, info: HandleInfo, name: str, meta: dict[str, Any]) -> None:
+        self.name = name
+        self.full_name = f"{info.class_name}.{name}"
+        self.options: dict[str, Any] | None = meta.get("options")
+        self.retries = info.max_task_retries
+        self.limit = info.max_pending_calls
+        self._signature = Signature.from_plain(meta.get("signature"))
+        self.least, self.most = 0, sys.maxsize
+        if self._signature is not None:
+            self.least, self.most = self._signature.plain_range()
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise TypeError if the arguments do not fit the method."""
+        if self._signature is not None:
+            self._signature.check(self.name, args, kwargs)
 
 
 class HandleInfo:
@@ -35,7 +64,7 @@ class HandleInfo:
         "name",
         "namespace",
     )
-    __slots__ = (*_FIELDS, "_checkers")
+    __slots__ = (*_FIELDS, "_bound")
 
     def __init__(
         self,
@@ -54,17 +83,18 @@ class HandleInfo:
         self.is_ordered = is_ordered
         self.name = name
         self.namespace = namespace
-        self._checkers: dict[str, Signature | None] = {}
+        self._bound: dict[str, Method] = {}
 
-    def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise TypeError if the arguments do not fit the method."""
-        try:
-            signature = self._checkers[name]
-        except KeyError:
-            plain = self.methods.get(name, {}).get("signature")
-            signature = self._checkers[name] = Signature.from_plain(plain)
-        if signature is not None:
-            signature.check(name, args, kwargs)
+    def method(self, name: str) -> Method | None:
+        """What calling a method needs; None if there is no such method."""
+        found = self._bound.get(name)
+        if found is None:
+            meta = self.methods.get(name)
+            if meta is None and name in HIDDEN_METHODS:
+                meta = {}
+            if meta is not None:
+                found = self._bound[name] = Method(self, name, meta)
+        return found
 
     def to_plain(self) -> dict[str, Any]:
         """As a dict of plain values."""
@@ -109,16 +139,14 @@ class ActorHandle:
         return info
 
     def __getattr__(self, name: str) -> ActorMethod:
-        method = self._info.methods.get(name)
+        method = self._info.method(name)
         if method is None:
-            if name in HIDDEN_METHODS:
-                return ActorMethod(self, name, {"signature": None})
             class_name = self._info.class_name
             raise AttributeError(
                 f"actor class {class_name!r} has no method {name!r}. Only methods can be reached "
                 "through a handle; give the class a method that returns the attribute."
             )
-        return ActorMethod(self, name, method)
+        return ActorMethod(self, method)
 
     def __dir__(self) -> list[str]:
         return sorted([*self._info.methods, *HIDDEN_METHODS])
@@ -149,24 +177,19 @@ class ActorHandle:
 class ActorMethod:
     """A method of an actor, bound to a handle."""
 
-    __slots__ = ("_handle", "_meta", "_name", "_options")
+    __slots__ = ("_handle", "_method", "_options")
 
     def __init__(
-        self,
-        handle: ActorHandle,
-        name: str,
-        meta: dict[str, Any],
-        options: MethodOptions | None = None,
+        self, handle: ActorHandle, method: Method, options: MethodOptions | None = None
     ) -> None:
         self._handle = handle
-        self._name = name
-        self._meta = meta
+        self._method = method
         self._options = options
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError(
             f"Actor methods cannot be called directly. Instead of running "
-            f"'object.{self._name}()', try 'object.{self._name}.remote()'."
+            f"'object.{self._method.name}()', try 'object.{self._method.name}.remote()'."
         )
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -176,18 +199,15 @@ class ActorMethod:
             TypeError: the arguments do not fit the method.
             PendingCallsLimitExceeded: the handle has `max_pending_calls` unfinished calls.
         """
-        from ract.client.submit import submit_actor_call
-
+        method = self._method
+        if kwargs or not method.least <= len(args) <= method.most:
+            method.check(args, kwargs)
         handle = self._handle
-        client = handle._client
-        info = handle._info
-        info.check(self._name, args, kwargs)
-        limit = info.max_pending_calls
-        if limit > 0 and client.unfinished >= limit:
+        if method.limit > 0 and (unfinished := handle._client.unfinished) >= method.limit:
             raise PendingCallsLimitExceeded(
-                f"{handle!r} has {client.unfinished} unfinished calls; max_pending_calls={limit}"
+                f"{handle!r} has {unfinished} unfinished calls; max_pending_calls={method.limit}"
             )
-        return submit_actor_call(handle, self._name, self._meta, self._options, args, kwargs)
+        return submit.submit_actor_call(handle, method, self._options, args, kwargs)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
@@ -201,12 +221,12 @@ class ActorMethod:
         merged = (
             self._options.merged(**options)
             if self._options is not None
-            else method_options(**{**self._meta.get("options", {}), **options})
+            else method_options(**{**(self._method.options or {}), **options})
         )
-        return ActorMethod(self._handle, self._name, self._meta, merged)
+        return ActorMethod(self._handle, self._method, merged)
 
     def __repr__(self) -> str:
-        return f"ActorMethod({self._handle!r}.{self._name})"
+        return f"ActorMethod({self._handle!r}.{self._method.name})"
 
 
 def rebuild_handle(actor_id: bytes, info: dict[str, Any]) -> ActorHandle:

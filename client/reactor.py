@@ -41,7 +41,7 @@ class Reactor:
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._handlers: dict[int, Callable[[], None]] = {}
         self._tick = tick
-        self._asleep = False
+        self.is_asleep = False
         self._closed = False
         self._posted: list[Callable[[], None]] = []
         self.thread = threading.Thread(target=self._run, name="ract-io", daemon=True)
@@ -82,8 +82,8 @@ class Reactor:
 
     def wake(self) -> None:
         """Make sure that ticks happen. Cheap when they do; safe in finalizers."""
-        if self._asleep:
-            self._asleep = False
+        if self.is_asleep:
+            self.is_asleep = False
             self._notify()
 
     def close(self) -> None:
@@ -105,15 +105,15 @@ class Reactor:
         idle = 0
         next_tick = time.monotonic() + TICK_S
         while not self._closed:
-            self._asleep = idle >= TICKS_IDLE_MAX
-            timeout = -1 if self._asleep else max(0.0, next_tick - time.monotonic())
+            self.is_asleep = idle >= TICKS_IDLE_MAX
+            timeout = -1 if self.is_asleep else max(0.0, next_tick - time.monotonic())
             try:
                 events = self._epoll.poll(timeout)
             except (OSError, ValueError):
                 return
             if self._closed:
                 return
-            if self._asleep or (not self._asleep and idle >= TICKS_IDLE_MAX):
+            if self.is_asleep or (not self.is_asleep and idle >= TICKS_IDLE_MAX):
                 idle = 0
             while self._posted:
                 self._call(self._posted.pop(0))

@@ -184,7 +184,7 @@ class ObjectRef(Generic[T]):
         waiters = self._waiters
         waiters.append(callback)
         if self._state >= READY:
-            _notify(self)
+            notify(self)
         elif self._call is not None:
             _owner(self).expedite(self)
 
@@ -202,7 +202,7 @@ class ObjectRef(Generic[T]):
         if self._holds:
             _owner(self).publish_value(self)
         if self._waiters is not None:
-            _notify(self)
+            notify(self)
 
     def _load(self) -> Any:
         """The value, as ``get`` gives it: a fresh copy, or a read-only view; or raise its error."""
@@ -296,7 +296,8 @@ def new_ref(number: int, actor_id: bytes | None, index: int, call: Any) -> Objec
     return ref
 
 
-def _notify(ref: ObjectRef) -> None:
+def notify(ref: ObjectRef) -> None:
+    """Call back those who wait for a ref that is complete."""
     waiters = ref._waiters
     while waiters:
         try:

@@ -203,7 +203,7 @@ class Runtime:
         self._attach(call, extra, packed)
         if not slots:
             return []
-        call.kept.extend(slots)
+        call.kept = [*call.kept, *slots]
         extra["deps"] = slots  # replaced by values in `_resolve`
         pending = [ref for ref in slots if ref._state < READY]
         if not pending:
@@ -214,13 +214,13 @@ class Runtime:
         if packed.size > INLINE_BYTES_MAX:
             ref = self.put_packed(packed)
             location = ref._value
-            call.kept.append(ref)
+            call.kept = [*call.kept, ref]
             extra["stored"] = (ref.binary(), *location)
             extra["refs"] = [(ref.binary(), 1)]
         else:
             extra["packed"] = (packed.head, packed.copied_buffers())
         if packed.refs:
-            call.kept.extend(packed.refs)
+            call.kept = [*call.kept, *packed.refs]
             counts = Counter(id_of(r) for r in packed.refs)
             extra["refs"] = extra.get("refs", []) + [(i, 1) for i in counts]
 
@@ -288,7 +288,7 @@ class Runtime:
                 self.apply_result(call.refs[0], reply[1:])
             for ref in call.refs[1:]:  # an error of a task with several returns
                 self.apply_result(ref, reply[1:])
-        call.kept = []
+        call.kept = ()
         channel.inflight.pop(call.seq, None)
 
     def apply_result(self, ref: ObjectRef, result: tuple[Any, ...]) -> None:
@@ -327,7 +327,7 @@ class Runtime:
             ref._complete(ERROR, value)
         if call.stream is not None:
             call.stream.end(-1, (calls.ERROR, *value))
-        call.kept = []
+        call.kept = ()
 
     # ------------------------------------------------------------------ refs and holds
 
@@ -774,7 +774,7 @@ class Runtime:
         for ref in waited:
             if ref._state < READY and ref._waiters:
                 ref._value, ref._state = value, ERROR  # nobody else is told
-                refs._notify(ref)
+                refs.notify(ref)
 
     def cancel_children(self, parent: int) -> None:
         """Cancel unfinished calls that task ``parent`` (running here) submitted."""
@@ -921,7 +921,7 @@ class Runtime:
                 ref._state = state
                 ref._call = None
                 if ref._waiters is not None:
-                    refs._notify(ref)
+                    refs.notify(ref)
         for then in waiting:
             then()
 

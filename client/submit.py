@@ -10,7 +10,7 @@ from ract.client.refs import new_ref
 from ract.core.options import MethodOptions, TaskOptions
 
 if TYPE_CHECKING:
-    from ract.client.handles import ActorHandle
+    from ract.client.handles import ActorHandle, Method
     from ract.client.runtime import Runtime
     from ract.client.tasks import TaskPool
 
@@ -56,28 +56,26 @@ def submit_task(
 
 def submit_actor_call(
     handle: ActorHandle,
-    name: str,
-    meta: dict[str, Any],
+    method: Method,
     options: MethodOptions | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
     """Submit one actor call; returns as `submit_task`."""
     runtime = handle._runtime
-    runtime.check_open()
+    if runtime.closed:
+        runtime.check_open()
     client = handle._client
-    info = handle._info
-    call = Call(runtime.next_number(), name, client, f"{info.class_name}.{name}")
+    call = Call(runtime.next_number(), method.name, client, method.full_name)
     call.actor_id = client.actor_id
-    call.kept = [handle]
-    call.parent = context.current_number()
+    call.retries = method.retries
+    if not runtime.is_driver:
+        call.parent = context.current_number()
     returns: Any = 1
-    retries = info.max_task_retries
-    defaults = meta.get("options")
-    given: dict[str, Any] | None = options.given_values() if options is not None else defaults
+    given = options.given_values() if options is not None else method.options
     if given:
         returns = given.get("num_returns", 1)
-        retries = given.get("max_task_retries", retries)
+        call.retries = given.get("max_task_retries", method.retries)
         call.retry_exceptions = given.get("retry_exceptions", False)
         for key in ("name", "concurrency_group"):
             if given.get(key):
@@ -86,14 +84,16 @@ def submit_actor_call(
         if given.get("enable_task_events") is False:
             call.extra = call.extra or {}
             call.extra["events"] = False
-    call.retries = retries
     if returns is None or returns == 1:
         ref = new_ref(call.number, client.actor_id, 1, call)
         call.refs = [ref]
         result: Any = ref
     else:
         result = _several(call, returns)
-    runtime.dispatch(call, args, kwargs)
+    if args or kwargs:
+        runtime.dispatch(call, args, kwargs)
+    else:
+        client.submit(call)
     return result
 
 

@@ -7,6 +7,7 @@ for which two comparisons decide.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -81,10 +82,16 @@ class Signature:
         """The inverse of `to_plain`."""
         return None if plain is None else cls(*plain)
 
+    def plain_range(self) -> tuple[int, int]:
+        """(least, most) numbers of positional arguments that always fit; (1, 0) for none."""
+        if any(self._keyword_only.values()):
+            return 1, 0
+        return self.least, sys.maxsize if self.most < 0 else self.most
+
     def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise TypeError, as Python would at the call, if the arguments do not fit."""
         n = len(args)
-        if not kwargs and not self._keyword_only:
+        if not kwargs and not any(self._keyword_only.values()):
             if self.least <= n and (n <= self.most or self.most < 0):
                 return
         if self.most >= 0 and n > self.most:
