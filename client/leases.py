@@ -25,6 +25,13 @@ DEPTH_TIME_S = 0.002
 IDLE_S = 0.5
 """A lease with nothing to do is given back after this time."""
 
+FILL_EVERY = 16
+"""While tasks wait, so many submissions pass between two looks at the leases."""
+
+QUICK_S = 0.001
+ANNOUNCE_PERIOD_S = 0.01
+"""How often the scheduler hears how many quick tasks wait."""
+
 _AVERAGE_WEIGHT = 0.2
 
 
@@ -58,14 +65,18 @@ class LeaseMachine:
         self.leases: dict[int, Lease] = {}
         #: The backlog that the scheduler was last told.
         self.announced = 0
+        self._announced_at = 0.0
         self._average_s = 0.0
+        #: A submission looks for leases when so many tasks wait; between, replies do.
+        self._fill_at = 1
         #: Functions of which a call has finished.
         self._known: set[Any] = set()
 
-    def submit(self, call: Any, now: float) -> Todo:
-        """A call is ready to run."""
-        self.queue.append(call)
-        return self._fill(now)
+    def submit(self, call: Any, now: float) -> Todo | None:
+        """A call is ready to run; None if nothing is to be done now."""
+        queue = self.queue
+        queue.append(call)
+        return self._fill(now) if len(queue) >= self._fill_at else None
 
     def resubmit(self, calls: list[Any], now: float) -> Todo:
         """Calls come back (returned, or to be retried); they go first, in order."""
@@ -121,7 +132,8 @@ class LeaseMachine:
                 if not lease.inflight and now - lease.idle_since >= IDLE_S:
                     self._release(lease, todo)
         if todo.backlog is None and self.announced != len(self.queue):
-            self._announce(todo)
+            if now - self._announced_at >= ANNOUNCE_PERIOD_S:
+                self._announce(todo, now)
         return todo
 
     # ------------------------------------------------------------------ rules
@@ -146,8 +158,11 @@ class LeaseMachine:
             if lease.recalled and not lease.inflight:
                 self._release(lease, todo)
         waiting = len(queue)
-        if (waiting == 0) != (self.announced == 0) or waiting > 2 * self.announced:
-            self._announce(todo)
+        self._fill_at = waiting + FILL_EVERY if waiting else 1
+        # Quick tasks are soon done by the leases there are; otherwise more are wanted at once.
+        is_quick = self.leases and 0 < self._average_s < QUICK_S
+        if waiting > 2 * self.announced and not is_quick:
+            self._announce(todo, now)
         return todo
 
     def _depth(self) -> int:
@@ -162,7 +177,8 @@ class LeaseMachine:
         del self.leases[lease.id]
         todo.release.append(lease)
 
-    def _announce(self, todo: Todo) -> None:
+    def _announce(self, todo: Todo, now: float) -> None:
+        self._announced_at = now
         self.announced = len(self.queue)
         todo.backlog = self.announced
 

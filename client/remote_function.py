@@ -6,11 +6,12 @@ import functools
 import hashlib
 import inspect
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client import ambient, strategies
+from ract.client import ambient, refs, strategies
 from ract.client.submit import submit_task
 from ract.core import serialization
 from ract.core.diagnose import explain_unpicklable
@@ -20,6 +21,7 @@ from ract.core.signatures import Signature
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
+    from ract.client.tasks import TaskPool
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,11 @@ class RemoteFunction:
         self._signature = Signature.of(function)
         self._options = options
         self._name = getattr(function, "__qualname__", None) or repr(function)
-        self._key: Any = None
+        self._label = options.name or self._name
+        self._least, self._most = 0, sys.maxsize
+        if self._signature is not None:
+            self._least, self._most = self._signature.plain_range()
+        self._pool: TaskPool | None = None
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,19 +62,21 @@ class RemoteFunction:
         Raises:
             TypeError: the arguments do not fit, or an argument cannot be pickled.
         """
-        if self._signature is not None:
-            self._signature.check(self._name, args, kwargs)
-        runtime = ambient.runtime()
-        definition, captured = self._shipped.definition(runtime, self._name)
+        if kwargs or not self._least <= len(args) <= self._most:
+            if self._signature is not None:
+                self._signature.check(self._name, args, kwargs)
+        pool = self._pool
+        if pool is None or pool.runtime is not refs._runtime:
+            pool = self._pool = self._find_pool(ambient.runtime())
+        definition, captured = self._shipped.definition(pool.runtime, self._name)
+        return submit_task(pool, definition, captured, self._label, self._options, args, kwargs)
+
+    def _find_pool(self, runtime: Runtime) -> TaskPool:
         options = self._options
-        key = self._key
-        if key is None:
-            key = self._key = strategies.shape_key(options.demand, options)
-        pool = runtime.pool(
+        key = strategies.shape_key(options.demand, options)
+        return runtime.pool(
             key, lambda: strategies.make_shape(runtime, options.demand, options, Shape)
         )
-        name = options.name or self._name
-        return submit_task(runtime, pool, definition, captured, name, options, args, kwargs)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
@@ -82,7 +90,8 @@ class RemoteFunction:
         other = object.__new__(RemoteFunction)
         other.__dict__.update(self.__dict__)
         other._options = self._options.merged(**options)
-        other._key = None
+        other._label = other._options.name or other._name
+        other._pool = None
         return other
 
     def __repr__(self) -> str:
@@ -90,7 +99,7 @@ class RemoteFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A function that names itself is rebuilt before it is complete: send what was found.
-        return _rebuild, ({**self.__dict__, "_shipped": None, "_key": None},)
+        return _rebuild, ({**self.__dict__, "_shipped": None, "_pool": None},)
 
 
 def _rebuild(state: dict[str, Any]) -> RemoteFunction:

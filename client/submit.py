@@ -11,12 +11,10 @@ from ract.core.options import MethodOptions, TaskOptions
 
 if TYPE_CHECKING:
     from ract.client.handles import ActorHandle, Method
-    from ract.client.runtime import Runtime
     from ract.client.tasks import TaskPool
 
 
 def submit_task(
-    runtime: Runtime,
     pool: TaskPool,
     definition: tuple[bytes, bytes],
     captured: list[Any],
@@ -26,11 +24,13 @@ def submit_task(
     kwargs: dict[str, Any],
 ) -> Any:
     """Submit one task; returns a ref, a list of refs, or None for ``num_returns=0``."""
+    runtime = pool.runtime
     call = Call(runtime.next_number(), definition[0], pool, name)
     call.definition = definition
     call.retries = options.max_retries
     call.retry_exceptions = options.retry_exceptions
-    call.parent = context.current_number()
+    if not runtime.is_driver:
+        call.parent = context.current_number()
     if captured:
         call.kept = list(captured)
         call.extra = {"refs": [(i, 1) for i in {_id_of(r) for r in captured}]}
@@ -50,7 +50,10 @@ def submit_task(
     if options.max_calls:
         call.extra = call.extra or {}
         call.extra["max_calls"] = options.max_calls
-    runtime.dispatch(call, args, kwargs)
+    if args or kwargs:
+        runtime.dispatch(call, args, kwargs)
+    else:
+        pool.submit(call)
     return result
 
 

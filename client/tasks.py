@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CAUSE_TIMEOUT_S = 5.0
 """How long a lost call waits to hear why its executor died."""
 
+NAMES_MAX = 32
+"""So many names of waiting functions are told to the scheduler, for people."""
+
 NEVER_STARTED = ("max_calls", "idle")
 """The executor ended between two calls; what it had not answered was still on its way."""
 
@@ -55,19 +58,25 @@ class TaskPool:
         """Run a call as soon as an executor is free; one whose arguments are late comes again."""
         if call.waiting:
             self._late[call.number] = call
-        else:
-            self.ready(call)
+        elif not call.cancelled:
+            self._add(call)
 
     def ready(self, call: Call) -> None:
         """All arguments of the call are there."""
         with self._lock:
             self._late.pop(call.number, None)
-            if call.cancelled:
-                return
-            if call.name not in self._names and len(self._names) < 32:
+            if not call.cancelled:
+                self._add(call)
+
+    def _add(self, call: Call) -> None:
+        with self._lock:
+            if call.name not in self._names and len(self._names) < NAMES_MAX:
                 self._names[call.name] = None
-            self._perform(self._machine.submit(call, time.monotonic()))
-        self.runtime.reactor.wake()
+            todo = self._machine.submit(call, time.monotonic())
+            if todo is not None:
+                self._perform(todo)
+        if self.runtime.reactor.is_asleep:
+            self.runtime.reactor.wake()
 
     def cancel(self, call: Call, force: bool, recursive: bool) -> None:
         """Cancel a call: drop it from the queue, or ask the executor's node."""
