@@ -628,7 +628,17 @@ class Runtime:
         if ref._runtime is not self:
             raise refs.left_cluster(ref)
         if ref._state < READY:
-            self._await([ref], 1, timeout, for_get=True)
+            call = ref._call
+            channel = call.channel if call is not None else None
+            # The usual case of `_await`, with nothing else to look after.
+            if channel is not None and timeout is None and self.on_block is None:
+                if channel.read_lock.acquire(False):
+                    try:
+                        channel.wait_for(ref, None)
+                    finally:
+                        channel.end_reading()
+            if ref._state < READY:
+                self._await([ref], 1, timeout, for_get=True)
         return ref._load()
 
     def get_many(self, wanted: list[ObjectRef], timeout: float | None) -> list[Any]:
