@@ -9,6 +9,8 @@ PYTHON ?= python3
 CONSTRAINTS ?=
 # Further arguments for pytest, for instance: make test PYTEST_ARGS="tests/core -x"
 PYTEST_ARGS ?=
+# Arguments for the benchmarks, for instance: make bench BENCH_ARGS="--only sync --repeats 5"
+BENCH_ARGS ?=
 
 BIN := .venv/bin
 # setuptools warns that an editable package is importable from the root under other names: ruff bans it
@@ -16,10 +18,10 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format types docs bench wheel clean help
+.PHONY: demo test lint format types docs bench bench-peers wheel clean help
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.installed ## run the main job: an index of the standard library, checked
 	@$(BIN)/python -m ract.util.demo
@@ -42,9 +44,11 @@ docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: .venv/.installed ## run the benchmarks
-	@if [ -f benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; \
-	else echo "There are no benchmarks yet (benchmarks/run.py)."; fi
+bench: .venv/.installed ## measure ract
+	$(BIN)/python -m ract.benchmarks.run $(BENCH_ARGS)
+
+bench-peers: .venv/.installed .venv-peers/.installed ## measure ract beside Ray and Dask
+	$(BIN)/python -m ract.benchmarks.run --peers .venv-peers/bin/python $(BENCH_ARGS)
 
 wheel: .venv/.installed-dev ## build the wheel into dist/
 	rm -rf build dist
@@ -52,7 +56,7 @@ wheel: .venv/.installed-dev ## build the wheel into dist/
 	@ls dist
 
 clean: ## remove what was built, the environment included
-	rm -rf .venv .typing build dist docs/_build *.egg-info
+	rm -rf .venv .venv-peers .typing build dist docs/_build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -77,6 +81,13 @@ clean: ## remove what was built, the environment included
 	@echo "Installing into .venv, with what the documentation needs (once) ..."
 	@$(PIP_INSTALL) --editable '.[docs]'
 	@touch .venv/.installed $@
+
+# What ract is compared with; nothing of it is needed to use or test ract.
+.venv-peers/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "ray==2.60.*" "distributed>=2025.1" numpy psutil
+	@touch $@
 
 # mypy finds the package `ract` through this link, because the root has another name.
 .typing/ract:

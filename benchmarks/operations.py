@@ -2,7 +2,7 @@
 
 This file stands alone, so that it runs where only Ray is installed:
 
-    python operations.py --system ract|ray --fd N
+    python operations.py --system ract|ray|dask --fd N
 
 reads names of operations from stdin, one per line, and writes to the descriptor N one line of JSON
 for each: ``{"name", "rate", "unit", "seconds", "count"}``, or ``{"name", "error"}``. Every
@@ -143,6 +143,8 @@ class Client:
 
 def api_here() -> Any:
     """The module under test, also in a process that it started."""
+    if isinstance(api, Dask):
+        return api
     name = "ract" if "ract" in sys.modules else "ray"
     return importlib.import_module(name)
 
@@ -395,6 +397,69 @@ def create_100():
     return _create_actors(100)
 
 
+# --------------------------------------------------------------------------- Dask's futures
+
+DASK = {
+    "get small",
+    "put small",
+    "put gigabytes",
+    "tasks sync",
+    "tasks async",
+    "actor 1:1 sync",
+    "actor 1:1 async",
+}
+"""What Dask's futures can do in the same words."""
+
+
+class Dask:
+    """As much of the API as `DASK` needs, on a ``LocalCluster`` with one thread per process."""
+
+    def __init__(self, num_cpus: int) -> None:
+        from distributed import Client
+
+        self._client = Client(n_workers=num_cpus, threads_per_worker=1, dashboard_address=None)
+
+    def remote(self, target: Any = None, **options: Any) -> Any:
+        return _DaskRemote(self._client, target)
+
+    def put(self, value: Any) -> Any:
+        return self._client.scatter(value, hash=False)
+
+    def get(self, what: Any) -> Any:
+        if isinstance(what, list):
+            return [self.get(each) for each in what] if _of_actor(what) else self._gather(what)
+        return what.result()
+
+    def _gather(self, futures: list[Any]) -> Any:
+        return self._client.gather(futures)
+
+    def shutdown(self) -> None:
+        self._client.shutdown()
+
+
+def _of_actor(futures: list[Any]) -> bool:
+    return bool(futures) and type(futures[0]).__name__ == "ActorFuture"
+
+
+class _DaskRemote:
+    def __init__(self, client: Any, target: Any) -> None:
+        self._client, self._target = client, target
+
+    def remote(self, *args: Any) -> Any:
+        is_actor = isinstance(self._target, type)
+        made = self._client.submit(self._target, *args, actor=is_actor, pure=False)
+        return _DaskActor(made.result()) if is_actor else made
+
+
+class _DaskActor:
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._actor, name)
+        return type("Method", (), {"remote": staticmethod(method)})
+
+
 # --------------------------------------------------------------------------- the process
 
 
@@ -414,6 +479,9 @@ def idle_megabytes() -> float:
 def start(system: str, num_cpus: int) -> None:
     """Start an embedded cluster."""
     global api
+    if system == "dask":
+        api = Dask(num_cpus)
+        return
     api = importlib.import_module(system)
     options: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": False}
     if system == "ray":
@@ -424,7 +492,7 @@ def start(system: str, num_cpus: int) -> None:
 def main() -> None:
     """Serve operations by name."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--system", choices=["ract", "ray"], required=True)
+    parser.add_argument("--system", choices=["ract", "ray", "dask"], required=True)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--num-cpus", type=int, default=os.cpu_count())
     given = parser.parse_args()

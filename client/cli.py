@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +28,7 @@ import psutil
 from ract.client.node_processes import local_nodes
 from ract.client.tool import ask_cluster
 from ract.core.resources import amount
-from ract.core.session import root_folder
+from ract.core.session import child_environment, root_folder
 from ract.core.version import __version__
 
 STOP_TIMEOUT_S = 10.0
@@ -58,6 +60,14 @@ def main() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"ract {__version__}")
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def microbenchmark(arguments: tuple[str, ...]) -> None:
+    """Measure this machine's rates: the arguments are those of ract.benchmarks.run."""
+    command = [sys.executable, "-P", "-m", "ract.benchmarks.run", *arguments]
+    sys.exit(subprocess.run(command, env=child_environment(), check=False).returncode)
 
 
 # --------------------------------------------------------------------------- status

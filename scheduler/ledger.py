@@ -14,7 +14,7 @@ several takes whole devices. The ledger says which (`Allocation.assigned`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 UNIT = 10_000
@@ -58,6 +58,7 @@ class Ledger:
             if self.total.get(name, 0) >= UNIT
         }
         self.holders: dict[int, Allocation] = {}  # by id(allocation)
+        self.on_change: Callable[[], None] = lambda: None
 
     def is_feasible(self, demand: Mapping[str, int]) -> bool:
         """Return whether the demand fits an idle node of this size."""
@@ -80,6 +81,7 @@ class Ledger:
             if name in self.devices:
                 allocation.devices[name] = self._take_devices(name, n)
         self.holders[id(allocation)] = allocation
+        self.on_change()
         return allocation
 
     def give_back(self, allocation: Allocation) -> None:
@@ -90,6 +92,7 @@ class Ledger:
             self.free[name] += allocation.in_use(name)
         for name, pairs in allocation.devices.items():
             self._return_devices(name, pairs)
+        self.on_change()
 
     def shrink(self, allocation: Allocation, demand: Mapping[str, int]) -> None:
         """Return what exceeds ``demand``, e.g. once an actor's constructor is done."""
@@ -107,6 +110,7 @@ class Ledger:
                 allocation.demand[name] = kept
             else:
                 del allocation.demand[name]
+        self.on_change()
 
     def lend(self, allocation: Allocation) -> None:
         """The holder's task is blocked: its CPUs may be used by others."""
@@ -144,6 +148,7 @@ class Ledger:
     def _add_cpu(self, n: int) -> None:
         if n:
             self.free["CPU"] += n
+            self.on_change()
 
     def _devices_fit(self, name: str, n: int) -> bool:
         devices = self.devices.get(name)

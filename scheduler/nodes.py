@@ -59,6 +59,7 @@ class Nodes:
         #: The living ones of `table`, in its order.
         self.alive: list[Node] = []
         self.version = 0  #: changes with `alive`
+        self.changed: dict[Node, None] = {}  #: whose books have changed since somebody looked
         self._joined = 0
 
     def get(self, node_id: bytes) -> Node | None:
@@ -89,6 +90,7 @@ class Nodes:
             joined_at=self._turn.epoch_s,
             order=self._joined,
         )
+        node.ledger.on_change = lambda: self.changed.update({node: None})
         self._joined += 1
         self.version += 1
         self.table[node.node_id] = node

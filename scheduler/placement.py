@@ -24,13 +24,18 @@ a list of ``{"label_selector": {...}}`` tried in order when nothing matches the 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from ract.core.resources import in_units
 from ract.scheduler.ledger import ACCELERATORS
 from ract.scheduler.nodes import Node, Nodes
+
+POOLS_MAX = 64
+"""So many kinds of asks are remembered with the nodes that are best for them."""
 
 PACK_BELOW = 0.5
 KINDS = ("DEFAULT", "SPREAD", "NODE_AFFINITY", "NODE_LABEL")
@@ -91,30 +96,36 @@ class Verdict:
 
 
 class Placement:
-    """Chooses nodes. Its only state is how far round robin has come."""
+    """Chooses nodes. Its only state is how far round robin has come, and what it remembers."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._next_spread = 0
         #: Ask key -> the nodes that match it; for the nodes of `_matched_at` only.
         self._matched: dict[str, list[Node]] = {}
+        self._pools: dict[str, _Pool] = {}
         self._matched_at = -1  #: `Nodes.version`
 
     def choose(self, ask: Ask, near: bytes) -> Node | None:
         """Return a node with everything free for ``ask``, or None. ``near``: the asker's node."""
         candidates = self.candidates(ask)
         if ask.kind == "SPREAD":
-            return self._next_of([n for n in candidates if n.ledger.fits(ask.demand)])
-        best: Node | None = None
-        best_score = _WORST
-        for node in candidates:
-            if node.ledger.fits(ask.demand):
-                score = _score(node, ask, near)
-                if score < best_score:
-                    best, best_score = node, score
-                    if score == _PERFECT:
-                        break
-        return best
+            return self._next_of(candidates, ask.demand)
+        if candidates is not self._matching(ask):  # it names its node
+            return next((n for n in candidates if n.ledger.fits(ask.demand)), None)
+        return self._pool(ask).best(self._nodes.get(near))
+
+    def _pool(self, ask: Ask) -> _Pool:
+        changed, self._nodes.changed = self._nodes.changed, {}
+        for node in changed:
+            for pool in self._pools.values():
+                pool.update(node)
+        found = self._pools.get(ask.key)
+        if found is None:
+            found = self._pools[ask.key] = _Pool(ask, self._matching(ask))
+            if len(self._pools) > POOLS_MAX:
+                del self._pools[next(iter(self._pools))]
+        return found
 
     def candidates(self, ask: Ask) -> list[Node]:
         """Return the living nodes that could run it if they were idle."""
@@ -147,6 +158,7 @@ class Placement:
         if self._matched_at != self._nodes.version:
             self._matched_at = self._nodes.version
             self._matched = {}
+            self._pools = {}
         found = self._matched.get(ask.key)
         if found is None:
             found = self._matched[ask.key] = self._match(ask)
@@ -163,13 +175,59 @@ class Placement:
                 return found
         return []
 
-    def _next_of(self, pool: list[Node]) -> Node | None:
-        """Return the node of the pool whose turn it is: the next in the order of joining."""
-        if not pool:
+    def _next_of(self, candidates: list[Node], demand: Mapping[str, int]) -> Node | None:
+        """Return the node with room whose turn it is: the next in the order of joining."""
+        start = bisect_left(candidates, self._next_spread, key=_order)
+        for node in (*candidates[start:], *candidates[:start]):
+            if node.ledger.fits(demand):
+                self._next_spread = node.order + 1
+                return node
+        return None
+
+
+class _Pool:
+    """The nodes that match one ask, the best of those with room in front.
+
+    A decision costs the same however many nodes there are: a node is looked at when its books have
+    changed, not when somebody asks. Entries of the heap that are not true any more stay until they
+    come to its top.
+    """
+
+    def __init__(self, ask: Ask, nodes: list[Node]) -> None:
+        self._ask = ask
+        self._nodes = {node.order: node for node in nodes}
+        self._scores: dict[int, Score] = {}  # by order; of those with room
+        self._heap: list[tuple[Score, int]] = []
+        for node in nodes:
+            self.update(node)
+
+    def update(self, node: Node) -> None:
+        """The books of a node have changed."""
+        order = node.order
+        if self._nodes.get(order) is not node:
+            return
+        if not node.ledger.fits(self._ask.demand):
+            self._scores.pop(order, None)
+            return
+        score = _score(node, self._ask)
+        if self._scores.get(order) != score:
+            self._scores[order] = score
+            heappush(self._heap, (score, order))
+            if len(self._heap) > 4 * len(self._nodes) + 64:
+                self._heap = [(score, order) for order, score in self._scores.items()]
+                heapify(self._heap)
+
+    def best(self, near: Node | None) -> Node | None:
+        """The node with the lowest score; ``near`` if no other is better; else who joined first."""
+        heap, scores = self._heap, self._scores
+        while heap and scores.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        if not heap:
             return None
-        node = next((n for n in pool if n.order >= self._next_spread), pool[0])
-        self._next_spread = node.order + 1
-        return node
+        score, order = heap[0]
+        if near is not None and scores.get(near.order, _WORST) <= score:
+            return near
+        return self._nodes[order]
 
 
 def matches(node: Node, selector: Mapping[str, str]) -> bool:
@@ -191,18 +249,21 @@ def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
     return missing
 
 
-Score = tuple[bool, bool, float, bool]
-"""Lower is better: lacks the soft labels, wastes accelerators, utilisation, is not near."""
+Score = tuple[bool, bool, float]
+"""Lower is better: lacks the soft labels, wastes accelerators, utilisation."""
 
-_PERFECT: Score = (False, False, 0.0, False)
-_WORST: Score = (True, True, 2.0, True)
+_WORST: Score = (True, True, 2.0)
 
 
-def _score(node: Node, ask: Ask, near: bytes) -> Score:
+def _score(node: Node, ask: Ask) -> Score:
     total, used = node.ledger.total, node.ledger.utilisation()
     lacks_soft = bool(ask.soft_selector) and not matches(node, ask.soft_selector)
     wastes = any(name in total and name not in ask.demand for name in ACCELERATORS)
-    return lacks_soft, wastes, 0.0 if used < PACK_BELOW else used, node.node_id != near
+    return lacks_soft, wastes, 0.0 if used < PACK_BELOW else used
+
+
+def _order(node: Node) -> int:
+    return node.order
 
 
 def _matches_one(label: str | None, wanted: str) -> bool:

@@ -1,11 +1,15 @@
 """Which node: hybrid packing, spread, affinity, labels, devices."""
 
+import random
+
 import pytest
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
 from ract.scheduler.ledger import Ledger
-from ract.scheduler.placement import Ask
+from ract.scheduler.nodes import Nodes
+from ract.scheduler.placement import Ask, Placement, matches
+from ract.scheduler.turn import Settings, Turn
 
 
 @pytest.fixture
@@ -103,3 +107,44 @@ def test_fractions_share_a_device_and_whole_ones_do_not():
     ledger.take({"GPU": CPU * 6 // 10})
     assert not ledger.fits({"GPU": CPU * 9 // 10}), "0.9 are free, but not on one device"
     ledger.check()
+
+
+def test_choice_is_the_best_of_all_nodes_whatever_changed():
+    rng = random.Random(7)
+    nodes = Nodes(Turn(Settings.of({})))
+    placement = Placement(nodes)
+    for i in range(12):
+        offer = {"CPU": rng.choice([2, 4, 8]) * CPU, **({"GPU": CPU} if i % 4 == 0 else {})}
+        labels = {"zone": rng.choice("ab")}
+        nodes.join(m.NodeJoined(bytes([i]) * 28, f"n{i}", "h", 7, offer, labels, "/s"))
+    asks = [
+        Ask.of({"CPU": CPU}, {}, {}),
+        Ask.of({"CPU": 2 * CPU}, {}, {"zone": "a"}),
+        Ask.of({"CPU": CPU, "GPU": CPU // 2}, {}, {}),
+        Ask.of({"CPU": CPU}, {"kind": "NODE_LABEL", "soft": {"zone": "b"}}, {}),
+    ]
+
+    def rank(node, ask, near):
+        used = node.ledger.utilisation()
+        lacks_soft = bool(ask.soft_selector) and not matches(node, ask.soft_selector)
+        wastes = "GPU" in node.ledger.total and "GPU" not in ask.demand
+        return lacks_soft, wastes, 0.0 if used < 0.5 else used, node.node_id != near, node.order
+
+    held = []
+    for _ in range(1000):
+        ask, near = rng.choice(asks), rng.choice(nodes.alive).node_id
+        fitting = [n for n in placement.candidates(ask) if n.ledger.fits(ask.demand)]
+        best = min(fitting, key=lambda n: rank(n, ask, near), default=None)
+        assert placement.choose(ask, near) is best
+        if best is not None and rng.random() < 0.6:
+            held.append((best.ledger, best.ledger.take(ask.demand)))
+        elif held:
+            ledger, allocation = held.pop(rng.randrange(len(held)))
+            ledger.give_back(allocation)
+        if rng.random() < 0.1 and held:
+            ledger, allocation = rng.choice(held)
+            ledger.lend(allocation)
+        if rng.random() < 0.01 and len(nodes.alive) > 6:
+            gone = rng.choice(nodes.alive)
+            nodes.lose(gone.node_id, m.ExitCause("node_died"))
+            held = [(ledger, a) for ledger, a in held if ledger is not gone.ledger]

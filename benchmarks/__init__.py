@@ -1,0 +1,1 @@
+"""Measurements of ract, alone and beside its peers: ``python -m ract.benchmarks.run --help``."""

@@ -1,0 +1,117 @@
+"""How costs grow: with executors, pending tasks, live refs, and nodes (the pure machine, alone)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+import ract
+from ract.core import messages as m
+from ract.core.resources import UNIT
+from ract.scheduler.machine import SchedulerMachine
+
+Row = tuple[str, int, float, str]
+
+
+def rows(most: int = 1_000_000) -> Iterator[Row]:
+    """(what, how many, rate, unit), one by one; ``most`` limits tasks and refs."""
+    ract.init(num_cpus=16, include_dashboard=False)
+    try:
+        yield from _actors()
+        yield from _pending(most)
+        yield from _refs(most)
+    finally:
+        ract.shutdown()
+    yield from _decisions()
+
+
+@ract.remote
+def _nothing() -> None:
+    return None
+
+
+@ract.remote(num_cpus=0)
+class _Actor:
+    def nothing(self) -> None:
+        return None
+
+
+def _rate(n: int, start: float) -> float:
+    return n / (time.perf_counter() - start)
+
+
+def _actors() -> Iterator[Row]:
+    for n in (1, 2, 4, 8, 16):
+        actors = [_Actor.remote() for _ in range(n)]  # type: ignore[attr-defined]
+        ract.get([actor.nothing.remote() for actor in actors])
+        start = time.perf_counter()
+        for _ in range(5):
+            ract.get([actor.nothing.remote() for _ in range(4000 // n) for actor in actors])
+        yield "calls to so many actors", n, _rate(20_000, start), "calls/s"
+    for n in (1, 2, 4, 8, 16):
+        task = _nothing.options(num_cpus=16 / n)
+        ract.get([task.remote() for _ in range(100)])
+        start = time.perf_counter()
+        ract.get([task.remote() for _ in range(20_000)])
+        yield "tasks on so many executors", n, _rate(20_000, start), "tasks/s"
+
+
+def _pending(most: int) -> Iterator[Row]:
+    n = 100
+    while n <= most:
+        start = time.perf_counter()
+        refs = [_nothing.remote() for _ in range(n)]
+        ract.get(refs)
+        yield "tasks, so many at once", n, _rate(n, start), "tasks/s"
+        del refs
+        n *= 10
+
+
+def _refs(most: int) -> Iterator[Row]:
+    n = 100
+    while n <= most:
+        kept = [ract.put(i) for i in range(n)]
+        start = time.perf_counter()
+        for _ in range(5):
+            ract.get([_nothing.remote() for _ in range(1000)])
+        yield "tasks beside so many live refs", n, _rate(5000, start), "tasks/s"
+        del kept
+        n *= 10
+
+
+def _decisions() -> Iterator[Row]:
+    for n in (10, 100, 1000):
+        yield "scheduler decisions, nodes", n, _decision_rate(n), "grants/s"
+
+
+def _decision_rate(nodes: int, seconds: float = 1.0) -> float:
+    """Leases granted, started and given back per second by the pure machine."""
+    machine = SchedulerMachine(b"benchmark", random.Random(0), {})
+    ids = [i.to_bytes(28, "big") for i in range(nodes)]
+    for i, node_id in enumerate(ids):
+        offer = {"CPU": 4 * UNIT}
+        machine.handle(m.NodeJoined(node_id, f"tls://n{i}:1", f"n{i}", 7, offer, {}, "/s"), 0.0)
+    machine.handle(m.ProcessJoined(ids[0], 1, "driver", 1), 0.0)
+    shape = m.Shape({"CPU": UNIT}, b"job0")
+    granted, executor, now, start = 0, 100, 0.0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        now += 0.001
+        commands = machine.handle(m.LeasesWanted(1, 1, shape, 8, ["f"]), now)
+        for command in commands:
+            if not isinstance(command.message, m.StartLease):
+                continue
+            lease = command.message.lease
+            executor += 1
+            joined = m.ProcessJoined(command.node_id, executor, "executor", executor)
+            machine.handle(joined, now)
+            machine.handle(
+                m.LeaseStarted(command.node_id, lease, executor, "address", executor), now
+            )
+            machine.handle(m.LeaseReleased(1, lease), now)
+            gone = m.ProcessExited(command.node_id, executor, m.ExitCause("idle"))
+            machine.handle(gone, now)
+            granted += 1
+    if not granted:
+        raise AssertionError("the machine granted nothing")
+    return _rate(granted, start)
