@@ -13,42 +13,48 @@
     print(ract.get([square.remote(i) for i in range(4)]))
 """
 
-from ract.client.actor_class import method
-from ract.client.api import (
-    available_resources,
-    cancel,
-    cluster_resources,
-    explain,
-    get,
-    get_actor,
-    kill,
-    nodes,
-    put,
-    remote,
-    wait,
-)
-from ract.client.bootstrap import RactContext, init, is_initialized, shutdown
-from ract.client.refs import ObjectRef
-from ract.client.runtime_context import get_gpu_ids, get_runtime_context
-from ract.core.ids import (
-    ActorClassID,
-    ActorID,
-    ClusterID,
-    FunctionID,
-    JobID,
-    NodeID,
-    PlacementGroupID,
-    TaskID,
-    UniqueID,
-    WorkerID,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ract.core.version import __version__
 
-from ract import actor, exceptions  # isort: skip  # both need the names above
+if TYPE_CHECKING:
+    from ract.client.actor_class import method
+    from ract.client.api import (
+        available_resources,
+        cancel,
+        cluster_resources,
+        explain,
+        get,
+        get_actor,
+        kill,
+        nodes,
+        put,
+        remote,
+        wait,
+    )
+    from ract.client.bootstrap import RactContext, init, is_initialized, shutdown
+    from ract.client.refs import ObjectRef
+    from ract.client.runtime_context import get_gpu_ids, get_runtime_context
+    from ract.core.ids import (
+        ActorClassID,
+        ActorID,
+        ClusterID,
+        FunctionID,
+        JobID,
+        NodeID,
+        PlacementGroupID,
+        TaskID,
+        UniqueID,
+        WorkerID,
+    )
+
+    from ract import actor, exceptions  # isort: skip  # both need the names above
+
+    ObjectID = ObjectRef
+    RayContext = RactContext
 
 __commit__ = ""
-ObjectID = ObjectRef
-RayContext = RactContext
 
 __all__ = [
     "ActorClassID",
@@ -86,3 +92,58 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+_HOME = {
+    "ract.client.actor_class": ("method",),
+    "ract.client.api": (
+        "available_resources",
+        "cancel",
+        "cluster_resources",
+        "explain",
+        "get",
+        "get_actor",
+        "kill",
+        "nodes",
+        "put",
+        "remote",
+        "wait",
+    ),
+    "ract.client.bootstrap": ("RactContext", "init", "is_initialized", "shutdown"),
+    "ract.client.refs": ("ObjectRef",),
+    "ract.client.runtime_context": ("get_gpu_ids", "get_runtime_context"),
+    "ract.core.ids": (
+        "ActorClassID",
+        "ActorID",
+        "ClusterID",
+        "FunctionID",
+        "JobID",
+        "NodeID",
+        "PlacementGroupID",
+        "TaskID",
+        "UniqueID",
+        "WorkerID",
+    ),
+}
+_ALIASES = {"ObjectID": "ObjectRef", "RayContext": "RactContext"}
+_SUBMODULES = ("actor", "exceptions")
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for at its first use.
+
+    Every process of ract imports this package, but only user processes need what it offers, which
+    takes most of the time that ract takes to start.
+    """
+    if name in _SUBMODULES:
+        return importlib.import_module(f"ract.{name}")
+    wanted = _ALIASES.get(name, name)
+    module = _MODULE_OF.get(wanted)
+    if module is None:
+        raise AttributeError(f"module 'ract' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(module), wanted)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

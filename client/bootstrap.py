@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import importlib
 import json
 import logging
 import os
@@ -17,17 +18,16 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ract.client import context, node_processes
-from ract.client.driver_output import DriverOutput
-from ract.client.node_link import NodeLink
 from ract.client.node_processes import NodeProcess
-from ract.client.runtime import Runtime, current, install
-from ract.core.messages import Hello
 from ract.core.resources import offered
 from ract.core.session import setting
 from ract.core.version import __version__
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def init(
     """
     global _context, _started
     with _lock:
-        existing = current()
+        existing = _connected()
         if existing is not None and not existing.closed:
             if ignore_reinit_error or context.process.is_executor:
                 assert _context is not None or context.process.is_executor
@@ -215,7 +215,14 @@ def init(
             dashboard = f"{dashboard_host}:{_dashboard_port(dashboard_host, dashboard_port)}"
         if address is None:
             node["is-head"] = True
-            _started = node_processes.start({"node": node, "dashboard": dashboard})
+            _started = NodeProcess({"node": node, "dashboard": dashboard})
+            # While it starts: what this process needs takes as long to import.
+            importlib.import_module("ract.client.api")
+            try:
+                _started.wait_ready()
+            except BaseException:
+                _started = None
+                raise
             place = _started.answer
         else:
             place = node_processes.local_node(address) or _join_machine(address, token_file)
@@ -224,6 +231,9 @@ def init(
         except BaseException:
             _stop_started()
             raise
+        from ract.client.driver_output import DriverOutput
+        from ract.client.runtime import install
+
         output = DriverOutput(log_to_driver is not False)
         runtime.on_control = output.handle
         install(runtime)
@@ -304,7 +314,10 @@ def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
 def _connect(
     place: dict[str, Any], namespace: str | None, runtime_env: Any, token_file: str | None
 ) -> Runtime:
+    from ract.client.node_link import NodeLink
+    from ract.client.runtime import Runtime
     from ract.client.strategies import canonical_env
+    from ract.core.messages import Hello
 
     fingerprint = ""
     if token_file is not None or "RACT_TOKEN" in os.environ:
@@ -352,10 +365,10 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     """
     global _context
     with _lock:
-        runtime = current()
+        runtime = _connected()
         if runtime is not None and not context.process.is_executor:
             runtime.close()
-            install(None)
+            _disconnect()
         _context = None
         _stop_started()
 
@@ -367,9 +380,22 @@ def _stop_started() -> None:
         started.stop()
 
 
+def _connected() -> Runtime | None:
+    """The runtime of this process; without the modules that make one there is none."""
+    refs = sys.modules.get("ract.client.refs")
+    return refs._runtime if refs is not None else None
+
+
+def _disconnect() -> None:
+    if "ract.client.refs" in sys.modules:
+        from ract.client.runtime import install
+
+        install(None)
+
+
 def is_initialized() -> bool:
     """Whether this process is connected to a cluster."""
-    runtime = current()
+    runtime = _connected()
     return runtime is not None and not runtime.closed
 
 
@@ -385,7 +411,7 @@ def _after_fork() -> None:
     """A forked child must not touch its parent's sockets, nor end its parent's cluster."""
     global _started, _context
     _started = _context = None
-    install(None)
+    _disconnect()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+
+from ract.worker.supervisor import start_early
 
 SCHEDULER_PRELOAD = "ract.scheduler.preload"
 DASHBOARD_PRELOAD = "ract.dashboard.preload"
@@ -33,6 +36,8 @@ def main() -> None:
     config = json.loads(os.environ.pop("RACT_HEAD"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     sys.setswitchinterval(0.005)
+    start_early()
+    gc.disable()  # what is imported stays: looking through it again and again takes a tenth longer
     try:
         asyncio.run(_run(config))
     except Exception as error:
@@ -64,6 +69,8 @@ async def _run(config: dict[str, Any]) -> None:
         answer = await _joined(worker)
         answer["scheduler"] = address
         answer["dashboard_url"] = _dashboard_url(scheduler)
+        gc.enable()
+        gc.freeze()
         _report(config, answer)
         finished = asyncio.ensure_future(worker.finished())
         stopped = asyncio.ensure_future(stop.wait())

@@ -31,9 +31,45 @@ class NodeProcess:
         answer: What its node.json says.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], answer: dict[str, Any]) -> None:
-        self.process = process
-        self.answer = answer
+    def __init__(self, config: dict[str, Any], env: dict[str, str] | None = None) -> None:
+        """Start the process; `wait_ready` must follow.
+
+        Args:
+            config: As `ract.client.head` reads it.
+            env: More variables for its environment.
+        """
+        self._reader, writer = os.pipe()
+        config = {**config, "driver_pid": os.getpid(), "ready_fd": writer}
+        environment = child_environment(**(env or {}), RACT_HEAD=json.dumps(config))
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ract.client.head"],
+            env=environment,
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.close(writer)
+        self.answer: dict[str, Any] = {}
+
+    def wait_ready(self) -> None:
+        """Wait until a driver can connect.
+
+        Raises:
+            RuntimeError: it could not start; the message says why.
+            TimeoutError: it did not start in time.
+        """
+        try:
+            line = _read_line(self._reader, self.process)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            os.close(self._reader)
+        self.answer = json.loads(line)
+        if "error" in self.answer:
+            self.process.wait(STOP_TIMEOUT_S)
+            raise RuntimeError(f"{self.answer['error']}: {self.answer['detail']}")
 
     def stop(self) -> None:
         """End it and wait until it is gone."""
@@ -81,40 +117,10 @@ def local_node(address: str) -> dict[str, Any] | None:
 
 
 def start(config: dict[str, Any], env: dict[str, str] | None = None) -> NodeProcess:
-    """Start a node process and wait until a driver can connect.
-
-    Args:
-        config: As `ract.client.head` reads it.
-        env: More variables for its environment.
-
-    Raises:
-        RuntimeError: it could not start; the message says why.
-        TimeoutError: it did not start in time.
-    """
-    reader, writer = os.pipe()
-    config = {**config, "driver_pid": os.getpid(), "ready_fd": writer}
-    environment = child_environment(**(env or {}), RACT_HEAD=json.dumps(config))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ract.client.head"],
-        env=environment,
-        pass_fds=[writer],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    os.close(writer)
-    try:
-        line = _read_line(reader, process)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        os.close(reader)
-    answer = json.loads(line)
-    if "error" in answer:
-        process.wait(STOP_TIMEOUT_S)
-        raise RuntimeError(f"{answer['error']}: {answer['detail']}")
-    return NodeProcess(process, answer)
+    """Start a node process and wait until a driver can connect; see `NodeProcess`."""
+    made = NodeProcess(config, env)
+    made.wait_ready()
+    return made
 
 
 def _read_line(reader: int, process: subprocess.Popen[bytes]) -> bytes:

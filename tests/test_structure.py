@@ -175,7 +175,7 @@ def test_importing_the_api_does_not_import_the_engine():
 
 # --------------------------------------------------------------------------- packaging
 
-NOT_PACKAGES = {"tests", "docs", "benchmarks", "notebooks", "build", "dist"}
+NOT_PACKAGES = {"tests", "docs", "notebooks", "build", "dist"}
 
 
 def test_every_folder_with_python_files_is_a_listed_package():

@@ -13,6 +13,7 @@ import click
 from ract.core import security, session
 from ract.core.errors import AuthenticationError
 from ract.core.resources import offered
+from ract.worker import supervisor
 
 PRELOAD = "ract.worker.preload"
 CONNECT_TIMEOUT_S = 15
@@ -115,6 +116,7 @@ def configure(node: dict[str, Any], token: str) -> None:
 
 
 async def _serve(address: str, host: str, name: str) -> None:
+    supervisor.start_early()
     from distributed import Worker
 
     from ract.worker import compat

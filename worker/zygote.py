@@ -7,7 +7,8 @@ few milliseconds instead of half a second. It stays single-threaded, so that for
 
 It shares a SEQPACKET socket with its daemon; a packet is one msgpack map:
 
-    daemon -> zygote   {"fork": process, "env": {...}}    {"kill": pid, "signal": number}
+    daemon -> zygote   {"session_dir": path, "shm_prefix": prefix}   first, and once
+                       {"fork": process, "env": {...}}    {"kill": pid, "signal": number}
     zygote -> daemon   {"forked": process, "pid": pid}
                        {"exited": process, "pid": pid, "status": n, "task": number}
 
@@ -24,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import json
 import mmap
 import os
 import random
@@ -188,13 +188,15 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def main() -> None:
-    """Be the zygote that ``$RACT_ZYGOTE`` describes."""
+    """Be the zygote at the other end of the socket with the number ``$RACT_ZYGOTE``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it outlives the daemon by what the cleaning takes
-    config = json.loads(os.environ.pop("RACT_ZYGOTE"))
-    sock = socket.socket(fileno=config["fd"])
+    sock = socket.socket(fileno=int(os.environ.pop("RACT_ZYGOTE")))
     set_title("zygote")
-    Zygote(sock, config["session_dir"], config["shm_prefix"]).run()
+    first = sock.recv(PACKET_BYTES_MAX)
+    if first:  # else the daemon has ended while it started
+        node = msgpack.unpackb(first)
+        Zygote(sock, node["session_dir"], node["shm_prefix"]).run()
 
 
 if __name__ == "__main__":
