@@ -32,9 +32,32 @@ class ProtocolError(ValueError):
 @dataclass_transform(frozen_default=True)
 def message(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that `encode` and `decode` know by its name."""
-    made = dataclass(frozen=True, slots=True)(cls)
+    for name, shared in (("__eq__", _equals), ("__hash__", _hash), ("__repr__", _text)):
+        setattr(cls, name, shared)
+    made = dataclass(frozen=True, slots=True, eq=False, repr=False)(cls)
     _BY_TAG[made.__name__] = made
     return made
+
+
+# Shared by all messages: generating them per class would take half of the time that ract's
+# processes need to import them.
+
+
+def _values(msg: Any) -> tuple[Any, ...]:
+    return tuple(getattr(msg, name) for name in msg.__slots__)
+
+
+def _equals(self: Any, other: object) -> bool:
+    return self.__class__ is other.__class__ and _values(self) == _values(other)
+
+
+def _hash(self: Any) -> int:
+    return hash(_values(self))
+
+
+def _text(self: Any) -> str:
+    values = (f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+    return f"{type(self).__qualname__}({', '.join(values)})"
 
 
 def encode(msg: Any) -> bytes:
