@@ -25,7 +25,7 @@ from typing import Any
 
 from ract.client import connections, faults, refs
 from ract.client.actor_client import ActorClient
-from ract.client.channel import Call, Channel, read_any
+from ract.client.channel import Call, Channel
 from ract.client.handles import ACTOR_ID_BYTES
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
@@ -43,6 +43,7 @@ from ract.client.refs import (
 )
 from ract.client.store import Location, StoreClient
 from ract.client.tasks import TaskPool
+from ract.client.waiting import Waiter, split
 from ract.core import calls, errors, ids, messages, serialization
 from ract.core.messages import (
     Blob,
@@ -60,9 +61,6 @@ logger = logging.getLogger(__name__)
 
 INLINE_BYTES_MAX = 100 * 1024
 """Larger values go through shared memory."""
-
-SLEEP_S = 0.05
-"""A thread that waits looks around this often, whatever it was told."""
 
 BLOCK_GRACE_S = 0.001
 """A task that waits longer than this in get or wait lends its CPUs."""
@@ -658,13 +656,13 @@ class Runtime:
         self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """Split refs into at most ``num_returns`` complete ones and the rest, in order."""
-        found = _split(wanted, num_returns)
+        found = split(wanted, num_returns)
         if len(found[0]) < num_returns:
             try:
                 self._await(wanted, num_returns, timeout, for_get=False)
             except errors.GetTimeoutError:
                 pass
-            found = _split(wanted, num_returns)
+            found = split(wanted, num_returns)
         return found
 
     def _await(
@@ -677,7 +675,7 @@ class Runtime:
         """
         self._seek_all(wanted)
         deadline = None if timeout is None else time.monotonic() + timeout
-        waiter = _Waiter(self, wanted, n, for_get)
+        waiter = Waiter(self, wanted, n, for_get)
         if waiter.is_done():
             return
         if timeout is not None and timeout <= 0:
@@ -987,137 +985,6 @@ class Runtime:
             channel.discard()
         self.channels.clear()
         self.link.close()
-
-
-def _split(refs: list[ObjectRef], n: int) -> tuple[list[ObjectRef], list[ObjectRef]]:
-    """(the first ``n`` complete refs, the others); stops looking when it has them."""
-    ready: list[ObjectRef] = []
-    rest: list[ObjectRef] = []
-    for i, ref in enumerate(refs):
-        if ref._state < READY:
-            rest.append(ref)
-        else:
-            ready.append(ref)
-            if len(ready) == n:
-                rest += refs[i + 1 :]
-                break
-    return ready, rest
-
-
-class _Waiter:
-    """A thread that waits for ``n`` of some refs: it reads channels itself where it can."""
-
-    def __init__(self, runtime: Runtime, wanted: list[ObjectRef], n: int, for_get: bool) -> None:
-        self._runtime = runtime
-        self._wanted = wanted
-        self._at = 0  # for get: all before this one are complete
-        self._n = n
-        self._for_get = for_get
-        self._errors = -1
-
-    def is_done(self) -> bool:
-        """Whether the wait is over."""
-        if not self._for_get:
-            return len(_split(self._wanted, self._n)[0]) >= self._n
-        # In order: the first incomplete ref decides, unless some error came in meanwhile.
-        if self._first_incomplete() is None:
-            return True
-        if self._errors != self._runtime._errors:
-            self._errors = self._runtime._errors
-            return any(ref._state == ERROR for ref in self._wanted)
-        return False
-
-    def _first_incomplete(self) -> ObjectRef | None:
-        wanted = self._wanted
-        for i in range(self._at, len(wanted)):
-            if wanted[i]._state < READY:
-                if self._for_get:
-                    self._at = i
-                return wanted[i]
-        self._at = len(wanted)
-        return None
-
-    def poll_once(self) -> None:
-        """Read what has already arrived, without waiting."""
-        for channel in list(self._runtime.channels.values()):
-            if channel.inflight and channel.read_lock.acquire(False):
-                try:
-                    channel.read_until(self.is_done, time.monotonic())
-                finally:
-                    channel.end_reading()
-
-    def wait(self, deadline: float | None) -> None:
-        """Wait a little: until something relevant happens, or the deadline."""
-        if self._for_get:
-            first = self._first_incomplete()
-            if first is None:
-                return
-            channel = _channel_of(first)
-            if channel is not None and channel.read_lock.acquire(False):
-                self._read_one(channel, first, deadline)
-            else:
-                self._sleep([first], deadline)
-            return
-        channels = [c for c in list(self._runtime.channels.values()) if c.inflight]
-        channels = [c for c in channels if c.read_lock.acquire(False)]
-        if channels:
-            try:
-                read_any(channels, self.is_done, deadline)
-            finally:
-                for channel in channels:
-                    channel.end_reading()
-        else:
-            self._sleep(self._wanted, deadline)
-
-    def _read_one(self, channel: Channel, first: ObjectRef, deadline: float | None) -> None:
-        try:
-            if len(self._wanted) == 1:
-                channel.wait_for(first, deadline)
-                return
-            seen = self._errors
-            channel.read_until(
-                lambda: first._state >= READY or self._runtime._errors != seen, deadline
-            )
-        finally:
-            channel.end_reading()
-
-    def _sleep(self, refs: list[ObjectRef], deadline: float | None) -> None:
-        """Until one of the refs is complete: somebody else reads."""
-        lock = threading.Lock()
-        lock.acquire()
-        wake = _Once(lock)
-        for ref in refs:
-            ref._when_done(wake)
-        left = SLEEP_S if deadline is None else min(SLEEP_S, max(0.0, deadline - time.monotonic()))
-        lock.acquire(timeout=left)
-        wake.cancelled = True
-        for ref in refs:
-            waiters = ref._waiters
-            if waiters is not None:
-                try:
-                    waiters.remove(wake)
-                except ValueError:  # it was called
-                    pass
-
-
-class _Once:
-    """A callback that releases a lock, at most once."""
-
-    __slots__ = ("_lock", "cancelled")
-
-    def __init__(self, lock: Any) -> None:
-        self._lock = lock
-        self.cancelled = False
-
-    def __call__(self, _: ObjectRef) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self._lock.release()
-
-
-def _channel_of(ref: ObjectRef) -> Channel | None:
-    call = ref._call
-    return call.channel if call is not None else None
 
 
 def id_of(ref: Any) -> bytes:
