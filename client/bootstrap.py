@@ -166,7 +166,7 @@ def init(
         TypeError, ValueError: a bad quantity of a resource.
         ValueError: node resources together with an address, or a malformed address.
     """
-    global _context, _started
+    global _context
     with _lock:
         existing = _connected()
         if existing is not None and not existing.closed:
@@ -181,49 +181,20 @@ def init(
         if job_config is not None:
             namespace = namespace or getattr(job_config, "ray_namespace", None)
             runtime_env = runtime_env or getattr(job_config, "runtime_env", None)
-        node: dict[str, Any] = {
-            "num-cpus": num_cpus,
-            "num-gpus": num_gpus,
-            "resources": dict(resources) if resources else None,
-            "labels": dict(labels) if labels else None,
-            "object-store-memory": object_store_memory,
-            "memory": kwargs.get("_memory"),
-            "name": kwargs.get("_node_name"),
-        }
-        node = {key: value for key, value in node.items() if value is not None}
-        if object_store_memory is not None and object_store_memory < STORE_BYTES_MIN:
-            raise ValueError(
-                f"object_store_memory={object_store_memory} is too small: at least "
-                f"{STORE_BYTES_MIN} bytes (75 MiB) are needed"
-            )
-        offered(
-            num_cpus or 0,
-            num_gpus or 0,
-            kwargs.get("_memory") or 0,
-            object_store_memory or 0,
-            resources,
+        node = _described(
+            num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
         )
         address = resolve(address)
-        if address is not None and set(node) - {"name"}:
-            given = ", ".join(sorted(key.replace("-", "_") for key in set(node) - {"name"}))
+        if address is not None and node:
+            given = ", ".join(sorted(key.replace("-", "_") for key in node))
             raise ValueError(
                 f"{given}: cannot be given when joining a cluster; they describe a new node. "
                 "Start one with rworker."
             )
-        dashboard = ""
-        if include_dashboard is not False:
-            dashboard = f"{dashboard_host}:{_dashboard_port(dashboard_host, dashboard_port)}"
         if address is None:
-            node["is-head"] = True
-            _started = NodeProcess({"node": node, "dashboard": dashboard})
-            # While it starts: what this process needs takes as long to import.
-            importlib.import_module("ract.client.api")
-            try:
-                _started.wait_ready()
-            except BaseException:
-                _started = None
-                raise
-            place = _started.answer
+            node |= {"is-head": True, "name": kwargs.get("_node_name") or ""}
+            port = None if include_dashboard is False else (dashboard_host, dashboard_port)
+            place = _start_embedded(node, port)
         else:
             place = node_processes.local_node(address) or _join_machine(address, token_file)
         try:
@@ -240,6 +211,47 @@ def init(
         runtime.start()
         _context = RactContext(runtime, place.get("dashboard_url", ""))
         return _context
+
+
+def _described(
+    num_cpus: Any, num_gpus: Any, resources: Any, labels: Any, store: Any, memory: Any
+) -> dict[str, Any]:
+    """The options of a new node, those that are given. Raises TypeError, ValueError."""
+    if store is not None and store < STORE_BYTES_MIN:
+        raise ValueError(
+            f"object_store_memory={store} is too small: at least {STORE_BYTES_MIN} bytes (75 MiB) "
+            "are needed"
+        )
+    offered(num_cpus or 0, num_gpus or 0, memory or 0, store or 0, resources)
+    for key in labels or {}:
+        if key.startswith("ray.io/"):
+            raise ValueError(f"label {key!r}: the prefix 'ray.io/' is for labels that ract sets")
+    given = {
+        "num-cpus": num_cpus,
+        "num-gpus": num_gpus,
+        "resources": dict(resources) if resources else None,
+        "labels": dict(labels) if labels else None,
+        "object-store-memory": store,
+        "memory": memory,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _start_embedded(node: dict[str, Any], dashboard: tuple[str, int | None] | None) -> Any:
+    """Start the head process of an embedded cluster; returns what its node.json says."""
+    global _started
+    served = ""
+    if dashboard is not None:
+        served = f"{dashboard[0]}:{_dashboard_port(*dashboard)}"
+    _started = NodeProcess({"node": node, "dashboard": served})
+    # While it starts: what this process needs takes as long to import.
+    importlib.import_module("ract.client.api")
+    try:
+        _started.wait_ready()
+    except BaseException:
+        _started = None
+        raise
+    return _started.answer
 
 
 def _check(kwargs: dict[str, Any], namespace: Any) -> None:

@@ -125,6 +125,8 @@ def test_the_context_ends_the_cluster():
         ({"address": "nowhere"}, ValueError, "tls://host:port"),
         ({"address": "tls://127.0.0.1:1", "num_cpus": 3}, ValueError, "num_cpus"),
         ({"resources": {"X": -1}}, ValueError, "X"),
+        ({"labels": {"ray.io/x": "1"}}, ValueError, "ray.io/"),
+        ({"object_store_memory": 100}, ValueError, "75 MiB"),
         ({"num_cpus": -1}, ValueError, "CPU.*negative"),
         ({"resources": {"CPU": 1}}, ValueError, "num_cpus"),
     ],
