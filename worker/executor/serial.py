@@ -74,6 +74,8 @@ class SerialServer:
         self._averages: dict[Any, float] = {}
         self._runs: dict[bytes, int] = {}
         self._held_since = 0.0
+        self._now = 0.0  # when the last call ended
+        self._names: dict[Any, str] = {}  # of functions and methods, by target
         self._main = threading.main_thread().ident
         self._running: context.Running | None = None
         self._interruptible = False
@@ -185,7 +187,8 @@ class SerialServer:
             self._progress[0] = number
             started = time.perf_counter()
             self._run(caller, seq, number, target, args, extra)
-            took = time.perf_counter() - started
+            self._now = time.perf_counter()
+            took = self._now - started
             caller.busy_s += took
             average = self._averages.get(target)
             if average is None:
@@ -204,10 +207,9 @@ class SerialServer:
             return True
         if self._averages.get(following[3], 1.0) > QUICK_S:
             return True
-        now = time.perf_counter()
         if not self._held_since:
-            self._held_since = now
-        return now - self._held_since > HOLD_S
+            self._held_since = self._now
+        return self._now - self._held_since > HOLD_S
 
     def _run(
         self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any
@@ -215,18 +217,16 @@ class SerialServer:
         execution = self.execution
         kwargs: dict[str, Any] = {}
         kept: Any = None  # pins what the arguments view while the call runs
-        name = target if self.is_actor else ""
+        name = function_name = self._names.get(target, "")
         start = time.time()
         token = None
         try:
             if self.is_actor:
                 function = self._method(target)
-                name = f"{type(self.instance).__name__}.{target}"
-                function_name = name
             else:
                 function = execution.function(target)
-                function_name = getattr(function, "__qualname__", repr(function))
-                name = function_name
+            if not name:
+                name = function_name = self._names[target] = self._name_of(target, function)
             if extra is not None:
                 name = extra.get("name") or name
                 if args is None:
@@ -247,6 +247,7 @@ class SerialServer:
             execution.note(caller, running, extra, start)
         except Exception as error:
             self._interruptible = False
+            name = name or (target if self.is_actor else "a task")
             execution.reply_error(caller, seq, name, error)
             running = self._running or context.Running(number, name, name)
             execution.note(caller, running, extra, start, error)
@@ -272,7 +273,14 @@ class SerialServer:
         if self.ending is None and extra is not None and "max_calls" in extra:
             self._count(target, extra["max_calls"])
 
+    def _name_of(self, target: Any, function: Any) -> str:
+        if self.is_actor:
+            return f"{type(self.instance).__name__}.{target}"
+        return getattr(function, "__qualname__", None) or repr(function)
+
     def _method(self, name: str) -> Any:
+        if not name.startswith("__ray_"):
+            return getattr(self.instance, name)
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_call__":
