@@ -76,7 +76,8 @@ class LeaseMachine:
         """A call is ready to run; None if nothing is to be done now."""
         queue = self.queue
         queue.append(call)
-        return self._fill(now) if len(queue) >= self._fill_at else None
+        # The first always looks: cancelling may have emptied the queue.
+        return self._fill(now) if len(queue) >= self._fill_at or len(queue) == 1 else None
 
     def resubmit(self, calls: list[Any], now: float) -> Todo:
         """Calls come back (returned, or to be retried); they go first, in order."""
@@ -135,6 +136,11 @@ class LeaseMachine:
             if now - self._announced_at >= ANNOUNCE_PERIOD_S:
                 self._announce(todo, now)
         return todo
+
+    @property
+    def is_active(self) -> bool:
+        """Whether ticks are needed: the scheduler must also hear that nothing waits any more."""
+        return bool(self.queue or self.leases or self.announced)
 
     # ------------------------------------------------------------------ rules
 

@@ -129,7 +129,7 @@ class TaskPool:
     @property
     def is_active(self) -> bool:
         """Whether ticks are needed."""
-        return bool(self._machine.queue or self._machine.leases or self._lost)
+        return self._machine.is_active or bool(self._lost)
 
     # ------------------------------------------------------------------ what the cluster says
 

@@ -179,6 +179,23 @@ def test_a_demand_that_nothing_satisfies_is_a_message():
     ract.cancel(ref)
 
 
+def test_a_cancelled_demand_is_not_asked_for_any_more():
+    from ract.client.runtime import current
+
+    def waiting():
+        demands = current().link.request("status")["pending_demands"]
+        return [name for demand in demands for name in demand["names"] if "unwanted" in name]
+
+    @ract.remote(resources={"Nowhere": 1})
+    def unwanted():
+        pass
+
+    ref = unwanted.remote()
+    testing.wait_for_condition(lambda: len(waiting()) == 1)
+    ract.cancel(ref)
+    testing.wait_for_condition(lambda: not waiting())
+
+
 def test_kill_node_knows_the_nodes_of_this_machine():
     with pytest.raises(ValueError, match="no node 00"):
         testing.kill_node("00" * 28)
