@@ -28,8 +28,8 @@ ROOT = Path(tempfile.mkdtemp(prefix=f"r{os.getpid()}-", dir="/tmp"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ["RACT_TMPDIR"] = str(ROOT / "s")
 os.environ["RACT_HOME"] = str(ROOT / "h")
-os.environ.pop("RACT_ADDRESS", None)
-os.environ.pop("RACT_TOKEN", None)
+for _name in ("RACT_ADDRESS", "RAY_ADDRESS", "RACT_TOKEN"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(autouse=True, scope="module")

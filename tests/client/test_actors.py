@@ -15,6 +15,7 @@ from ract.exceptions import (
     RactTaskError,
     TaskCancelledError,
 )
+from ract.testing import SignalActor, wait_for_condition
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,9 +58,9 @@ def test_state_stays_in_the_actor():
 
 def test_calls_run_in_submission_order_though_arguments_are_late():
     @ract.remote
-    def slow(x):
-        time.sleep(0.1)
-        return x
+    def late(signal):
+        ract.get(signal.wait.remote())
+        return "late"
 
     @ract.remote
     class Log:
@@ -73,9 +74,11 @@ def test_calls_run_in_submission_order_though_arguments_are_late():
             return self.seen
 
     log = Log.remote()
-    log.note.remote(slow.remote("late"))
+    signal = SignalActor.remote()
+    log.note.remote(late.remote(signal))
     for i in range(50):
         log.note.remote(i)
+    ract.get(signal.send.remote())
     assert ract.get(log.read.remote()) == ["late", *range(50)]
 
 
@@ -165,10 +168,7 @@ def test_the_last_handle_ends_the_actor():
     counter = Counter.remote()
     pid = ract.get(counter.pid.remote())
     del counter
-    deadline = time.monotonic() + 30
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{pid}")
+    wait_for_condition(lambda: not os.path.exists(f"/proc/{pid}"), timeout=30)
 
 
 def test_calls_outlive_their_handle():

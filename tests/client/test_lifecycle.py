@@ -167,7 +167,8 @@ def test_a_class_of_the_script_itself_travels():
 
 def test_what_waits_when_the_cluster_is_left_hears_of_it():
     out, err = program("""
-        import ract, threading, time, asyncio
+        import ract, sys, threading, time
+        from ract.testing import wait_for_condition
         ract.init(num_cpus=2)
         @ract.remote
         def stuck(): time.sleep(1000)
@@ -183,7 +184,12 @@ def test_what_waits_when_the_cluster_is_left_hears_of_it():
             except Exception as error: said.append(type(error).__name__)
         threads = [threading.Thread(target=wait, args=[ref]) for ref in refs]
         for thread in threads: thread.start()
-        time.sleep(0.5)
+        def is_reading(thread):
+            frame = sys._current_frames()[thread.ident]
+            while frame is not None and frame.f_code.co_name != "_receive":
+                frame = frame.f_back
+            return frame is not None
+        wait_for_condition(lambda: all(map(is_reading, threads)), retry_interval_ms=5)
         ract.shutdown()
         for thread in threads: thread.join()
         print(said, type(future.exception(10)).__name__)
@@ -237,7 +243,8 @@ def test_children_of_a_detached_actor_outlive_the_driver():
 def test_printed_lines_bear_the_name_of_who_printed_them():
     out, _ = program(
         """
-        import ract, sys, time
+        import ract
+        from ract.testing import log_messages, wait_for_condition
         ract.init(num_cpus=1)
         @ract.remote
         def speak(): print("from a task")
@@ -247,9 +254,8 @@ def test_printed_lines_bear_the_name_of_who_printed_them():
             def speak(self): print("from an actor")
         speaker = Speaker.remote()
         ract.get([speak.remote(), speaker.speak.remote()])
-        deadline = time.time() + 10
-        while len(ract.testing.log_messages()) < 2 and time.time() < deadline: time.sleep(0.05)
-    """.replace("import ract,", "import ract, ract.testing,")
+        wait_for_condition(lambda: len(log_messages()) >= 2)
+        """
     )
     assert "(speak pid=" in out
     assert "(Speaker(1) pid=" in out
