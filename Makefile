@@ -16,6 +16,9 @@ BIN := .venv/bin
 # setuptools warns that an editable package is importable from the root under other names: ruff bans it
 PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# pip does not compile an editable package. Where Python is told not to keep what it compiles, every
+# process of a cluster would do it again.
+COMPILE := $(BIN)/python -m compileall -q -x '^\./(\.venv|build|dist)' .
 
 .DEFAULT_GOAL := help
 .PHONY: demo test lint format types docs bench bench-peers wheel clean help
@@ -70,16 +73,19 @@ clean: ## remove what was built, the environment included
 .venv/.installed: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv (once) ..."
 	@$(PIP_INSTALL) --editable .
+	@$(COMPILE)
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv, with what the tests need (once) ..."
 	@$(PIP_INSTALL) --editable '.[test]'
+	@$(COMPILE)
 	@touch .venv/.installed $@
 
 .venv/.installed-docs: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv, with what the documentation needs (once) ..."
 	@$(PIP_INSTALL) --editable '.[docs]'
+	@$(COMPILE)
 	@touch .venv/.installed $@
 
 # What ract is compared with; nothing of it is needed to use or test ract.

@@ -14,8 +14,6 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ract.core import serialization
 from ract.core.messages import (
     Contained,
@@ -45,12 +43,6 @@ class Location:
     offset: int
     size: int
     is_error: bool = False
-
-
-class Pinned(np.ndarray):
-    """Bytes of an object in shared memory; keeps the ref whose value they are."""
-
-    pin: Any
 
 
 class StoreClient:
@@ -138,10 +130,10 @@ class StoreClient:
 
     def read(self, location: Location, pin: Any) -> tuple[memoryview, list[memoryview]]:
         """Return (head, buffers) as read-only views that keep ``pin`` alive."""
+        from ract.client.pinned import pinned_view  # here: it needs numpy, which a start does not
+
         mapping = self._mapping(self._readable, location.path, mmap.PROT_READ)
-        flat = np.frombuffer(mapping, np.uint8, location.size, location.offset).view(Pinned)
-        flat.pin = pin
-        return serialization.read_block(memoryview(flat))  # type: ignore[arg-type]
+        return serialization.read_block(pinned_view(mapping, location.offset, location.size, pin))
 
     def _mapping(self, cache: dict[str, mmap.mmap], path: str, protection: int) -> mmap.mmap:
         mapping = cache.get(path)

@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
-import numpy as np
 
 ALIGNMENT = 64
 """Buffers start at multiples of this, in bytes (a cache line; what SIMD loads and Arrow want)."""
@@ -152,6 +151,8 @@ def block_size(head_size: int, buffer_sizes: Sequence[int]) -> int:
 
 def write_block(packed: Packed, target: memoryview) -> None:
     """Write the value into mapped memory of at least ``packed.size`` bytes."""
+    import numpy as np  # here: a driver that has no use for it starts faster
+
     for offset, part in _block_parts(packed):
         # np.copyto releases the GIL; slice assignment of a memoryview would not.
         source = np.frombuffer(part, np.uint8)

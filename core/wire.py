@@ -32,15 +32,31 @@ class ProtocolError(ValueError):
 @dataclass_transform(frozen_default=True)
 def message(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass that `encode` and `decode` know by its name."""
-    for name, shared in (("__eq__", _equals), ("__hash__", _hash), ("__repr__", _text)):
-        setattr(cls, name, shared)
-    made = dataclass(frozen=True, slots=True, eq=False, repr=False)(cls)
+    for name, method in _SHARED.items():
+        setattr(cls, name, method)
+    made = dataclass(init=False, slots=True, eq=False, repr=False)(cls)
     _BY_TAG[made.__name__] = made
     return made
 
 
-# Shared by all messages: generating them per class would take half of the time that ract's
-# processes need to import them.
+# Methods of all messages. `dataclass` would generate them for each of the 70 classes: of what it
+# costs a process to import ract that was the largest part, 20 of 65 ms.
+
+
+def _first_init(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Generate ``__init__`` when a process makes its first message of a class, if it ever does."""
+    cls = type(self)
+    fields = [(field.name, field.type, field) for field in dataclasses.fields(cls)]
+    cls.__init__ = dataclasses.make_dataclass(cls.__name__, fields, frozen=True).__init__
+    cls.__init__(self, *args, **kwargs)
+
+
+def _frozen(self: Any, name: str, *value: Any) -> None:
+    raise dataclasses.FrozenInstanceError(f"a message cannot change: {name!r}")
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:
+    return type(self), _values(self)
 
 
 def _values(msg: Any) -> tuple[Any, ...]:
@@ -58,6 +74,17 @@ def _hash(self: Any) -> int:
 def _text(self: Any) -> str:
     values = (f"{name}={getattr(self, name)!r}" for name in self.__slots__)
     return f"{type(self).__qualname__}({', '.join(values)})"
+
+
+_SHARED: dict[str, Callable[..., Any]] = {
+    "__init__": _first_init,
+    "__setattr__": _frozen,
+    "__delattr__": _frozen,
+    "__reduce__": _reduce,
+    "__eq__": _equals,
+    "__hash__": _hash,
+    "__repr__": _text,
+}
 
 
 def encode(msg: Any) -> bytes:
