@@ -109,16 +109,16 @@ def _importing_faster() -> Iterator[None]:
     buffers with numpy, dask shows collections in notebooks with jinja2. Dask reads its
     configuration with yaml's parser in Python, though there is one in C.
     """
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     loader = yaml.SafeLoader
-    yaml.SafeLoader = getattr(yaml, "CSafeLoader", loader)  # type: ignore[misc]
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", loader)
     hidden = [name for name in ("numpy", "jinja2") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        yaml.SafeLoader = loader  # type: ignore[misc]
+        yaml.SafeLoader = loader
         for name in hidden:
             del sys.modules[name]
 
@@ -132,7 +132,7 @@ def _skip_default_authorities() -> None:
     from tornado import iostream
 
     nobody = functools.cache(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    iostream._client_ssl_defaults = nobody  # type: ignore[attr-defined]
+    iostream._client_ssl_defaults = nobody
 
 
 def configure(config: dict[str, Any]) -> None:

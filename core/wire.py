@@ -45,7 +45,7 @@ def message(cls: type[T]) -> type[T]:
 
 def _first_init(self: Any, *args: Any, **kwargs: Any) -> None:
     """Generate ``__init__`` when a process makes its first message of a class, if it ever does."""
-    cls = type(self)
+    cls: Any = type(self)
     fields = [(field.name, field.type, field) for field in dataclasses.fields(cls)]
     cls.__init__ = dataclasses.make_dataclass(cls.__name__, fields, frozen=True).__init__
     cls.__init__(self, *args, **kwargs)
