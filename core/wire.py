@@ -47,7 +47,8 @@ def _first_init(self: Any, *args: Any, **kwargs: Any) -> None:
     """Generate ``__init__`` when a process makes its first message of a class, if it ever does."""
     cls: Any = type(self)
     fields = [(field.name, field.type, field) for field in dataclasses.fields(cls)]
-    cls.__init__ = dataclasses.make_dataclass(cls.__name__, fields, frozen=True).__init__
+    twin: Any = dataclasses.make_dataclass(cls.__name__, fields, frozen=True)
+    cls.__init__ = twin.__init__
     cls.__init__(self, *args, **kwargs)
 
 
