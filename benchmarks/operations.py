@@ -2,11 +2,12 @@
 
 This file stands alone, so that it runs where only Ray is installed:
 
-    python operations.py --system ract|ray|dask --fd N
+    python operations.py --system ract|ray|dask --fd N [--far]
 
 reads names of operations from stdin, one per line, and writes to the descriptor N one line of JSON
 for each: ``{"name", "rate", "unit", "seconds", "count"}``, or ``{"name", "error"}``. Every
-operation checks its results. Names are those of Ray's own microbenchmark where it has them.
+operation checks its results. Names are those of Ray's own microbenchmark where it has them. With
+``--far`` there are two nodes: the driver at one, and all that it calls at the other.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MEASURE_S = 0.8
 """An operation is repeated for at least so long, after one round to warm up."""
 
 api: Any = None  # the module ract or ray
+far = False  # what is called runs on another node than the driver
 
 
 @dataclass
@@ -156,6 +158,8 @@ def remote(name: str, **options: Any) -> Any:
     """The remote function or actor class of that name in this module."""
     key = (name, *sorted(options.items()))
     if key not in _remotes:
+        if far:
+            options["resources"] = {"far": 0.001}
         target = globals()[name]
         module = api_here()
         _remotes[key] = module.remote(**options)(target) if options else module.remote(target)
@@ -476,17 +480,28 @@ def idle_megabytes() -> float:
     return total / 1e6
 
 
-def start(system: str, num_cpus: int) -> None:
-    """Start an embedded cluster."""
+def start(system: str, num_cpus: int) -> Any:
+    """Start an embedded cluster, or one of two nodes; returns what must be kept."""
     global api
     if system == "dask":
         api = Dask(num_cpus)
-        return
+        return None
     api = importlib.import_module(system)
+    if far:
+        module = {"ract": "ract.testing", "ray": "ray.cluster_utils"}[system]
+        cluster = importlib.import_module(module).Cluster(
+            initialize_head=True, head_node_args={"num_cpus": num_cpus}
+        )
+        store = 2**30
+        cluster.add_node(num_cpus=num_cpus, resources={"far": 1000}, object_store_memory=store)
+        quiet = {} if system == "ract" else {"log_to_driver": False, "logging_level": "error"}
+        api.init(address=cluster.address, **quiet)
+        return cluster
     options: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": False}
     if system == "ray":
         options.update(log_to_driver=False, logging_level="error")
     api.init(**options)
+    return None
 
 
 def main() -> None:
@@ -495,8 +510,11 @@ def main() -> None:
     parser.add_argument("--system", choices=["ract", "ray", "dask"], required=True)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--num-cpus", type=int, default=os.cpu_count())
+    parser.add_argument("--far", action="store_true")
     given = parser.parse_args()
-    start(given.system, given.num_cpus)
+    global far
+    far = given.far
+    cluster = start(given.system, given.num_cpus)
     with os.fdopen(given.fd, "w", buffering=1) as answers:
         print(json.dumps({"idle": idle_megabytes()}), file=answers)
         for line in sys.stdin:
@@ -507,6 +525,8 @@ def main() -> None:
                 found = {"name": name, "error": f"{type(error).__name__}: {error}"[:500]}
             print(json.dumps(found), file=answers)
     api.shutdown()
+    if cluster is not None:
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure ract, alone or beside Ray and Dask, in one run.
 
     python -m ract.benchmarks.run [--peers PYTHON] [--only TEXT] [--repeats N] [--json FILE]
-                                  [--growth]
+                                  [--growth] [--far]
 
 Every system gets one process that stays; operations are asked of them in turn, repeat by repeat, so
 that whatever else the machine does hits all of them alike. What is printed are medians. ``--peers``
@@ -35,10 +35,12 @@ LIMIT_OF = {
 class Host:
     """The process of one system that carries out operations."""
 
-    def __init__(self, system: str, python: str) -> None:
+    def __init__(self, system: str, python: str, far: bool = False) -> None:
         reader, writer = os.pipe()
         # By path: where Ray is installed, ract need not be.
         command = [python, operations.__file__, "--system", system, "--fd", str(writer)]
+        if far:
+            command.append("--far")
         quiet = None if system == "ract" else subprocess.DEVNULL
         self.system = system
         self.process = subprocess.Popen(
@@ -82,22 +84,28 @@ class Host:
 @click.option("--repeats", default=3, show_default=True, help="Medians of so many.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write it here too.")
 @click.option("--growth", is_flag=True, help="Also how costs grow (some minutes).")
+@click.option("--far", is_flag=True, help="Two nodes: what is called is not where the driver is.")
 def main(
-    peers: str | None, only: tuple[str, ...], repeats: int, json_file: str | None, growth: bool
+    peers: str | None,
+    only: tuple[str, ...],
+    repeats: int,
+    json_file: str | None,
+    growth: bool,
+    far: bool,
 ) -> None:
     """Measure ract, alone or beside Ray and Dask."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     pythons = {"ract": sys.executable}
     if peers:
-        pythons |= {"ray": peers, "dask": peers}
+        pythons |= {"ray": peers} if far else {"ray": peers, "dask": peers}
     names = [n for n in operations.OPERATIONS if not only or any(part in n for part in only)]
     found: dict[str, Any] = {"systems": list(pythons), "cpus": os.cpu_count()}
     found["limits"] = {
         name: {"rate": rate, "unit": unit} for name, (rate, unit) in limits.all_limits().items()
     }
-    if not only:
+    if not only and not far:
         found["startup"] = _startup(pythons, repeats)
-    hosts = [Host(system, python) for system, python in pythons.items()]
+    hosts = [Host(system, python, far) for system, python in pythons.items()]
     found["idle_megabytes"] = {host.system: host.idle_megabytes for host in hosts}
     table = _table(pythons, found["limits"])
     found["operations"] = {}
