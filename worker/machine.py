@@ -130,6 +130,7 @@ class NodeMachine:
         self._now = now
         self._commands = []
         self.objects.commands = self._commands
+        self.objects.now = now
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)
@@ -137,6 +138,7 @@ class NodeMachine:
             # From the scheduler, for a process of this node.
             if process in self.executors or process in self.drivers:
                 self._command(ev.ToProcess(process, event))
+        self.objects.after_event(is_tick=type(event) is ev.Tick)
         return self._commands
 
     def next_deadline(self) -> float | None:
@@ -150,6 +152,9 @@ class NodeMachine:
         idle = [e for e in self.executors.values() if e.state == IDLE]
         if len(idle) > self.config.num_cpus:
             times.append(min(e.idle_since for e in idle) + IDLE_S)
+        for_room = self.objects.next_deadline()
+        if for_room is not None:
+            times.append(for_room)
         return min(times, default=None)
 
     def _command(self, command: Any) -> None:

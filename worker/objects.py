@@ -3,6 +3,9 @@
 An object that a process waits for is either here, or sought at the scheduler (once, for all who
 wait), or being pulled from another node (once). When a pull fails, the scheduler is told and the
 object is sought again; it knows another copy, or that the object is lost.
+
+What finds no room in the store waits for it, because the release of what fills the store may be on
+its way here. Room goes to whoever has waited longest, of those whom it is enough for.
 """
 
 from __future__ import annotations
@@ -14,6 +17,11 @@ from typing import Any
 from ract.core import messages as m
 from ract.worker import events as ev
 from ract.worker.store import StoreFull, StoreIndex
+
+ROOM_S = 2.0
+"""Who finds no room in the store is refused after this time."""
+
+_Wanted = m.SegmentWanted | m.ObjectLocated
 
 
 class Objects:
@@ -33,6 +41,10 @@ class Objects:
         self._pulls: dict[bytes, tuple[int, bytes, int, bool]] = {}
         #: Pulls of objects that were freed meanwhile.
         self._unwanted_pulls: set[bytes] = set()
+        #: What waits for room, longest first: (until when, process or 0, what is to be repeated).
+        self._roomless: list[tuple[float, int, _Wanted]] = []
+        self._releases = 0  # of the store, when they were looked at last
+        self.now = 0.0
 
     def path(self, segment: int) -> str:
         """The file of a segment."""
@@ -58,12 +70,13 @@ class Objects:
             return False
         return True
 
-    def _segment_wanted(self, process: int, message: m.SegmentWanted) -> None:
+    def _segment_wanted(
+        self, process: int, message: m.SegmentWanted, until: float | None = None
+    ) -> None:
         try:
             segment, recycled = self._allocate(process, message.size)
         except StoreFull as error:
-            refused = m.SegmentRefused(process, message.request, "ObjectStoreFullError", str(error))
-            self._command(ev.ToProcess(process, refused))
+            self._no_room(process, message, until, error)
             return
         granted = m.SegmentGranted(
             process,
@@ -79,6 +92,35 @@ class Objects:
             self._command(
                 ev.CreateSegment(segment.id, segment.size, process, message.request, granted)
             )
+
+    def _no_room(
+        self, process: int, wanted: _Wanted, until: float | None, error: StoreFull
+    ) -> None:
+        """Let it wait for room until then, if that can help."""
+        until = self.now + ROOM_S if until is None else until
+        if until > self.now and not error.is_final:
+            self._roomless.append((until, process, wanted))
+        elif isinstance(wanted, m.SegmentWanted):
+            refused = m.SegmentRefused(process, wanted.request, "ObjectStoreFullError", str(error))
+            self._command(ev.ToProcess(process, refused))
+        else:
+            self._refuse(wanted.object_id, str(error))
+
+    def after_event(self, is_tick: bool) -> None:
+        """Give room to those who wait for it, if there may be some now."""
+        if not self._roomless or (self.store.releases == self._releases and not is_tick):
+            return
+        self._releases = self.store.releases
+        waiting, self._roomless = self._roomless, []
+        for until, process, wanted in waiting:
+            if isinstance(wanted, m.SegmentWanted):
+                self._segment_wanted(process, wanted, until)
+            else:
+                self.located(wanted, until)
+
+    def next_deadline(self) -> float | None:
+        """When somebody has waited for room long enough, or None."""
+        return min((until for until, _, _ in self._roomless), default=None)
 
     def _allocate(self, process: int, size: int) -> tuple[Any, bool]:
         segment, recycled, removed, _ = self.store.allocate(process, size)
@@ -140,8 +182,14 @@ class Objects:
         self.waiting.setdefault(object_id, {})[process] = None
         if self.store.find(object_id) is not None:
             self._answer(object_id)
-        elif object_id not in self._sought and object_id not in self._pulls:
+        elif not self._is_asked(object_id):
             self._seek(object_id)
+
+    def _is_asked(self, object_id: bytes) -> bool:
+        """Whether the object is on its way here, or will be when there is room."""
+        if object_id in self._sought or object_id in self._pulls:
+            return True
+        return any(getattr(w, "object_id", None) == object_id for _, _, w in self._roomless)
 
     def _seek(self, object_id: bytes) -> None:
         self._sought.add(object_id)
@@ -154,6 +202,9 @@ class Objects:
         waiting.pop(process, None)
         if not waiting:
             del self.waiting[object_id]
+            self._roomless = [
+                each for each in self._roomless if getattr(each[2], "object_id", None) != object_id
+            ]
             if object_id in self._sought:
                 self._sought.discard(object_id)
                 unsought = m.ObjectUnsought(self._config.node_id, object_id)
@@ -162,6 +213,7 @@ class Objects:
     def process_gone(self, process: int) -> None:
         """A process of this node has ended."""
         self.store.process_gone(process)
+        self._roomless = [each for each in self._roomless if each[1] != process]
         for object_id in [i for i, waiting in self.waiting.items() if process in waiting]:
             self._unwanted(process, object_id)
 
@@ -185,7 +237,7 @@ class Objects:
 
     # ------------------------------------------------------------------ what the scheduler says
 
-    def located(self, event: m.ObjectLocated) -> None:
+    def located(self, event: m.ObjectLocated, until: float | None = None) -> None:
         """The scheduler knows the value, or where it is."""
         object_id = event.object_id
         self._sought.discard(object_id)
@@ -196,9 +248,9 @@ class Objects:
         elif self.store.find(object_id) is not None:
             self._answer(object_id)
         elif object_id not in self._pulls:
-            self._pull(event)
+            self._pull(event, until)
 
-    def _pull(self, event: m.ObjectLocated) -> None:
+    def _pull(self, event: m.ObjectLocated, until: float | None) -> None:
         sources = [
             (node_id, address)
             for node_id, address in zip(event.node_ids, event.addresses, strict=True)
@@ -212,7 +264,7 @@ class Objects:
         try:
             segment, recycled = self._allocate(0, event.size)
         except StoreFull as error:
-            self._refuse(event.object_id, str(error))
+            self._no_room(0, event, until, error)
             return
         self._pulls[event.object_id] = (segment.id, source, event.size, event.is_error)
         pull = ev.Pull(event.object_id, source, address, segment.id, event.size)
@@ -262,5 +314,6 @@ class Objects:
         """Assert the invariants."""
         self.store.check()
         for object_id in self.waiting:
-            is_asked = object_id in self._sought or object_id in self._pulls
-            assert is_asked, f"somebody waits for {object_id.hex()} and nobody was asked"
+            assert self._is_asked(object_id), (
+                f"somebody waits for {object_id.hex()} and nobody was asked"
+            )

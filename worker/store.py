@@ -23,7 +23,13 @@ PAGE = 4096
 
 
 class StoreFull(Exception):
-    """No room for a segment; the text has the sizes."""
+    """No room for a segment; the text has the sizes.
+
+    Attributes:
+        is_final: It would not fit into an empty store.
+    """
+
+    is_final = False
 
 
 @dataclass(slots=True)
@@ -71,6 +77,8 @@ class StoreIndex:
         self.pool: OrderedDict[int, Segment] = OrderedDict()
         #: Objects by id, least recently used first.
         self.objects: OrderedDict[bytes, Stored] = OrderedDict()
+        #: How often something became free, or could be evicted from then on.
+        self.releases = 0
         self._next = 1
         self._bytes = 0  # of segments and pool together
 
@@ -126,10 +134,12 @@ class StoreIndex:
         evicted: list[bytes] = []
         # Decided before anything is given up: what is removed here must be reported.
         if self._bytes + wanted - self.capacity > self._reclaimable():
-            raise StoreFull(
+            full = StoreFull(
                 f"{asked} bytes do not fit: {self.used_bytes} of {self.capacity} bytes of "
                 "the object store are in use by objects that are referenced"
             )
+            full.is_final = wanted > self.capacity
+            raise full
         while self._bytes + wanted > self.capacity:
             if not self.pool:
                 copy = next(i for i, s in self.objects.items() if s.is_copy)
@@ -151,6 +161,7 @@ class StoreIndex:
 
     def abandon(self, segment_id: int) -> None:
         """The segment's file could not be created."""
+        self.releases += 1
         segment = self.segments.pop(segment_id)
         self._bytes -= segment.size
 
@@ -175,6 +186,7 @@ class StoreIndex:
         segment = self.segments.get(segment_id)
         if segment is not None:
             segment.is_open = False
+            self.releases += 1
             self._maybe_pool(segment)
 
     def process_gone(self, process: int) -> None:
@@ -195,6 +207,7 @@ class StoreIndex:
         stored = self.objects.pop(object_id, None)
         if stored is None:
             return False
+        self.releases += 1
         for segment_id in dict.fromkeys((stored.segment, *stored.also)):
             segment = self.segments[segment_id]
             segment.objects.discard(object_id)

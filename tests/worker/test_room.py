@@ -1,0 +1,134 @@
+"""What a node does when its store is full (the pure machine)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from ract.core import messages as m
+from ract.worker import events as ev
+from ract.worker.machine import Config, NodeMachine
+from ract.worker.objects import ROOM_S
+
+MIB = 2**20
+HERE, THERE = b"h" * 28, b"t" * 28
+
+
+class Node:
+    """A node with two drivers and a store of 64 MiB."""
+
+    def __init__(self) -> None:
+        config = Config(HERE, "/s", "/s/m", 0, 64 * MIB)
+        self.machine = NodeMachine(config, random.Random(0))
+        self.now = 0.0
+        for process in (1, 2):
+            self.do(ev.Connected(process, m.Hello(kind="driver", pid=process)))
+        self.answers: dict[int, Any] = {}
+
+    def do(self, event: Any) -> list[Any]:
+        """What follows from an event."""
+        commands = self.machine.handle(event, self.now)
+        self.machine.check()
+        for command in commands:
+            message = getattr(command, "message", None) or getattr(command, "then", None)
+            if isinstance(message, m.SegmentGranted | m.SegmentRefused):
+                self.answers[message.request] = message
+        return commands
+
+    def want(self, request: int, megabytes: int, process: int = 1) -> None:
+        self.do(ev.FromProcess(process, m.SegmentWanted(process, request, megabytes * MIB)))
+
+    def put(self, request: int, megabytes: int) -> bytes:
+        """Store an object; returns its id."""
+        self.want(request, megabytes)
+        segment, object_id = self.answers[request].segment, bytes([request]) * 28
+        sealed = m.ObjectSealed(1, object_id, segment, 0, megabytes * MIB, [], [], False)
+        self.do(ev.FromProcess(1, sealed))
+        self.do(ev.FromProcess(1, m.SegmentClosed(1, segment)))
+        return object_id
+
+    def granted(self, request: int) -> bool:
+        return isinstance(self.answers.get(request), m.SegmentGranted)
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+def test_a_request_waits_for_what_is_being_released(node):
+    full = node.put(1, 48)
+    node.want(2, 32)
+    assert 2 not in node.answers
+    node.do(m.FreeObject(full))
+    assert node.granted(2)
+
+
+def test_a_request_is_refused_after_a_while_with_the_sizes(node):
+    node.put(1, 48)
+    node.want(2, 32)
+    assert node.machine.next_deadline() == ROOM_S
+    node.now = ROOM_S
+    node.do(ev.Tick())
+    assert node.answers[2].error == "ObjectStoreFullError"
+    assert f"{32 * MIB} bytes do not fit: {48 * MIB} of {64 * MIB}" in node.answers[2].detail
+    assert node.machine.next_deadline() is None
+
+
+def test_what_an_empty_store_could_not_take_is_refused_at_once(node):
+    node.want(1, 65)
+    assert node.answers[1].error == "ObjectStoreFullError"
+
+
+def test_room_goes_to_the_one_who_has_waited_longest_if_it_is_enough(node):
+    first, second = node.put(1, 24), node.put(2, 32)
+    node.want(3, 40)
+    node.want(4, 16, process=2)
+    node.do(m.FreeObject(first))
+    assert (3 in node.answers, node.granted(4)) == (False, True)
+    node.do(m.FreeObject(second))
+    assert node.granted(3)
+
+
+def test_a_process_that_is_gone_waits_no_more(node):
+    full = node.put(1, 48)
+    node.want(2, 32, process=2)
+    node.do(ev.Disconnected(2))
+    node.do(m.FreeObject(full))
+    assert 2 not in node.answers
+    assert node.machine.next_deadline() is None
+
+
+def test_an_object_of_another_node_is_fetched_when_there_is_room(node):
+    full = node.put(1, 48)
+    wanted = b"w" * 28
+    located = m.ObjectLocated(wanted, None, [THERE], ["tls://t:1"], 32 * MIB, False)
+    node.do(ev.FromProcess(1, m.ObjectWanted(1, wanted)))
+    assert node.do(located) == []
+    assert node.do(ev.FromProcess(2, m.ObjectWanted(2, wanted))) == []  # it is on its way
+    pulls = [
+        each.then for each in node.do(m.FreeObject(full)) if isinstance(each, ev.CreateSegment)
+    ]
+    assert [each.object_id for each in pulls] == [wanted]
+
+
+def test_a_fetch_that_nobody_waits_for_gives_up(node):
+    full = node.put(1, 48)
+    wanted = b"w" * 28
+    node.do(ev.FromProcess(1, m.ObjectWanted(1, wanted)))
+    node.do(m.ObjectLocated(wanted, None, [THERE], ["tls://t:1"], 32 * MIB, False))
+    node.do(ev.FromProcess(1, m.ObjectUnwanted(1, wanted)))
+    assert node.do(m.FreeObject(full)) == []
+
+
+def test_who_waits_for_a_fetch_without_room_gets_an_error(node):
+    node.put(1, 48)
+    wanted = b"w" * 28
+    node.do(ev.FromProcess(1, m.ObjectWanted(1, wanted)))
+    node.do(m.ObjectLocated(wanted, None, [THERE], ["tls://t:1"], 32 * MIB, False))
+    node.now = ROOM_S
+    (told,) = node.do(ev.Tick())
+    assert told.message.blob.is_error
+    assert b"do not fit" in told.message.blob.head
