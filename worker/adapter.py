@@ -35,13 +35,14 @@ from ract.core import wire
 from ract.core.resources import UNIT, offered
 from ract.core.security import fingerprint
 from ract.core.version import __version__
-from ract.worker import compat, detect, shm, transfer, tunnel
+from ract.worker import compat, detect, shm, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions
 from ract.worker.supervisor import Zygote
+from ract.worker.tunnel import Tunnels
 
 logger = logging.getLogger("ract.worker")
 
@@ -117,10 +118,8 @@ class RactWorkerPlugin(WorkerPlugin):
             os.path.join(session.dir, "node.sock"), self._received, self._closed
         )
         await self._server.start()
-        self._tunnels = tunnel.TunnelServer(
-            os.path.join(session.dir, "tunnel.sock"), node_id, self._open_tunnel
-        )
-        await self._tunnels.start()
+        self._tunnels = Tunnels(session.dir, self._connect_node)
+        self._tunnels.start()
         compat.add_stream_handler(worker, "ract", self._from_scheduler)
         compat.add_rpc(worker, "ract_pull", self._serve_pull)
         compat.add_rpc(worker, "ract_tunnel", self._serve_tunnel)
@@ -411,13 +410,11 @@ class RactWorkerPlugin(WorkerPlugin):
             await transfer.serve_pull(comm, path, stored.offset, stored.size)
         return compat.keep_comm()
 
-    async def _open_tunnel(self, node_id: bytes, address: str) -> Any:
-        comm = await self._connect(self._addresses[node_id])
-        await comm.write({"op": "ract_tunnel", "address": address, "reply": False})
-        return comm
+    async def _connect_node(self, node_id: bytes) -> Any:
+        return await self._connect(self._addresses[node_id])
 
     async def _serve_tunnel(self, comm: Any, address: str = "", **_: Any) -> Any:
-        await tunnel.serve_tunnel(comm, address, self.session_dir)
+        await self._tunnels.serve(comm, address)
         return compat.keep_comm()
 
     # ------------------------------------------------------------------ reports

@@ -8,6 +8,7 @@ gives a comm of its own. A stream handler that raises closes the worker, so ours
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -72,3 +73,15 @@ def stream_of(comm: Any) -> IOStream:
     The comm reads exactly its messages from it, so nothing is lost between the two ways of use.
     """
     return comm.stream
+
+
+def take_socket(comm: Any) -> socket.socket:
+    """The connected (TLS) socket under a comm, which the event loop leaves alone from here on.
+
+    Only when the other end has nothing to say: what was read in advance would be lost. The comm
+    still owns it: ``abort`` closes it.
+    """
+    stream = comm.stream
+    stream.io_loop.remove_handler(stream.socket)
+    stream._state = None  # as before its first read
+    return stream.socket
