@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ract.client.bootstrap import RactContext, init, is_initialized, shutdown
     from ract.client.refs import ObjectRef
     from ract.client.runtime_context import get_gpu_ids, get_runtime_context
+    from ract.client.streams import DynamicObjectRefGenerator, ObjectRefGenerator
     from ract.core.ids import (
         ActorClassID,
         ActorID,
@@ -60,11 +61,13 @@ __all__ = [
     "ActorClassID",
     "ActorID",
     "ClusterID",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "RactContext",
     "RayContext",
@@ -111,6 +114,7 @@ _HOME = {
     "ract.client.bootstrap": ("RactContext", "init", "is_initialized", "shutdown"),
     "ract.client.refs": ("ObjectRef",),
     "ract.client.runtime_context": ("get_gpu_ids", "get_runtime_context"),
+    "ract.client.streams": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
     "ract.core.ids": (
         "ActorClassID",
         "ActorID",

@@ -124,6 +124,7 @@ class ActorClass:
             is_ordered,
             options.name or "",
             options.namespace or runtime.namespace,
+            self.is_async,
         )
 
     def _spec(

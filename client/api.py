@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ract.client import ambient
 from ract.client.actor_class import ActorClass, handle_from_lookup, make_actor_class
 from ract.client.handles import ActorHandle
 from ract.client.refs import ObjectRef
 from ract.client.remote_function import RemoteFunction, make_remote_function
+from ract.client.streams import ObjectRefGenerator
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -115,16 +119,17 @@ def put(value: Any, *, _owner: Any = None, _tensor_transport: Any = None) -> Obj
 
 
 def wait(
-    ract_waitables: list[ObjectRef],
+    ract_waitables: list[Any],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef], list[ObjectRef]]:
+) -> tuple[list[Any], list[Any]]:
     """Wait until some of the refs are complete (with a value or an error).
 
     Args:
-        ract_waitables: Refs, without duplicates.
+        ract_waitables: Refs, and generators, without duplicates. A generator is complete when its
+            next item can be taken without waiting, or it has ended.
         num_returns: How many to wait for, 1..len.
         timeout: Seconds; None waits as long as it takes, 0 looks once.
         fetch_local: Whether large values should also be brought to this node.
@@ -143,8 +148,11 @@ def wait(
         raise TypeError(f"ract.wait() takes a list of ObjectRefs, not {kind}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' of ract.wait() must not be negative, got {timeout}")
+    has_generators = False
     for kind in set(map(type, ract_waitables)):
-        if not issubclass(kind, ObjectRef):
+        if issubclass(kind, ObjectRefGenerator):
+            has_generators = True
+        elif not issubclass(kind, ObjectRef):
             raise TypeError(f"ract.wait() takes ObjectRefs; the list contains a {kind.__name__}")
     if not ract_waitables:
         return [], []
@@ -157,23 +165,40 @@ def wait(
             f"num_returns={num_returns} cannot be greater than the number of objects, "
             f"{len(ract_waitables)}"
         )
-    return ambient.runtime().wait(ract_waitables, num_returns, timeout)
+    runtime = ambient.runtime()
+    if has_generators:
+        return _wait_with_generators(runtime, ract_waitables, num_returns, timeout)
+    return runtime.wait(ract_waitables, num_returns, timeout)
 
 
-def cancel(ract_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def _wait_with_generators(
+    runtime: Runtime, waitables: list[Any], num_returns: int, timeout: float | None
+) -> tuple[list[Any], list[Any]]:
+    """Wait for the next items of generators in place of them."""
+    given = {
+        each._stream.peek() if isinstance(each, ObjectRefGenerator) else each: each
+        for each in waitables
+    }
+    ready, rest = runtime.wait(list(given), num_returns, timeout)
+    return [given[ref] for ref in ready], [given[ref] for ref in rest]
+
+
+def cancel(ract_waitable: Any, *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task or actor call that makes a ref.
 
     A call that has not started never runs; a running task gets a KeyboardInterrupt, a coroutine
     asyncio.CancelledError; a finished call ignores it. ``get`` then raises TaskCancelledError.
 
     Args:
-        ract_waitable: The ref.
+        ract_waitable: The ref, or the generator.
         force: Kill the worker process instead of interrupting it. Not for actor calls.
         recursive: Also cancel the calls that the task has submitted.
 
     Raises:
         TypeError: not a ref. ValueError: ``force`` for an actor call.
     """
+    if isinstance(ract_waitable, ObjectRefGenerator):
+        ract_waitable = ract_waitable.completed()
     if not isinstance(ract_waitable, ObjectRef):
         raise TypeError(
             f"ract.cancel() only supports ObjectRefs, got {type(ract_waitable).__name__}"

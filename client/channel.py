@@ -268,6 +268,11 @@ class Channel:
                 reply = replies[batch[2]]
                 seq = reply[0]
                 if seq >= 0:
+                    if len(reply) == 4 and reply[1] == calls.ITEM:
+                        if seq in inflight:
+                            self.runtime.apply_reply(self, inflight[seq], reply)
+                        batch[2] += 1
+                        continue
                     answered += 1
                     call = inflight.get(seq)
                     if call is not None:

@@ -53,6 +53,7 @@ class HandleInfo:
     Attributes:
         methods: ``{name: {"signature": list | None, "options": {...}, "generator": bool}}``.
         is_ordered: Calls of one submitter run in order (sync actors with one thread).
+        is_async: Its methods run on an event loop.
     """
 
     _FIELDS = (
@@ -63,6 +64,7 @@ class HandleInfo:
         "is_ordered",
         "name",
         "namespace",
+        "is_async",
     )
     __slots__ = (*_FIELDS, "_bound")
 
@@ -75,6 +77,7 @@ class HandleInfo:
         is_ordered: bool = True,
         name: str = "",
         namespace: str = "",
+        is_async: bool = False,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -83,6 +86,7 @@ class HandleInfo:
         self.is_ordered = is_ordered
         self.name = name
         self.namespace = namespace
+        self.is_async = is_async
         self._bound: dict[str, Method] = {}
 
     def method(self, name: str) -> Method | None:

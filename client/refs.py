@@ -168,7 +168,7 @@ class ObjectRef(Generic[T]):
             done = loop.create_future()
 
             def wake(_: ObjectRef) -> None:
-                loop.call_soon_threadsafe(_set_if_waiting, done)
+                loop.call_soon_threadsafe(set_if_waiting, done)
 
             self._when_here(wake)
             with _owner(self).lending_cpus(loop):
@@ -322,7 +322,8 @@ def left_cluster(ref: ObjectRef) -> ValueError:
     )
 
 
-def _set_if_waiting(future: asyncio.Future) -> None:
+def set_if_waiting(future: asyncio.Future) -> None:
+    """Wake whoever awaits the future."""
     if not future.done():
         future.set_result(None)
 

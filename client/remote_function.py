@@ -8,6 +8,7 @@ import inspect
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class RemoteFunction:
                 f"{function.__name__} is async: 'async def' should not be used for remote tasks. "
                 "Wrap it: a normal function that calls asyncio.run(...), or an async actor."
             )
+        _check_returns(function, options)
         self._function = function
         self._shipped = _Shipped(function)
         self._signature = Signature.of(function)
@@ -90,6 +92,8 @@ class RemoteFunction:
         other = object.__new__(RemoteFunction)
         other.__dict__.update(self.__dict__)
         other._options = self._options.merged(**options)
+        if "num_returns" in options:
+            _check_returns(self._function, other._options)
         other._label = other._options.name or other._name
         other._pool = None
         return other
@@ -160,7 +164,19 @@ def check_size(name: str, size: int, kind: str) -> None:
 
 def make_remote_function(function: Callable[..., Any], **options: Any) -> RemoteFunction:
     """``@ract.remote`` on a function."""
-    is_generator = inspect.isgeneratorfunction(function)
-    if is_generator and "num_returns" not in options:
+    if inspect.isgeneratorfunction(function) and options.get("num_returns") is None:
         options["num_returns"] = "streaming"
     return RemoteFunction(function, task_options(**options))
+
+
+def _check_returns(function: Any, options: TaskOptions) -> None:
+    wanted = options.num_returns
+    if wanted in ("streaming", "dynamic") and not inspect.isgeneratorfunction(function):
+        name = getattr(function, "__name__", repr(function))
+        raise ValueError(f"num_returns={wanted!r} is for generator functions; {name} is none")
+    if wanted == "dynamic":
+        warnings.warn(
+            'num_returns="dynamic" is deprecated: a generator function without num_returns streams',
+            DeprecationWarning,
+            stacklevel=5,
+        )

@@ -42,6 +42,7 @@ from ract.client.refs import (
     ObjectRef,
 )
 from ract.client.store import Location, StoreClient
+from ract.client.streams import Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
 from ract.core import calls, errors, ids, messages, serialization
@@ -114,6 +115,7 @@ class Runtime:
         self._pinned: list[Any] = []
         self._localizing: dict[bytes, list[Callable[[], None]]] = {}
         self._dropped_handles: deque[bytes] = deque()
+        self._dropped_streams: deque[Stream] = deque()
         self._errors = 0
         self.reactor = Reactor(self._tick)
         link.on_message = self._on_message
@@ -268,7 +270,8 @@ class Runtime:
             channel.owner.returned(channel, call)
             return
         if status == calls.ITEM:
-            call.stream.item(reply[2], reply[3])
+            if call.stream is not None:
+                call.stream.item(reply[2], reply[3])
             return
         if status == calls.ERROR and self._retries(call, reply[2:]):
             channel.inflight.pop(call.seq, None)
@@ -276,8 +279,13 @@ class Runtime:
             return
         if status == calls.CANCELLED:
             self.fail_call(call, errors.TaskCancelledError(task_id=call.refs_task_id()))
-        elif status == calls.END:
-            call.stream.end(reply[2], reply[3] if len(reply) > 3 else None)
+        elif call.stream is not None:
+            if status == calls.END:
+                call.stream.end(reply[2])
+            else:
+                call.stream.fail(reply[1:])
+        elif status == calls.END:  # heard before, and interrupted
+            pass
         elif status == calls.SEVERAL:
             for ref, result in zip(call.refs, reply[2], strict=True):
                 self.apply_result(ref, result)
@@ -324,7 +332,7 @@ class Runtime:
         for ref in call.refs:
             ref._complete(ERROR, value)
         if call.stream is not None:
-            call.stream.end(-1, (calls.ERROR, *value))
+            call.stream.fail((calls.ERROR, *value))
         call.kept = ()
 
     # ------------------------------------------------------------------ refs and holds
@@ -626,6 +634,12 @@ class Runtime:
         if ref._runtime is not self:
             raise refs.left_cluster(ref)
         if ref._state < READY:
+            self.await_one(ref, timeout)
+        return ref._load()
+
+    def await_one(self, ref: ObjectRef, timeout: float | None) -> None:
+        """Wait until a ref is complete. Raises GetTimeoutError."""
+        if ref._state < READY:
             call = ref._call
             channel = call.channel if call is not None else None
             # The usual case of `_await`, with nothing else to look after.
@@ -637,7 +651,6 @@ class Runtime:
                         channel.end_reading()
             if ref._state < READY:
                 self._await([ref], 1, timeout, for_get=True)
-        return ref._load()
 
     def get_many(self, wanted: list[ObjectRef], timeout: float | None) -> list[Any]:
         """Wait for all values, or until one is an error."""
@@ -949,7 +962,15 @@ class Runtime:
             self._dropped_handles.append(actor_id)
             self.reactor.wake()
 
+    def drop_stream(self, stream: Stream) -> None:
+        """A finalizer of a generator: only appends."""
+        if not self.closed:
+            self._dropped_streams.append(stream)
+            self.reactor.wake()
+
     def _tick(self) -> bool:
+        while self._dropped_streams:
+            self._dropped_streams.popleft().let_go()
         while self._dropped_handles:
             self.actors[self._dropped_handles.popleft()].handle_dropped()
         busy = self.on_tick()

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from ract.client import context
 from ract.client.channel import Call
 from ract.client.refs import new_ref
+from ract.client.streams import ObjectRefGenerator, Stream
 from ract.core.options import MethodOptions, TaskOptions
 
 if TYPE_CHECKING:
     from ract.client.handles import ActorHandle, Method
+    from ract.client.runtime import Runtime
     from ract.client.tasks import TaskPool
 
 
@@ -40,7 +42,8 @@ def submit_task(
         call.refs = [ref]
         result: Any = ref
     else:
-        result = _several(call, returns)
+        limit = options._generator_backpressure_num_objects or 0
+        result = _several(runtime, call, returns, limit)
     if options.name is not None:
         call.extra = call.extra or {}
         call.extra["name"] = options.name
@@ -92,7 +95,13 @@ def submit_actor_call(
         call.refs = [ref]
         result: Any = ref
     else:
-        result = _several(call, returns)
+        limit = (given or {}).get("_generator_backpressure_num_objects") or 0
+        if limit > 0 and handle._info.is_async:
+            raise ValueError(
+                "_generator_backpressure_num_objects is not supported for async actors. An async "
+                "generator can await what it likes between its items."
+            )
+        result = _several(runtime, call, returns, limit)
     if args or kwargs:
         runtime.dispatch(call, args, kwargs)
     else:
@@ -100,14 +109,19 @@ def submit_actor_call(
     return result
 
 
-def _several(call: Call, returns: Any) -> Any:
-    if not isinstance(returns, int):
-        raise NotImplementedError(
-            f"num_returns={returns!r}: streaming generators are not supported yet; "
-            "give a generator function a fixed num_returns, or return a list."
-        )
-    call.extra = call.extra or {}
-    call.extra["returns"] = returns
+def _several(runtime: Runtime, call: Call, returns: Any, limit: int) -> Any:
+    extra = call.extra = call.extra or {}
+    extra["returns"] = returns
+    if returns == "dynamic":
+        ref = new_ref(call.number, call.actor_id, 1, call)
+        call.refs = [ref]
+        return ref
+    if returns == "streaming":
+        call.refs = [new_ref(call.number, call.actor_id, 1, call)]
+        if limit > 0:
+            extra["backpressure"] = limit
+        call.stream = Stream(runtime, call, max(limit, 0))
+        return ObjectRefGenerator(call.stream)
     call.refs = [new_ref(call.number, call.actor_id, i + 1, call) for i in range(returns)]
     return list(call.refs) if returns else None
 

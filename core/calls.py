@@ -10,7 +10,7 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``(USE_LEASE, lease)``                         following tasks belong to this lease
 ``(DEFINE, key, pickled)``                     a function's body, once per channel
 ``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
-``(FORGET, seq)``                              the caller cancels a call that may not have started
+``(CREDIT, seq, read)``                        so many items of a stream have been read
 
 ``args`` is a tuple of plain positional values, or None when they are packed in ``extra``:
 
@@ -22,7 +22,7 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``name``    task name if not the target's
 ``group``   concurrency group
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
-``backpressure``  items of a stream that may be unread
+``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================
 
 Replies (executor -> caller) come as ``(busy_s, [reply, ...])`` where ``busy_s`` is the time spent
@@ -36,7 +36,8 @@ in user code for the batch. A reply is ``(seq, value)`` for one plain result, el
 ``(seq, RETURNED, None)``                     not started: give it to somebody else
 ``(seq, CANCELLED, None)``                    the call was cancelled
 ``(seq, ITEM, index, result)``                one item of a stream
-``(seq, END, count)``                         the stream is over after ``count`` items
+``(seq, END, count)``                         the stream is over after ``count`` items; an ERROR or
+                                              CANCELLED instead ends it with an item that raises
 ``(BLOCKED,)`` / ``(UNBLOCKED,)``             the executor's task waits / goes on
 """
 
@@ -46,7 +47,7 @@ import pickle
 import struct
 from typing import Any
 
-HELLO, USE_LEASE, DEFINE, CALL, FORGET, CREDIT = range(6)
+HELLO, USE_LEASE, DEFINE, CALL, CREDIT = range(5)
 
 PLAIN, INLINE, ERROR, STORED, SEVERAL, RETURNED, CANCELLED, ITEM, END = range(1, 10)
 

@@ -138,7 +138,7 @@ def test_slots_keep_their_index_through_pickle():
 
 
 def test_op_codes_and_statuses_differ():
-    ops = [calls.HELLO, calls.USE_LEASE, calls.DEFINE, calls.CALL, calls.FORGET, calls.CREDIT]
+    ops = [calls.HELLO, calls.USE_LEASE, calls.DEFINE, calls.CALL, calls.CREDIT]
     assert len(set(ops)) == 6
     statuses = [
         calls.PLAIN,

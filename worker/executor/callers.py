@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import struct
+import threading
 from collections import deque
 from typing import Any
 
@@ -17,13 +18,46 @@ RECEIVE_BYTES = 256 * 1024
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (see unix(7), SO_PEERCRED)
 
 
+class OutStream:
+    """The executor's end of a streaming call.
+
+    Args:
+        limit: How many items may be unread, 0 without limit.
+        read: How many the caller has read of an earlier run.
+    """
+
+    unlimited = 2**62
+
+    def __init__(self, limit: int, read: int) -> None:
+        self.count = 0
+        self._limit = limit or self.unlimited
+        self._read = read
+        self._credited = threading.Event()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the producer must wait."""
+        return self.count - self._read >= self._limit
+
+    def credit(self, read: int) -> None:
+        """So many items were read."""
+        self._read = max(self._read, read)
+        self._credited.set()
+
+    def wait(self, timeout: float) -> None:
+        """Wait for `credit` by another thread."""
+        self._credited.wait(timeout)
+        self._credited.clear()
+
+
 class Caller:
     """One connected caller.
 
     Attributes:
         process: Its process number (0 until it has said hello).
         job_id: The job on whose behalf it calls.
-        out: Replies not yet encoded.
+        out: Replies not yet encoded. Threads append while another one flushes.
+        streams: Running generators, by the number of their call on this channel.
         busy_s: Time in user code for the replies in ``out``.
     """
 
@@ -33,7 +67,8 @@ class Caller:
         self.process = 0
         self.job_id = b""
         self.node_id = b""
-        self.out: list[Any] = []
+        self.out: deque[Any] = deque()
+        self.streams: dict[int, OutStream] = {}
         self.busy_s = 0.0
         self.is_closed = False
         self._frames = calls.FrameReader()
@@ -87,7 +122,7 @@ class Caller:
     def flush(self) -> None:
         """Write replies, as far as the socket takes them."""
         if self.out:
-            replies, self.out = self.out, []
+            replies = [self.out.popleft() for _ in range(len(self.out))]
             busy_s, self.busy_s = self.busy_s, 0.0
             self._unsent.append(memoryview(calls.frame((busy_s, replies))))
         unsent = self._unsent
@@ -105,7 +140,15 @@ class Caller:
             unsent.clear()
             self.is_closed = True
 
+    def credit(self, seq: int, read: int) -> None:
+        """The caller has read so many items of a stream."""
+        stream = self.streams.get(seq)
+        if stream is not None:
+            stream.credit(read)
+
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; generators need not wait for this caller any more."""
         self.is_closed = True
+        for stream in list(self.streams.values()):
+            stream.credit(stream.unlimited)
         self.sock.close()

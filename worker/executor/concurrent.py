@@ -28,6 +28,7 @@ from ract.core import calls
 from ract.core.errors import AsyncioActorExit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.worker.executor.callers import Caller
+from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.titles import set_title
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class ConcurrentServer:
             op = item[0]
             if op == calls.CALL:
                 self._arrived(caller, item)
+            elif op == calls.CREDIT:
+                caller.credit(item[1], item[2])
             elif op == calls.HELLO:
                 _, caller.process, caller.job_id, caller.node_id = item
         if caller.is_closed:
@@ -198,7 +201,10 @@ class ConcurrentServer:
             value = self._method(target)(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            self.execution.reply(caller, seq, number, extra, value)
+            if is_streaming(extra):
+                await self._stream_async(caller, seq, number, extra, value)
+            else:
+                self.execution.reply(caller, seq, number, extra, value)
             self.execution.note(caller, running, extra, start)
         except asyncio.CancelledError:
             caller.out.append((seq, calls.CANCELLED, None))
@@ -214,6 +220,7 @@ class ConcurrentServer:
         finally:
             context.leave(token)
             del kept
+            caller.streams.pop(seq, None)
             self._finished(group, number)
 
     async def _dependencies_here(self, extra: dict[str, Any]) -> None:
@@ -241,7 +248,10 @@ class ConcurrentServer:
                 args, kwargs, kept = self.execution.arguments(extra)
                 args = args if given is None else given
             value = self._method(target)(*args, **kwargs)
-            self.execution.reply(caller, seq, number, extra, value)
+            if is_streaming(extra):
+                self._stream_in_thread(caller, seq, number, extra, value)
+            else:
+                self.execution.reply(caller, seq, number, extra, value)
             self.execution.note(caller, running, extra, start)
         except Exception as error:
             self.execution.reply_error(caller, seq, running.name, error)
@@ -252,7 +262,37 @@ class ConcurrentServer:
         finally:
             context.leave(token)
             del kept
+            caller.streams.pop(seq, None)
             self.loop.call_soon_threadsafe(self._finished, group, number)
+
+    async def _stream_async(
+        self, caller: Caller, seq: int, number: int, extra: dict[str, Any], value: Any
+    ) -> None:
+        """Run a generator on the loop; a plain one leaves it between its items only."""
+        execution = self.execution
+        execution.open_stream(caller, seq, {})
+        if inspect.isasyncgen(value):
+            async for item in value:
+                execution.stream_item(caller, seq, number, item)
+                self._flush_soon()
+        else:
+            for item in generator_of(value, "streaming"):
+                execution.stream_item(caller, seq, number, item)
+                self._flush_soon()
+                await asyncio.sleep(0)
+        execution.stream_end(caller, seq)
+
+    def _stream_in_thread(
+        self, caller: Caller, seq: int, number: int, extra: dict[str, Any], value: Any
+    ) -> None:
+        execution = self.execution
+        stream = execution.open_stream(caller, seq, extra)
+        for item in generator_of(value, "streaming"):
+            execution.stream_item(caller, seq, number, item)
+            self.loop.call_soon_threadsafe(self._flush_soon)
+            while stream.is_full:
+                stream.wait(1.0)
+        execution.stream_end(caller, seq)
 
     def _method(self, name: str) -> Any:
         if name == "__ray_ready__":

@@ -5,22 +5,26 @@ Everything here is independent of how calls arrive and of which thread or loop r
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import time
 import traceback
 from array import array
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
+from ract.client.refs import ERROR, ObjectRef, new_ref
 from ract.client.runtime import INLINE_BYTES_MAX, contained_of, id_of
 from ract.client.store import Location
+from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
 from ract.core import calls, events, ids, serialization
 from ract.core.errors import RactError, RactTaskError
 from ract.core.messages import Hold, TaskEvents
 from ract.core.task_error import ByParts
+from ract.worker.executor.callers import OutStream
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -108,6 +112,10 @@ class Execution:
                 caller.out.append((seq, *self.result(caller, number, 1, value)))
             return
         n = extra["returns"]
+        if n == "dynamic":
+            made = DynamicObjectRefGenerator(self._each_put(value))
+            caller.out.append((seq, *self.result(caller, number, 1, made)))
+            return
         if n == 0:
             caller.out.append((seq, calls.SEVERAL, []))
             return
@@ -123,6 +131,36 @@ class Execution:
             name = running.name if running is not None else ""
             results += [self._error(caller, name, error) for _ in range(n - len(results))]
         caller.out.append((seq, calls.SEVERAL, results))
+
+    def _each_put(self, value: Any) -> list[ObjectRef]:
+        """Refs to what a generator yields; an exception is the last one."""
+        found: list[ObjectRef] = []
+        try:
+            for each in generator_of(value, "dynamic"):
+                found.append(self.runtime.put(each))
+        except Exception as error:
+            running = context.running()
+            ref = new_ref(self.runtime.next_number(), None, 1, None)
+            ref._complete(ERROR, self.pack_error(running.name if running else "", error))
+            found.append(ref)
+        return found
+
+    def open_stream(self, caller: Caller, seq: int, extra: dict[str, Any]) -> OutStream:
+        """A generator begins to run."""
+        stream = OutStream(extra.get("backpressure", 0), extra.get("read", 0))
+        caller.streams[seq] = stream
+        return stream
+
+    def stream_item(self, caller: Caller, seq: int, number: int, value: Any) -> None:
+        """Queue an item."""
+        stream = caller.streams[seq]
+        result = self.result(caller, number, FIRST_INDEX + stream.count, value)
+        caller.out.append((seq, calls.ITEM, stream.count, result))
+        stream.count += 1
+
+    def stream_end(self, caller: Caller, seq: int) -> None:
+        """Queue the end of a stream."""
+        caller.out.append((seq, calls.END, caller.streams[seq].count))
 
     def result(self, caller: Caller, number: int, index: int, value: Any) -> tuple[Any, ...]:
         """One value as it travels: plain, inline, or a place in shared memory."""
@@ -271,6 +309,21 @@ class _Run:
         times = array("d", [at for _, start, end in calls for at in (start, end)])
         packed = (numbers.tobytes(), times.tobytes())
         return [self.name, self.function_name, kind, actor_id, self.job_id, *packed]
+
+
+def is_streaming(extra: dict[str, Any] | None) -> bool:
+    """Whether the items of a call go to the caller one by one."""
+    return extra is not None and extra.get("returns") == "streaming"
+
+
+def generator_of(value: Any, num_returns: str) -> Generator[Any]:
+    """The generator that a function returned. Raises ValueError."""
+    if not inspect.isgenerator(value):
+        raise ValueError(
+            f'Functions with num_returns="{num_returns}" must return a generator, '
+            f"not a {type(value).__name__}"
+        )
+    return value
 
 
 def _exactly(value: Any, n: int) -> Iterator[Any]:

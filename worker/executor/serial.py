@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ract.client import context
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
-from ract.worker.executor.callers import Caller
+from ract.worker.executor.callers import Caller, OutStream
+from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.titles import set_title
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ HOLD_S = 300e-6
 IDLE_TITLE_AFTER_MS = 10
 LEASE_TIMEOUT_S = 10.0
 CANCELLED_MAX = 10_000
+
+BLOCK_GRACE_MS = 2
+"""A generator that waits longer than this for its reader lends its CPUs."""
+
+CREDIT_LOOK_MS = 20
+"""How often it then looks whether it was cancelled."""
 
 _WEIGHT = 0.3
 
@@ -155,6 +162,8 @@ class SerialServer:
             self.execution.define(item[1], item[2])
         elif op == calls.HELLO:
             _, caller.process, caller.job_id, caller.node_id = item
+        elif op == calls.CREDIT:
+            caller.credit(item[1], item[2])
         elif op == calls.USE_LEASE:
             self._inbox.append((caller, item))
 
@@ -240,10 +249,13 @@ class SerialServer:
             set_title(name)
             self._interruptible = not self.is_actor
             value = function(*args, **kwargs)
+            if is_streaming(extra):
+                self._stream(caller, seq, number, extra, value)
             self._interruptible = False
             if self.is_actor and self.ending is not None and self.ending.kind == "exited":
                 return  # it has caught what exit_actor() raises: still there is no result
-            execution.reply(caller, seq, number, extra, value)
+            if not is_streaming(extra):
+                execution.reply(caller, seq, number, extra, value)
             execution.note(caller, running, extra, start)
         except Exception as error:
             self._interruptible = False
@@ -267,11 +279,79 @@ class SerialServer:
         finally:
             self._running = None
             self._cancelled.pop(number, None)
+            if caller.streams:
+                caller.streams.pop(seq, None)
             if token is not None:
                 context.leave(token)
         del kept
         if self.ending is None and extra is not None and "max_calls" in extra:
             self._count(target, extra["max_calls"])
+
+    # ------------------------------------------------------------------ generators
+
+    def _stream(
+        self, caller: Caller, seq: int, number: int, extra: dict[str, Any], value: Any
+    ) -> None:
+        """Run a generator; its items go out as they are made."""
+        self._interruptible = False
+        execution = self.execution
+        stream = execution.open_stream(caller, seq, extra)
+        generator = generator_of(value, "streaming")
+        while True:
+            self._interruptible = not self.is_actor
+            try:
+                item = next(generator)
+            except StopIteration:
+                break
+            finally:
+                self._interruptible = False
+            execution.stream_item(caller, seq, number, item)
+            self._push(caller)
+            if stream.is_full and not self._await_credit(number, stream):
+                generator.close()
+                raise KeyboardInterrupt
+        execution.stream_end(caller, seq)
+
+    def _push(self, caller: Caller) -> None:
+        """Write all replies: the next item may be long in coming. The caller always reads."""
+        caller.flush()
+        while caller.has_unsent:
+            poll = select.poll()
+            poll.register(caller.sock, select.POLLOUT)
+            poll.poll()
+            caller.flush()
+
+    def _await_credit(self, number: int, stream: OutStream) -> bool:
+        """Wait until the caller has read enough; returns False if the call is cancelled.
+
+        This thread reads the channels meanwhile, so what it waits for may arrive. After a moment
+        the calls behind this one are given back: the caller may be waiting for one of them.
+        """
+        blocked = False
+        try:
+            while stream.is_full and number not in self._cancelled:
+                ready = self._poll.poll(CREDIT_LOOK_MS if blocked else BLOCK_GRACE_MS)
+                if not ready and not blocked:
+                    blocked = True
+                    self._lend(True)
+                for fd, _ in ready:
+                    self._attend(fd)
+                if blocked and not self.is_actor:
+                    self._return_inbox()
+                self._flush_all()
+        finally:
+            if blocked:
+                self._lend(False)
+        return number not in self._cancelled
+
+    def _lend(self, is_blocked: bool) -> None:
+        """The generator that runs here waits, or goes on."""
+        if not self.is_actor:
+            for caller in self._callers.values():
+                caller.out.append((calls.BLOCKED if is_blocked else calls.UNBLOCKED,))
+        kind = Blocked if is_blocked else Unblocked
+        self.runtime.tell(kind(self.runtime.process))
+        self._flush_all()
 
     def _name_of(self, target: Any, function: Any) -> str:
         if self.is_actor:
