@@ -12,7 +12,7 @@ import time
 import traceback
 from array import array
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
@@ -316,7 +316,7 @@ def is_streaming(extra: dict[str, Any] | None) -> bool:
     return extra is not None and extra.get("returns") == "streaming"
 
 
-def generator_of(value: Any, num_returns: str) -> Generator[Any]:
+def generator_of(value: Any, num_returns: str) -> Any:
     """The generator that a function returned. Raises ValueError."""
     if not inspect.isgenerator(value):
         raise ValueError(
