@@ -6,6 +6,8 @@ import random
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 import ract
 from ract.core import messages as m
 from ract.core.resources import UNIT
@@ -21,6 +23,7 @@ def rows(most: int = 1_000_000) -> Iterator[Row]:
         yield from _actors()
         yield from _pending(most)
         yield from _refs(most)
+        yield from _arrays()
     finally:
         ract.shutdown()
     yield from _decisions()
@@ -78,6 +81,20 @@ def _refs(most: int) -> Iterator[Row]:
         yield "tasks beside so many live refs", n, _rate(5000, start), "tasks/s"
         del kept
         n *= 10
+
+
+def _arrays() -> Iterator[Row]:
+    """Up to the largest array that fits; the first writing of memory is what takes its time."""
+    capacity = ract.cluster_resources()["object_store_memory"]
+    for share in (0.01, 0.1, 0.85):
+        array = np.ones(int(capacity * share), dtype=np.uint8)
+        start = time.perf_counter()
+        ref = ract.put(array)
+        rate = _rate(array.nbytes / 1e9, start)
+        if ract.get(ref)[-1] != 1:
+            raise AssertionError("the array that was read is another one")
+        yield "put of one array, megabytes", array.nbytes // 10**6, rate, "GB/s"
+        del array, ref
 
 
 def _decisions() -> Iterator[Row]:

@@ -208,7 +208,7 @@ def _growth(console: Console) -> list[dict[str, Any]]:
 
     rows = []
     for what, n, rate, unit in growth.rows():
-        console.print(f"{what:36} {n:>9,} {rate:>12,.0f} {unit}")
+        console.print(f"{what:36} {n:>9,} {rate:>12,.4g} {unit}")
         rows.append({"what": what, "n": n, "rate": rate, "unit": unit})
     return rows
 
