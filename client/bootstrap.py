@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client import context, node_processes
 from ract.client.node_processes import NodeProcess
+from ract.core import naming
 from ract.core.resources import offered
 from ract.core.session import setting
 from ract.core.version import __version__
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 DASHBOARD_PORT = 8265
 STORE_BYTES_MIN = 75 * 2**20
+SHIM = os.path.join("compat", "shim")
+"""Where a ported program's processes find ``ray``: see `ract.compat.ray`."""
+
 JOIN_TIMEOUT_S = 10.0
 """How long a driver waits for a scheduler to be there."""
 
@@ -353,7 +357,7 @@ def _connect(
         python_version=platform.python_version(),
         entrypoint=" ".join(sys.argv),
         runtime_env=canonical_env(runtime_env),
-        metadata={"sys_path": json.dumps(_import_paths())},
+        metadata={"sys_path": json.dumps(_import_paths()), "names": naming.program},
     )
     link = NodeLink(os.path.join(place["session_dir"], "node.sock"), hello)
     runtime = Runtime(link, is_driver=True)
@@ -366,6 +370,7 @@ def _import_paths() -> list[str]:
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     paths = [os.path.dirname(os.path.abspath(script))] if script else []
+    paths += [path for path in sys.path if path.endswith(SHIM)]
     return list(dict.fromkeys([*paths, os.getcwd()]))
 
 

@@ -14,8 +14,10 @@ they can say goodbye.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -68,6 +70,28 @@ def microbenchmark(arguments: tuple[str, ...]) -> None:
     """Measure this machine's rates: the arguments are those of ract.benchmarks.run."""
     command = [sys.executable, "-P", "-m", "ract.benchmarks.run", *arguments]
     sys.exit(subprocess.run(command, env=child_environment(), check=False).returncode)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--ray", is_flag=True, help="The program was written for Ray: 'import ray' is ract.")
+@click.option("-m", "module", help="Run a module instead of a file, as python -m does.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED)
+def run(ray: bool, module: str | None, program: tuple[str, ...]) -> None:
+    """Run a Python PROGRAM with its arguments, as python does."""
+    if not program and module is None:
+        raise click.UsageError("name a program, or a module with -m")
+    if ray:
+        importlib.import_module("ract.compat.ray")
+    if module is not None:
+        sys.argv = [module, *program]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
+    if not os.path.isfile(program[0]):
+        raise click.UsageError(f"there is no file {program[0]}")
+    sys.argv = list(program)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(program[0])))
+    runpy.run_path(program[0], run_name="__main__")
 
 
 # --------------------------------------------------------------------------- status

@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
+from ract.core import naming
 from ract.core.root_error import RactError
 
 _dual_types: dict[type, type | None] = {}
@@ -44,7 +45,7 @@ class RactTaskError(RactError):
         while isinstance(cause, RactTaskError):
             cause = cause.cause
         self.cause = cause
-        self.proctitle = proctitle or f"ract::{function_name}"
+        self.proctitle = proctitle or naming.title(function_name)
         self.pid = pid
         self.ip = ip
         self.actor_repr = actor_repr
@@ -154,15 +155,16 @@ def _make_dual(cause_type: type) -> type | None:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         pass
 
+    own = f"{naming.program.capitalize()}TaskError"
     try:
         return type(
-            f"RactTaskError({cause_type.__name__})",
+            f"{own}({cause_type.__name__})",
             (RactTaskError, cause_type),
             {
                 "__init__": __init__,
                 "__getattr__": lambda self, name: _from_cause(self, name),
                 "__module__": cause_type.__module__,
-                "__qualname__": f"RactTaskError({cause_type.__qualname__})",
+                "__qualname__": f"{own}({cause_type.__qualname__})",
             },
         )
     except TypeError:  # a final class, or a metaclass that refuses

@@ -23,7 +23,7 @@ SOURCES = sorted(
 
 CORE = {"core"}
 SIDES = {"scheduler", "worker", "client"}
-TOOLS = {"util", "dag", "dashboard", "benchmarks"}
+TOOLS = {"util", "dag", "dashboard", "benchmarks", "compat"}
 
 #: What each package may import; a module's own package is always allowed.
 ALLOWED = {

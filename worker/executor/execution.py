@@ -20,7 +20,7 @@ from ract.client.refs import ERROR, ObjectRef, new_ref
 from ract.client.runtime import INLINE_BYTES_MAX, contained_of, id_of
 from ract.client.store import Location
 from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
-from ract.core import calls, events, ids, serialization
+from ract.core import calls, events, ids, naming, serialization
 from ract.core.errors import RactError, RactTaskError
 from ract.core.messages import Hold, TaskEvents
 from ract.core.task_error import ByParts
@@ -198,7 +198,7 @@ class Execution:
         """An exception as RactTaskError, pickled; an unpicklable cause is described instead."""
         text = _traceback_text(error)
         details: dict[str, Any] = {
-            "proctitle": f"ract::{name}",
+            "proctitle": naming.title(name),
             "pid": os.getpid(),
             "ip": self._ip,
             "actor_repr": self.actor_repr,

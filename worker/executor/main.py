@@ -21,7 +21,7 @@ from typing import Any
 from ract.client import context
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, install
-from ract.core import serialization
+from ract.core import naming, serialization
 from ract.core.messages import (
     ActorInitFailed,
     ActorStarted,
@@ -176,6 +176,8 @@ class Executor:
         for path in reversed(json.loads(metadata.get("sys_path", "[]"))):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        if metadata.get("names") == "ray":
+            naming.speak_of_ray()
         for name, value in (
             (json.loads(runtime_env) if runtime_env else {}).get("env_vars", {}).items()
         ):

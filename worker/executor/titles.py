@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ract.core import naming
+
 try:
     from setproctitle import setproctitle
 except ImportError:  # no wheel for this platform: titles are a convenience
@@ -11,8 +13,8 @@ _shown = ""
 
 
 def set_title(name: str) -> None:
-    """Show ``ract::name``; costs nothing if it is shown already."""
+    """Show ``ract::name`` (`naming.title`); costs nothing if it is shown already."""
     global _shown
     if name != _shown and setproctitle is not None:
         _shown = name
-        setproctitle(f"ract::{name}")
+        setproctitle(naming.title(name))

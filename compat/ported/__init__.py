@@ -1,0 +1,1 @@
+"""Modules that only programs written for Ray import."""
