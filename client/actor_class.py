@@ -125,6 +125,7 @@ class ActorClass:
             options.name or "",
             options.namespace or runtime.namespace,
             self.is_async,
+            (options.on_full or "block") if options.mailbox_size else "",
         )
 
     def _spec(
@@ -159,6 +160,8 @@ class ActorClass:
             label_selector=dict(options.label_selector or {}),
             methods={"info": pickle.dumps(info.to_plain(), 5)},
             enable_task_events=options.enable_task_events,
+            interruptible=options.interruptible,
+            mailbox_size=options.mailbox_size or 0,
         )
         return spec, refs
 

@@ -30,6 +30,9 @@ from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, Exit
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
 
+_LOOK_S = 0.05
+"""A thread that waits for the actor looks around this often."""
+
 FAREWELL_TIMEOUT_S = 10.0
 """How long calls of a broken channel wait for the scheduler's word before they fail."""
 
@@ -49,6 +52,7 @@ class ActorClient:
         self.cause: ExitCause | None = None
         self._creation_error: errors.RactError | None = None
         self._lock = threading.RLock()
+        self._moved = threading.Condition(self._lock)
         self._queue: deque[Call] = deque()
         self._channel: Channel | None = None
         self._parked: list[Call] = []
@@ -147,6 +151,27 @@ class ActorClient:
             self.watch()
             self._drain()
 
+    def find_room(self, on_full: str) -> bool:
+        """Whether the actor's mailbox takes one more call; with "block", when it does.
+
+        An actor that is not there yet is waited for. A dead one takes all: they fail anyway.
+        """
+        while True:
+            with self._moved:
+                self.watch()
+                while self._channel is None and self.state != "DEAD":
+                    self.runtime.check_alive()
+                    self._moved.wait(_LOOK_S)
+                channel = self._channel
+            if channel is None:
+                return True
+            try:
+                return channel.ask_for_room(wait=on_full == "block")
+            except ConnectionError:  # its process has ended; the scheduler will say what follows
+                with self._moved:
+                    if self._channel is channel:
+                        self._moved.wait(_LOOK_S)
+
     @property
     def waiting(self) -> list[Call]:
         """Calls that no executor has, oldest first."""
@@ -216,6 +241,7 @@ class ActorClient:
             if message.incarnation < self.incarnation or self.state == "DEAD":
                 return
             self.state = message.state
+            self._moved.notify_all()
             if message.state in ("ALIVE", "DEAD"):
                 self.kept = []  # the directory holds them for restarts
             if message.state == "ALIVE":
@@ -247,6 +273,7 @@ class ActorClient:
         self._settle(self._unavailable())
 
     def _dead(self, message: ActorChanged) -> None:
+        self.incarnation = message.incarnation
         self.cause = message.cause or ExitCause("crashed")
         if message.error is not None:
             blob = message.error
@@ -273,6 +300,7 @@ class ActorClient:
             class_name=class_name,
             name=self.info.name if self.info is not None else "",
             namespace=self.info.namespace if self.info is not None else "",
+            restarts=max(0, self.incarnation - 1),
         )
 
     def _unavailable(self) -> errors.RactError:

@@ -15,6 +15,7 @@ KeyboardInterrupt in the middle of a batch loses nothing, because the next reade
 
 from __future__ import annotations
 
+import itertools
 import logging
 import select
 import socket
@@ -55,6 +56,7 @@ class Call:
         definition: (key, pickled function) that the executor needs, or None.
         kept: Objects that must live until the reply: refs in the arguments, handles.
         owner: The lease pool or actor client that sent it.
+        priority: A higher one goes first.
         waiting: Number of argument refs that are not ready.
     """
 
@@ -72,6 +74,7 @@ class Call:
     channel: Channel | None = None
     cancelled = False
     parent = 0
+    priority = 0
     retry_exceptions: Any = False
     actor_id: bytes | None = None
     stream: Any = None
@@ -115,6 +118,8 @@ class Channel:
         self._defined: set[bytes] = set()
         self._frames = calls.FrameReader()
         self._batches: deque[list[Any]] = deque()  # [busy_s, replies, position]
+        self._asked: dict[int, bool | None] = {}  # number -> the answer, None before it
+        self._questions = itertools.count()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         sock.setblocking(True)
@@ -212,7 +217,7 @@ class Channel:
     def end_reading(self) -> None:
         """Give up `read_lock`; let the reactor read what is still to come."""
         self.read_lock.release()
-        if self.inflight and not self.is_closed:
+        if (self.inflight or self._asked) and not self.is_closed:
             self.runtime.reactor.arm(self._fd)
 
     def expedite(self) -> None:
@@ -220,6 +225,32 @@ class Channel:
         self.flush()
         if not self.read_lock.locked():
             self.runtime.reactor.arm(self._fd)
+
+    def ask_for_room(self, wait: bool) -> bool:
+        """Whether the actor's mailbox has room for one more call, which is kept for it.
+
+        Args:
+            wait: Until there is some.
+
+        Raises:
+            ConnectionError: the channel is closed.
+        """
+        asked, number = self._asked, next(self._questions)
+        asked[number] = None
+        self.say((calls.ASK, number, wait))
+        try:
+            while asked[number] is None:
+                self.runtime.check_alive()
+                if self.is_closed:
+                    raise ConnectionError(f"the channel to process {self.executor} is closed")
+                if self.read_lock.acquire(timeout=_SLICE_S):
+                    try:
+                        self.read_until(lambda: asked[number] is not None, None)
+                    finally:
+                        self.end_reading()
+            return bool(asked[number])
+        finally:
+            del asked[number]
 
     def tick(self) -> bool:
         """Called by the reactor; returns whether anything is in flight."""
@@ -290,6 +321,9 @@ class Channel:
                             inflight.pop(seq, None)
                         else:
                             self.runtime.apply_reply(self, call, reply)
+                elif seq == calls.ROOM:
+                    if reply[1] in self._asked:
+                        self._asked[reply[1]] = reply[2]
                 elif self.owner is not None:
                     self.owner.blocked(self, seq == calls.BLOCKED)
                 batch[2] += 1

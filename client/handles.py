@@ -28,7 +28,17 @@ class Method:
         options: Default options of its calls, or None.
     """
 
-    __slots__ = ("_signature", "full_name", "least", "limit", "most", "name", "options", "retries")
+    __slots__ = (
+        "_signature",
+        "full_name",
+        "least",
+        "limit",
+        "most",
+        "name",
+        "on_full",
+        "options",
+        "retries",
+    )
 
     def __init__(self, info: HandleInfo, name: str, meta: dict[str, Any]) -> None:
         self.name = name
@@ -36,6 +46,7 @@ class Method:
         self.options: dict[str, Any] | None = meta.get("options")
         self.retries = info.max_task_retries
         self.limit = info.max_pending_calls
+        self.on_full = "" if name in HIDDEN_METHODS else info.on_full
         self._signature = Signature.from_plain(meta.get("signature"))
         self.least, self.most = 0, sys.maxsize
         if self._signature is not None:
@@ -54,6 +65,8 @@ class HandleInfo:
         methods: ``{name: {"signature": list | None, "options": {...}, "generator": bool}}``.
         is_ordered: Calls of one submitter run in order (sync actors with one thread).
         is_async: Its methods run on an event loop.
+        on_full: What a call does that finds no room in the actor's mailbox: "block", "raise" or
+            "shed"; "" for an actor whose mailbox has no limit.
     """
 
     _FIELDS = (
@@ -65,6 +78,7 @@ class HandleInfo:
         "name",
         "namespace",
         "is_async",
+        "on_full",
     )
     __slots__ = (*_FIELDS, "_bound")
 
@@ -78,6 +92,7 @@ class HandleInfo:
         name: str = "",
         namespace: str = "",
         is_async: bool = False,
+        on_full: str = "",
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -87,6 +102,7 @@ class HandleInfo:
         self.name = name
         self.namespace = namespace
         self.is_async = is_async
+        self.on_full = on_full
         self._bound: dict[str, Method] = {}
 
     def method(self, name: str) -> Method | None:

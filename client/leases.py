@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-One `LeaseMachine` per shape (resources, environment, strategy). Tasks wait in a FIFO queue; leases
-take from it. A lease is pushed no more tasks than keep it busy: its depth is
-``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue, and 1
-while nothing of that function has finished, so that a straggler does not pin work behind it.
+One `LeaseMachine` per shape (resources, environment, strategy). Tasks wait in a queue, by priority
+and then by arrival; leases take from it. A lease is pushed no more tasks than keep it busy: its
+depth is ``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue,
+and 1 while nothing of that function has finished, so that a straggler pins no work behind it.
 
 A lease is OPEN, BLOCKED (its task waits in get: nothing is pushed) or RECALLED (others wait for it:
 nothing is pushed, and it is released when it is empty). Idle leases are kept for a while, because
@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
+
+from ract.core.priorities import insert
 
 DEPTH_MAX = 256
 DEPTH_TIME_S = 0.002
@@ -69,19 +71,29 @@ class LeaseMachine:
         self._average_s = 0.0
         #: A submission looks for leases when so many tasks wait; between, replies do.
         self._fill_at = 1
+        #: Whether calls of other priorities than 0 may be in the queue.
+        self._is_mixed = False
         #: Functions of which a call has finished.
         self._known: set[Any] = set()
 
     def submit(self, call: Any, now: float) -> Todo | None:
         """A call is ready to run; None if nothing is to be done now."""
         queue = self.queue
-        queue.append(call)
+        if call.priority or self._is_mixed:
+            self._is_mixed = bool(queue) or bool(call.priority)
+            insert(queue, call, _priority)
+        else:
+            queue.append(call)
         # The first always looks: cancelling may have emptied the queue.
         return self._fill(now) if len(queue) >= self._fill_at or len(queue) == 1 else None
 
     def resubmit(self, calls: list[Any], now: float) -> Todo:
         """Calls come back (returned, or to be retried); they go first, in order."""
-        self.queue.extendleft(reversed(calls))
+        for call in reversed(calls):
+            if self._is_mixed:
+                insert(self.queue, call, _priority, first=True)
+            else:
+                self.queue.appendleft(call)
         return self._fill(now)
 
     def granted(self, lease: Lease, now: float) -> Todo:
@@ -191,3 +203,7 @@ class LeaseMachine:
 
 def _by_inflight(lease: Lease) -> int:
     return lease.inflight
+
+
+def _priority(call: Any) -> int:
+    return call.priority

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import itertools
 import logging
 import pickle
@@ -117,6 +118,7 @@ class Runtime:
         self._dropped_handles: deque[bytes] = deque()
         self._dropped_streams: deque[Stream] = deque()
         self._errors = 0
+        self._timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  # a heap
         self.reactor = Reactor(self._tick)
         link.on_message = self._on_message
         link.on_lost = self._on_lost
@@ -763,6 +765,30 @@ class Runtime:
 
     # ------------------------------------------------------------------ cancel
 
+    def set_timeout(self, call: Call, seconds: float) -> None:
+        """Fail and cancel the call if it is not complete by then."""
+        at = time.monotonic() + seconds
+        with self._lock:
+            heapq.heappush(self._timeouts, (at, call.number, seconds, weakref.ref(call)))
+        self.reactor.wake()
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        while self._timeouts:
+            at, _, seconds, known = self._timeouts[0]
+            call = known()
+            is_over = call is None or all(ref._state >= READY for ref in call.refs)
+            if at > now and not is_over:
+                return
+            with self._lock:
+                heapq.heappop(self._timeouts)
+            if call is None or is_over:
+                continue
+            waited = self.describe_wait(call.refs[0]) if call.refs else call.name
+            error = errors.TaskTimeoutError(f"not finished within {seconds} s: {waited}")
+            self.fail_call(call, error)
+            call.owner.cancel(call, False, True)
+
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
         """Cancel the call that makes ``ref``; nothing happens if it has finished."""
         call = ref._call
@@ -974,6 +1000,9 @@ class Runtime:
         while self._dropped_handles:
             self.actors[self._dropped_handles.popleft()].handle_dropped()
         busy = self.on_tick()
+        if self._timeouts:
+            self._expire()
+            busy = True
         if self._dropped or self._met_since:
             self._sort_out_refs()
             busy = True

@@ -8,6 +8,7 @@ from ract.client import context
 from ract.client.channel import Call
 from ract.client.refs import new_ref
 from ract.client.streams import ObjectRefGenerator, Stream
+from ract.core.errors import MailboxFullError
 from ract.core.options import MethodOptions, TaskOptions
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def submit_task(
     if options.max_calls:
         call.extra = call.extra or {}
         call.extra["max_calls"] = options.max_calls
+    if options.priority:
+        call.priority = options.priority
+    if options.timeout is not None:
+        runtime.set_timeout(call, options.timeout)
     if args or kwargs:
         runtime.dispatch(call, args, kwargs)
     else:
@@ -90,6 +95,12 @@ def submit_actor_call(
         if given.get("enable_task_events") is False:
             call.extra = call.extra or {}
             call.extra["events"] = False
+        if given.get("priority"):
+            call.priority = given["priority"]
+            call.extra = call.extra or {}
+            call.extra["priority"] = call.priority
+        if given.get("timeout") is not None:
+            runtime.set_timeout(call, given["timeout"])
     if returns is None or returns == 1:
         ref = new_ref(call.number, client.actor_id, 1, call)
         call.refs = [ref]
@@ -102,6 +113,16 @@ def submit_actor_call(
                 "generator can await what it likes between its items."
             )
         result = _several(runtime, call, returns, limit)
+    if method.on_full:
+        if client.find_room(method.on_full):
+            call.extra = call.extra or {}
+            call.extra["room"] = True
+        else:
+            error = MailboxFullError(f"the mailbox of {handle!r} has no room for {method.name}()")
+            if method.on_full == "raise":
+                raise error
+            runtime.fail_call(call, error)
+            return result
     if args or kwargs:
         runtime.dispatch(call, args, kwargs)
     else:

@@ -11,6 +11,7 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``(DEFINE, key, pickled)``                     a function's body, once per channel
 ``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
 ``(CREDIT, seq, read)``                        so many items of a stream have been read
+``(ASK, number, wait)``                        is there room for one more call in the mailbox?
 
 ``args`` is a tuple of plain positional values, or None when they are packed in ``extra``:
 
@@ -39,6 +40,7 @@ in user code for the batch. A reply is ``(seq, value)`` for one plain result, el
 ``(seq, END, count)``                         the stream is over after ``count`` items; an ERROR or
                                               CANCELLED instead ends it with an item that raises
 ``(BLOCKED,)`` / ``(UNBLOCKED,)``             the executor's task waits / goes on
+``(ROOM, number, there is)``                  the answer to ASK; room is kept for the call
 """
 
 from __future__ import annotations
@@ -47,11 +49,11 @@ import pickle
 import struct
 from typing import Any
 
-HELLO, USE_LEASE, DEFINE, CALL, CREDIT = range(5)
+HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK = range(6)
 
 PLAIN, INLINE, ERROR, STORED, SEVERAL, RETURNED, CANCELLED, ITEM, END = range(1, 10)
 
-BLOCKED, UNBLOCKED = -1, -2
+BLOCKED, UNBLOCKED, ROOM = -1, -2, -3
 
 LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 2**31

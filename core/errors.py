@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import datetime
 import signal
+import time
 from typing import Any
 
 from ract.core.messages import ExitCause
@@ -238,6 +239,10 @@ class GetTimeoutError(RactError, TimeoutError):
     """A value was not there in time."""
 
 
+class TaskTimeoutError(RactError, TimeoutError):
+    """A call did not finish within its ``timeout=``; it was cancelled."""
+
+
 class PlasmaObjectNotAvailable(RactError):
     """The object is not in the local store."""
 
@@ -267,6 +272,10 @@ class ActorPlacementGroupRemoved(RactError):
 
 class PendingCallsLimitExceeded(RactError):
     """The actor handle has as many unfinished calls as it may have."""
+
+
+class MailboxFullError(PendingCallsLimitExceeded):
+    """An actor's mailbox had no room for the call (``mailbox_size=``)."""
 
 
 class TaskUnschedulableError(RactError):
@@ -341,7 +350,9 @@ def reason_text(cause: ExitCause) -> str:
     if cause.node_id:
         text += f", on node {cause.node_id.hex()[:8]}"
     if cause.at:
-        text += f", at {datetime.datetime.fromtimestamp(cause.at).isoformat(timespec='seconds')}"
+        ago = max(0.0, time.time() - cause.at)
+        when = datetime.datetime.fromtimestamp(cause.at).isoformat(timespec="seconds")
+        text += f", at {when} ({ago:.1f} s before this error)"
     if cause.stderr_tail and cause.kind in ("crashed", "out_of_memory"):
         text += f"\nThe last lines of its stderr:\n{cause.stderr_tail}"
     return text
@@ -362,8 +373,37 @@ def error_from_exit(
     class_name: str = "",
     name: str = "",
     namespace: str = "",
+    restarts: int = 0,
 ) -> RactError:
-    """The error of a task or actor whose process ended for ``cause``."""
+    """The error of a task or actor whose process ended for ``cause``.
+
+    It carries what is known as attributes: ``kind`` (see `ExitCause`), ``exit_code``, ``signal``
+    (None where there was none), ``stderr_tail``, ``node_id`` (hex), ``ip``, ``pid``, ``died_at``
+    (seconds since the epoch) and ``restarts`` (of an actor, how often it had been restarted).
+    """
+    error = _error_from_exit(cause, what, actor_id, class_name, name, namespace)
+    error.__dict__.update(
+        kind=cause.kind,
+        exit_code=cause.exit_code,
+        signal=cause.signal,
+        stderr_tail=cause.stderr_tail,
+        node_id=cause.node_id.hex(),
+        ip=cause.host,
+        pid=cause.pid,
+        died_at=cause.at,
+        restarts=restarts,
+    )
+    return error
+
+
+def _error_from_exit(
+    cause: ExitCause,
+    what: str,
+    actor_id: bytes | None,
+    class_name: str,
+    name: str,
+    namespace: str,
+) -> RactError:
     text = reason_text(cause)
     if actor_id is not None:
         actor = f"{class_name or 'Actor'}({actor_id.hex()})"

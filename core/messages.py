@@ -116,6 +116,8 @@ class ActorSpec:
     label_selector: dict[str, str] = field(default_factory=dict)
     methods: dict[str, Any] = field(default_factory=dict)  #: for handles made by ``get_actor``
     enable_task_events: bool = True
+    interruptible: bool = False  #: cancelling a running call interrupts it
+    mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
 
 
 # --------------------------------------------------------------------------- process <-> its node

@@ -22,6 +22,7 @@ import platform
 import random
 import secrets
 import socket
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -295,7 +296,7 @@ class RactWorkerPlugin(WorkerPlugin):
             self._logs.finish(process)
             if status:
                 tail = self._logs.tail(process)
-        self._turn(ev.ExecutorExited(process, pid, status, tail, task))
+        self._turn(ev.ExecutorExited(process, pid, status, tail, task, time.time()))
 
     def _zygote_lost(self) -> None:
         if not self._is_closing:

@@ -54,6 +54,7 @@ class ExecutorExited:
     status: int
     stderr_tail: str = ""
     task: int = 0
+    at: float = 0.0  #: seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)

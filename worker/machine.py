@@ -312,6 +312,7 @@ class NodeMachine:
             "signal": -code if code is not None and code < 0 else None,
             "node_id": self.node_id,
             "pid": exited.pid,
+            "at": exited.at,
             "task": exited.task,
             "host": self.config.host,
         }

@@ -138,8 +138,8 @@ def test_slots_keep_their_index_through_pickle():
 
 
 def test_op_codes_and_statuses_differ():
-    ops = [calls.HELLO, calls.USE_LEASE, calls.DEFINE, calls.CALL, calls.CREDIT]
-    assert len(set(ops)) == 5
+    ops = [calls.HELLO, calls.USE_LEASE, calls.DEFINE, calls.CALL, calls.CREDIT, calls.ASK]
+    assert len(set(ops)) == 6
     statuses = [
         calls.PLAIN,
         calls.INLINE,

@@ -70,6 +70,8 @@ TREE = {
     "TaskPlacementGroupRemoved": "RactError",
     "ActorPlacementGroupRemoved": "RactError",
     "PendingCallsLimitExceeded": "RactError",
+    "MailboxFullError": "PendingCallsLimitExceeded",
+    "TaskTimeoutError": "RactError TimeoutError",
     "TaskUnschedulableError": "RactError",
     "ActorUnschedulableError": "RactError",
     "ObjectRefStreamEndOfStreamError": "RactError",

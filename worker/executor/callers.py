@@ -18,6 +18,14 @@ RECEIVE_BYTES = 256 * 1024
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (see unix(7), SO_PEERCRED)
 
 
+def priority_of(waiting: tuple[Caller, tuple[Any, ...]]) -> int:
+    """The priority of a call that waits, with its caller; other items keep their place."""
+    item = waiting[1]
+    if item[0] != calls.CALL or item[5] is None:
+        return 0
+    return item[5].get("priority", 0)
+
+
 class OutStream:
     """The executor's end of a streaming call.
 

@@ -3,9 +3,13 @@
 Theory of operation
 -------------------
 Both kinds keep the main thread on an asyncio loop that reads calls and writes replies. An async
-actor runs its methods there, plain ones included (they block the loop, as documented). A threaded
-actor hands each call to the thread pool of its concurrency group. Concurrency is bounded per group;
-calls beyond it wait in arrival order.
+actor runs its methods there, plain ones included (they block the loop, as documented); those of a
+named concurrency group run on the group's own loop, so that groups never delay each other. A
+threaded actor hands each call to the thread pool of its concurrency group. Concurrency is bounded
+per group; calls beyond it wait, by priority and then by arrival.
+
+An actor whose mailbox is bounded is served this way too, with one thread if it is a plain one: its
+callers are told whether there is room while a call runs.
 
 Replies are collected and written once per turn of the loop.
 """
@@ -27,8 +31,10 @@ from ract.client import context
 from ract.core import calls
 from ract.core.errors import AsyncioActorExit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
-from ract.worker.executor.callers import Caller
+from ract.core.priorities import insert
+from ract.worker.executor.callers import Caller, priority_of
 from ract.worker.executor.execution import generator_of, is_streaming
+from ract.worker.executor.mailbox import Mailbox
 from ract.worker.executor.titles import set_title
 
 if TYPE_CHECKING:
@@ -45,10 +51,16 @@ class ConcurrentServer:
         listener: The listening socket.
         is_async: One event loop; else threads.
         groups: ``{name: limit}``; "" is the default group.
+        mailbox_size: How many calls may wait, 0 without limit.
     """
 
     def __init__(
-        self, execution: Execution, listener: socket.socket, is_async: bool, groups: dict[str, int]
+        self,
+        execution: Execution,
+        listener: socket.socket,
+        is_async: bool,
+        groups: dict[str, int],
+        mailbox_size: int = 0,
     ) -> None:
         self.execution = execution
         self.runtime = execution.runtime
@@ -62,7 +74,8 @@ class ConcurrentServer:
         self._callers: dict[int, Caller] = {}
         self._groups = {name: _Group(limit) for name, limit in groups.items()}
         self._method_groups: dict[str, str] = {}
-        self._active: dict[int, tuple[context.Running, asyncio.Task[Any] | None]] = {}
+        self._active: dict[int, tuple[context.Running, Any]] = {}  # Any: has ``cancel``
+        self._mailbox = Mailbox(mailbox_size) if mailbox_size else None
         self._cancelled: set[int] = set()
         self._flush_due = False
         self._threads_blocked = 0
@@ -70,9 +83,15 @@ class ConcurrentServer:
         self.runtime.on_block = self._block
         self.runtime.on_unblock = self._unblock
         self._done = self.loop.create_future()
-        if not is_async:
-            for name, group in self._groups.items():
+        self._thread = threading.get_ident()
+        for name, group in self._groups.items():
+            if not is_async:
                 group.pool = ThreadPoolExecutor(group.limit, f"ract-{name or 'default'}")
+            elif name:
+                group.loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=group.loop.run_forever, name=f"ract-{name}", daemon=True
+                ).start()
 
     # ------------------------------------------------------------------ the loop
 
@@ -139,6 +158,9 @@ class ConcurrentServer:
                 self._arrived(caller, item)
             elif op == calls.CREDIT:
                 caller.credit(item[1], item[2])
+            elif op == calls.ASK and self._mailbox is not None:
+                self._mailbox.ask(caller, item[1], item[2])
+                self._flush_soon()
             elif op == calls.HELLO:
                 _, caller.process, caller.job_id, caller.node_id = item
         if caller.is_closed:
@@ -147,15 +169,18 @@ class ConcurrentServer:
             self.loop.remove_writer(fd)
             del self._callers[fd]
             caller.close()
+            if self._mailbox is not None:
+                self._mailbox.left(caller)
 
     # ------------------------------------------------------------------ calls
 
     def _arrived(self, caller: Caller, item: tuple[Any, ...]) -> None:
         _, seq, number, target, _, extra = item
+        if self._mailbox is not None and _has_room(item):
+            self._mailbox.arrived(caller)
         if number in self._cancelled:
             self._cancelled.discard(number)
-            caller.out.append((seq, calls.CANCELLED, None))
-            self._flush_soon()
+            self._drop(caller, item)
             return
         name = (extra or {}).get("group") or self._method_groups.get(target, "")
         group = self._groups.get(name)
@@ -163,22 +188,38 @@ class ConcurrentServer:
             known = sorted(n for n in self._groups if n)
             error = ValueError(f"unknown concurrency group {name!r}; the actor has {known}")
             self.execution.reply_error(caller, seq, target, error)
+            self._waits_no_more(item)
             self._flush_soon()
             return
         if group.running >= group.limit:
-            group.queue.append((caller, item))
+            insert(group.queue, (caller, item), priority_of)
             return
         self._start(group, caller, item)
 
+    def _drop(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """Answer a call that is cancelled before it started."""
+        caller.out.append((item[1], calls.CANCELLED, None))
+        self._waits_no_more(item)
+        self._flush_soon()
+
+    def _waits_no_more(self, item: tuple[Any, ...]) -> None:
+        if self._mailbox is not None and _has_room(item):
+            self._mailbox.started()
+            self._flush_soon()
+
     def _start(self, group: _Group, caller: Caller, item: tuple[Any, ...]) -> None:
         group.running += 1
+        self._waits_no_more(item)
         number, target, extra = item[2], item[3], item[5]
         function_name = f"{type(self.instance).__name__}.{target}"
         name = (extra or {}).get("name") or function_name
         running = context.Running(number, name, function_name)
         if self.is_async:
-            task = self.loop.create_task(self._run_async(group, running, caller, item))
-            self._active[number] = (running, task)
+            run = self._run_async(group, running, caller, item)
+            if group.loop is None:
+                self._active[number] = (running, self.loop.create_task(run))
+            else:
+                self._active[number] = (running, asyncio.run_coroutine_threadsafe(run, group.loop))
         else:
             self._active[number] = (running, None)
             assert group.pool is not None
@@ -221,7 +262,14 @@ class ConcurrentServer:
             context.leave(token)
             del kept
             caller.streams.pop(seq, None)
-            self._finished(group, number)
+            self._on_loop(self._finished, group, number)
+
+    def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function on the loop that serves the callers, from wherever this is."""
+        if threading.get_ident() == self._thread:
+            function(*args)
+        else:
+            self.loop.call_soon_threadsafe(function, *args)
 
     async def _dependencies_here(self, extra: dict[str, Any]) -> None:
         """Values on other nodes are fetched without blocking the loop."""
@@ -232,7 +280,8 @@ class ConcurrentServer:
         if far:
             refs = [self.runtime.borrow(object_id) for object_id in far]
             for ref in refs:
-                await self.loop.run_in_executor(None, self.runtime.await_here, ref)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(None, self.runtime.await_here, ref)
 
     def _run_in_thread(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
@@ -263,7 +312,7 @@ class ConcurrentServer:
             context.leave(token)
             del kept
             caller.streams.pop(seq, None)
-            self.loop.call_soon_threadsafe(self._finished, group, number)
+            self._on_loop(self._finished, group, number)
 
     async def _stream_async(
         self, caller: Caller, seq: int, number: int, extra: dict[str, Any], value: Any
@@ -274,11 +323,11 @@ class ConcurrentServer:
         if inspect.isasyncgen(value):
             async for item in value:
                 execution.stream_item(caller, seq, number, item)
-                self._flush_soon()
+                self._on_loop(self._flush_soon)
         else:
             for item in generator_of(value, "streaming"):
                 execution.stream_item(caller, seq, number, item)
-                self._flush_soon()
+                self._on_loop(self._flush_soon)
                 await asyncio.sleep(0)
         execution.stream_end(caller, seq)
 
@@ -289,7 +338,7 @@ class ConcurrentServer:
         stream = execution.open_stream(caller, seq, extra)
         for item in generator_of(value, "streaming"):
             execution.stream_item(caller, seq, number, item)
-            self.loop.call_soon_threadsafe(self._flush_soon)
+            self._on_loop(self._flush_soon)
             while stream.is_full:
                 stream.wait(1.0)
         execution.stream_end(caller, seq)
@@ -311,7 +360,7 @@ class ConcurrentServer:
             caller, item = group.queue.popleft()
             if item[2] in self._cancelled:
                 self._cancelled.discard(item[2])
-                caller.out.append((item[1], calls.CANCELLED, None))
+                self._drop(caller, item)
             else:
                 self._start(group, caller, item)
         self._flush_soon()
@@ -376,7 +425,7 @@ class ConcurrentServer:
                 for entry in list(group.queue):
                     if entry[1][2] == number:
                         group.queue.remove(entry)
-                        entry[0].out.append((entry[1][1], calls.CANCELLED, None))
+                        self._drop(*entry)
                         self._cancelled.discard(number)
             self._flush_soon()
             return
@@ -389,13 +438,22 @@ class ConcurrentServer:
 
 
 class _Group:
-    """A concurrency group: how many run, and what waits."""
+    """A concurrency group: how many run, what waits, and the threads or the loop that run it.
+
+    An async actor's default group has no loop of its own: it is that which serves the callers.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.running = 0
         self.queue: deque[tuple[Caller, tuple[Any, ...]]] = deque()
         self.pool: ThreadPoolExecutor | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+
+def _has_room(item: tuple[Any, ...]) -> bool:
+    """Whether a call counts in the mailbox."""
+    return item[5] is not None and item[5].get("room") is True
 
 
 def title(class_name: str) -> None:

@@ -209,13 +209,16 @@ class Executor:
             for _, member in inspect.getmembers(cls)
         )
         limit = spec.max_concurrency or (ASYNC_CONCURRENCY if is_async else 1)
-        if not is_async and limit == 1 and not spec.concurrency_groups:
+        is_bounded = spec.mailbox_size > 0  # then calls are counted while one runs
+        if not is_async and limit == 1 and not spec.concurrency_groups and not is_bounded:
             self._construct(message)
             return
         serial = self.server
         assert isinstance(serial, SerialServer)
         groups = {"": limit, **spec.concurrency_groups}
-        self.server = ConcurrentServer(self.execution, self._listener, is_async, groups)
+        self.server = ConcurrentServer(
+            self.execution, self._listener, is_async, groups, spec.mailbox_size
+        )
         self.server.posted = serial.posted
         context.process.server = self.server
         serial.ending = ExitCause("exited", "serves concurrently from here on")
@@ -269,6 +272,7 @@ class Executor:
                 self.execution.actor_repr = None
         if isinstance(self.server, SerialServer):
             self.server.is_actor = True
+            self.server.may_interrupt = message.spec.interruptible
         runtime = self.runtime
         runtime.tell(
             ActorStarted(

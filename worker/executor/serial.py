@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ract.client import context
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
-from ract.worker.executor.callers import Caller, OutStream
+from ract.core.priorities import insert
+from ract.worker.executor.callers import Caller, OutStream, priority_of
 from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.titles import set_title
 
@@ -67,6 +68,7 @@ class SerialServer:
         self.runtime = execution.runtime
         self.instance: Any = None
         self.is_actor = False
+        self.may_interrupt = True  # an actor only if its class says so
         self.posted: deque[Any] = deque()
         self.ending: ExitCause | None = None
         self._listener = listener
@@ -78,6 +80,7 @@ class SerialServer:
         self._poll.register(self._wake_fd, select.POLLIN)
         self._callers: dict[int, Caller] = {}
         self._inbox: deque[tuple[Caller, tuple[Any, ...]]] = deque()
+        self._is_mixed = False  # whether calls of other priorities than 0 may wait
         self._averages: dict[Any, float] = {}
         self._runs: dict[bytes, int] = {}
         self._held_since = 0.0
@@ -150,11 +153,21 @@ class SerialServer:
         with self._read_lock:
             for item in caller.receive():
                 if item[0] == calls.CALL:
-                    self._inbox.append((caller, item))
+                    self._enqueue(caller, item)
                 else:
                     self._control(caller, item)
         if caller.is_closed:
             self._drop(caller)
+
+    def _enqueue(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        extra = item[5]
+        if extra is not None and extra.get("priority"):
+            self._is_mixed = True
+        if self._is_mixed:
+            self._is_mixed = bool(self._inbox) or priority_of((caller, item)) != 0
+            insert(self._inbox, (caller, item), priority_of)
+        else:
+            self._inbox.append((caller, item))
 
     def _control(self, caller: Caller, item: tuple[Any, ...]) -> None:
         op = item[0]
@@ -247,7 +260,7 @@ class SerialServer:
             self._running = running
             self._running_title = True
             set_title(name)
-            self._interruptible = not self.is_actor
+            self._interruptible = self.may_interrupt
             value = function(*args, **kwargs)
             if is_streaming(extra):
                 self._stream(caller, seq, number, extra, value)
@@ -298,7 +311,7 @@ class SerialServer:
         stream = execution.open_stream(caller, seq, extra)
         generator = generator_of(value, "streaming")
         while True:
-            self._interruptible = not self.is_actor
+            self._interruptible = self.may_interrupt
             try:
                 item = next(generator)
             except StopIteration:
@@ -460,7 +473,7 @@ class SerialServer:
             running.is_cancelled = True
             if message.recursive:
                 self.runtime.cancel_children(message.task)
-            if not self.is_actor and self._main is not None:
+            if self.may_interrupt and self._main is not None:
                 signal.pthread_kill(self._main, signal.SIGUSR1)
 
     def _on_signal(self, signum: int, frame: Any) -> None:
