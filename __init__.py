@@ -19,11 +19,21 @@ from typing import TYPE_CHECKING, Any
 from ract.core.version import __version__
 
 if TYPE_CHECKING:
+    import cloudpickle
+
     from ract.client.actor_class import method
     from ract.client.api import (
+        AUTO_INIT_APIS,
+        LOCAL_MODE,
+        NON_AUTO_INIT_APIS,
+        RESTORE_WORKER_MODE,
+        SCRIPT_MODE,
+        SPILL_WORKER_MODE,
+        WORKER_MODE,
         available_resources,
         cancel,
         cluster_resources,
+        error_info,
         explain,
         get,
         get_actor,
@@ -49,7 +59,6 @@ if TYPE_CHECKING:
         UniqueID,
         WorkerID,
     )
-
     from ract import actor, exceptions  # isort: skip  # both need the names above
 
     ObjectID = ObjectRef
@@ -58,6 +67,13 @@ if TYPE_CHECKING:
 __commit__ = ""
 
 __all__ = [
+    "AUTO_INIT_APIS",
+    "LOCAL_MODE",
+    "NON_AUTO_INIT_APIS",
+    "RESTORE_WORKER_MODE",
+    "SCRIPT_MODE",
+    "SPILL_WORKER_MODE",
+    "WORKER_MODE",
     "ActorClassID",
     "ActorID",
     "ClusterID",
@@ -78,7 +94,9 @@ __all__ = [
     "actor",
     "available_resources",
     "cancel",
+    "cloudpickle",
     "cluster_resources",
+    "error_info",
     "exceptions",
     "explain",
     "get",
@@ -99,9 +117,17 @@ __all__ = [
 _HOME = {
     "ract.client.actor_class": ("method",),
     "ract.client.api": (
+        "AUTO_INIT_APIS",
+        "LOCAL_MODE",
+        "NON_AUTO_INIT_APIS",
+        "RESTORE_WORKER_MODE",
+        "SCRIPT_MODE",
+        "SPILL_WORKER_MODE",
+        "WORKER_MODE",
         "available_resources",
         "cancel",
         "cluster_resources",
+        "error_info",
         "explain",
         "get",
         "get_actor",
@@ -129,7 +155,16 @@ _HOME = {
     ),
 }
 _ALIASES = {"ObjectID": "ObjectRef", "RayContext": "RactContext"}
-_SUBMODULES = ("actor", "exceptions")
+_SUBMODULES = (
+    "actor",
+    "cluster_utils",
+    "exceptions",
+    "job_config",
+    "remote_function",
+    "runtime_context",
+    "testing",
+    "util",
+)
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
@@ -141,6 +176,8 @@ def __getattr__(name: str) -> Any:
     """
     if name in _SUBMODULES:
         return importlib.import_module(f"ract.{name}")
+    if name == "cloudpickle":  # which Ray has a copy of
+        return importlib.import_module(name)
     wanted = _ALIASES.get(name, name)
     module = _MODULE_OF.get(wanted)
     if module is None:

@@ -149,7 +149,7 @@ class ActorClass:
             running_demand=dict(options.running_demand),
             name=options.name or "",
             namespace=options.namespace or runtime.namespace,
-            detached=options.lifetime == "detached",
+            detached=(options.lifetime or runtime.default_lifetime) == "detached",
             max_restarts=options.max_restarts,
             max_task_retries=options.max_task_retries,
             max_pending_calls=options.max_pending_calls,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -67,7 +68,13 @@ def get(object_refs: ObjectRef, *, timeout: float | None = None) -> Any: ...
 def get(object_refs: Sequence[ObjectRef], *, timeout: float | None = None) -> list[Any]: ...
 
 
-def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+def get(
+    object_refs: Any,
+    *,
+    timeout: float | None = None,
+    _use_object_store: bool = False,
+    worker: Any = None,
+) -> Any:
     """Wait for values and return them: one for a ref, a list for a list of refs.
 
     Arrays come back as read-only views of shared memory. A list raises as soon as one of its
@@ -84,6 +91,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         TypeError: a list of other things.
     """
     runtime = ambient.runtime()
+    if worker is not None:
+        _warn_of_worker()
     if timeout is not None and timeout < 0:
         timeout = None
     if isinstance(object_refs, ObjectRef):
@@ -102,7 +111,9 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     return runtime.get_many(object_refs, timeout)
 
 
-def put(value: Any, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef:
+def put(
+    value: Any, *, _owner: Any = None, _tensor_transport: Any = None, worker: Any = None
+) -> ObjectRef:
     """Keep a value in the object store and return a ref to it.
 
     Args:
@@ -115,15 +126,19 @@ def put(value: Any, *, _owner: Any = None, _tensor_transport: Any = None) -> Obj
     """
     if _owner is not None and not isinstance(_owner, ActorHandle):
         raise TypeError(f"The '_owner' of ract.put must be an ActorHandle, not {type(_owner)}")
+    if worker is not None:
+        _warn_of_worker()
     return ambient.runtime().put(value)
 
 
 def wait(
     ract_waitables: list[Any],
-    *,
+    *older: Any,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
+    timeout_ms: float | None = None,
+    worker: Any = None,
 ) -> tuple[list[Any], list[Any]]:
     """Wait until some of the refs are complete (with a value or an error).
 
@@ -133,6 +148,9 @@ def wait(
         num_returns: How many to wait for, 1..len.
         timeout: Seconds; None waits as long as it takes, 0 looks once.
         fetch_local: Whether large values should also be brought to this node.
+        timeout_ms: The timeout in milliseconds, for programs that count in them.
+        *older: ``num_returns`` and ``timeout`` by position, as in Ray 0.x; the timeout is in
+            seconds all the same.
 
     Returns:
         (ready, not_ready), both in input order; at most ``num_returns`` are in ``ready``.
@@ -141,6 +159,8 @@ def wait(
         TypeError: not a list of refs.
         ValueError: duplicates, a bad ``num_returns`` or a negative ``timeout``.
     """
+    if older or worker is not None or timeout_ms is not None:
+        num_returns, timeout = _older_wait(older, num_returns, timeout, timeout_ms, worker)
     if isinstance(ract_waitables, ObjectRef):
         raise TypeError("ract.wait() takes a list of ObjectRefs, not a single ObjectRef")
     if not isinstance(ract_waitables, list):
@@ -169,6 +189,55 @@ def wait(
     if has_generators:
         return _wait_with_generators(runtime, ract_waitables, num_returns, timeout)
     return runtime.wait(ract_waitables, num_returns, timeout)
+
+
+def _older_wait(
+    older: tuple[Any, ...],
+    num_returns: int,
+    timeout: float | None,
+    timeout_ms: float | None,
+    worker: Any,
+) -> tuple[int, float | None]:
+    """The arguments of `wait` in its older forms, with warnings; returns (num_returns, timeout)."""
+    if worker is not None:
+        _warn_of_worker()
+    if older:
+        if len(older) > 2:
+            raise TypeError(
+                f"ract.wait() takes 3 positional arguments at most, not {len(older) + 1}"
+            )
+        warnings.warn(
+            "give num_returns and timeout to ract.wait() by name", DeprecationWarning, stacklevel=3
+        )
+        num_returns = older[0]
+        timeout = older[1] if len(older) > 1 else timeout
+        if isinstance(timeout, int) and timeout >= 1000:
+            warnings.warn(
+                f"timeout={timeout} is in seconds; timeout_ms= counts in milliseconds", stacklevel=3
+            )
+    if timeout_ms is not None:
+        if timeout is not None:
+            raise ValueError("give timeout or timeout_ms to ract.wait(), not both")
+        timeout = timeout_ms / 1000
+    return num_returns, timeout
+
+
+def _warn_of_worker() -> None:
+    warnings.warn("worker= is of Ray 0.x and does nothing", DeprecationWarning, stacklevel=3)
+
+
+def error_info() -> list[dict[str, Any]]:
+    """Failures of this job that nobody has read: dicts with "type", "message" and "data"."""
+    runtime = ambient.runtime_without_init("error_info()")
+    pushed = [dict(item.data) for item in list(runtime.pushed) if item.kind == "error"]
+    found = [
+        {"type": each.get("type", "error"), "message": each.get("message", ""), "data": each}
+        for each in pushed
+    ]
+    return found + [
+        {"type": "task", "message": str(error), "data": error}
+        for error in list(runtime.unhandled_errors)
+    ]
 
 
 def _wait_with_generators(
@@ -293,3 +362,7 @@ def _text(answer: Any) -> str:
 
 
 AUTO_INIT_APIS: tuple[Callable[..., Any], ...] = (get, put, wait, cancel, kill, get_actor)
+NON_AUTO_INIT_APIS: tuple[Callable[..., Any], ...] = (nodes, cluster_resources, available_resources)
+
+SCRIPT_MODE, WORKER_MODE, LOCAL_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = range(5)
+"""Kinds of processes, as Ray numbers them."""

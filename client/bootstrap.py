@@ -17,6 +17,7 @@ import platform
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -181,10 +182,14 @@ def init(
                 "Maybe you called ract.init twice by accident? This process is already connected. "
                 "Call ract.shutdown() first, or pass ignore_reinit_error=True."
             )
+        address, log_to_driver, local_mode = _from_older(kwargs, address, log_to_driver, local_mode)
         _check(kwargs, namespace)
         if job_config is not None:
             namespace = namespace or getattr(job_config, "ray_namespace", None)
             runtime_env = runtime_env or getattr(job_config, "runtime_env", None)
+        metadata = dict(getattr(job_config, "metadata", None) or {})
+        lifetime = getattr(job_config, "_default_actor_lifetime", "non_detached")
+        metadata["default_actor_lifetime"] = lifetime
         node = _described(
             num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
         )
@@ -202,19 +207,28 @@ def init(
         else:
             place = node_processes.local_node(address) or _join_machine(address, token_file)
         try:
-            runtime = _connect(place, namespace, runtime_env, token_file)
+            runtime = _connect(place, namespace, runtime_env, token_file, metadata)
         except BaseException:
             _stop_started()
             raise
         from ract.client.driver_output import DriverOutput
         from ract.client.runtime import install
 
-        output = DriverOutput(log_to_driver is not False)
+        output = DriverOutput(
+            _wants_logs(log_to_driver), runtime.link.welcome.config.get("host", "")
+        )
         runtime.on_control = output.handle
+        runtime.on_tick = output.tick
+        runtime.on_close = output.close
         install(runtime)
         runtime.start()
         _context = RactContext(runtime, place.get("dashboard_url", ""))
         return _context
+
+
+def _wants_logs(given: bool | None) -> bool:
+    """Whether lines of tasks are printed: as given, else by ``RACT_LOG_TO_DRIVER``, else yes."""
+    return setting("LOG_TO_DRIVER", "1") != "0" if given is None else given
 
 
 def _described(
@@ -256,6 +270,44 @@ def _start_embedded(node: dict[str, Any], dashboard: tuple[str, int | None] | No
         _started = None
         raise
     return _started.answer
+
+
+_OLDER = {
+    "redis_address": "address",
+    "node_ip_address": "_node_ip_address",
+    "driver_mode": "local_mode or log_to_driver",
+}
+_OLDER_IGNORED = {
+    "object_id_seed",
+    "num_workers",
+    "num_redis_shards",
+    "plasma_directory",
+    "huge_pages",
+    "redirect_output",
+    "_lru_evict",
+}
+_MODES: dict[Any, dict[str, bool]] = {0: {}, 1: {}, 2: {"local_mode": True}, 3: {"quiet": True}}
+"""What ``driver_mode`` meant: script, worker, Python and silent mode."""
+
+
+def _from_older(
+    kwargs: dict[str, Any], address: str | None, log_to_driver: bool | None, local_mode: bool
+) -> tuple[str | None, bool | None, bool]:
+    """Take the arguments of Ray 0.x out of ``kwargs``; returns what they mean today."""
+    for name in sorted(kwargs.keys() & (_OLDER.keys() | _OLDER_IGNORED)):
+        value, now = kwargs.pop(name), _OLDER.get(name)
+        what = f"use {now}" if now else "it does nothing here"
+        warnings.warn(f"init({name}=...) is of Ray 0.x: {what}", DeprecationWarning, stacklevel=4)
+        if name == "redis_address":
+            address = address or value
+        elif name == "node_ip_address":
+            kwargs["_node_ip_address"] = value
+        elif name == "driver_mode":
+            if value not in _MODES:
+                raise ValueError(f"driver_mode={value!r} is not one of {sorted(_MODES)}")
+            local_mode = local_mode or _MODES[value].get("local_mode", False)
+            log_to_driver = False if _MODES[value].get("quiet") else log_to_driver
+    return address, log_to_driver, local_mode
 
 
 def _check(kwargs: dict[str, Any], namespace: Any) -> None:
@@ -328,7 +380,11 @@ def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
 
 
 def _connect(
-    place: dict[str, Any], namespace: str | None, runtime_env: Any, token_file: str | None
+    place: dict[str, Any],
+    namespace: str | None,
+    runtime_env: Any,
+    token_file: str | None,
+    metadata: dict[str, str],
 ) -> Runtime:
     from ract.client.node_link import NodeLink
     from ract.client.runtime import Runtime
@@ -357,11 +413,16 @@ def _connect(
         python_version=platform.python_version(),
         entrypoint=" ".join(sys.argv),
         runtime_env=canonical_env(runtime_env),
-        metadata={"sys_path": json.dumps(_import_paths()), "names": naming.program},
+        metadata={
+            **{str(name): str(value) for name, value in metadata.items()},
+            "sys_path": json.dumps(_import_paths()),
+            "names": naming.program,
+        },
     )
     link = NodeLink(os.path.join(place["session_dir"], "node.sock"), hello)
     runtime = Runtime(link, is_driver=True)
     runtime.runtime_env = canonical_env(runtime_env)
+    runtime.default_lifetime = metadata["default_actor_lifetime"]
     return runtime
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+import time
 from typing import Any
 
+from ract.client.log_lines import LineFilter, Settings
+from ract.core import naming
 from ract.core.messages import Pushed
-
-logger = logging.getLogger("ract")
 
 
 class DriverOutput:
@@ -16,10 +16,13 @@ class DriverOutput:
 
     Args:
         to_driver: Whether printed lines of tasks and actors are shown.
+        host: The address of this node; lines of others name theirs.
     """
 
-    def __init__(self, to_driver: bool) -> None:
+    def __init__(self, to_driver: bool, host: str = "") -> None:
         self._to_driver = to_driver
+        self._host = host
+        self._filter = LineFilter(Settings.from_environment())
 
     def handle(self, message: Any) -> None:
         """Take one message that the runtime does not handle itself (on the IO thread)."""
@@ -29,13 +32,33 @@ class DriverOutput:
             self._log(message.data)
         else:
             kind = message.data.get("type", "error")
-            print(f"(ract {kind}) {message.data.get('message', '')}", file=sys.stderr)
+            print(f"({naming.program} {kind}) {message.data.get('message', '')}", file=sys.stderr)
+
+    def tick(self) -> bool:
+        """Show repeated lines whose time is over; returns whether there will be more."""
+        if self._filter.is_waiting:
+            _show(self._filter.due(time.monotonic()))
+        return self._filter.is_waiting
+
+    def close(self) -> None:
+        """Show what is still held back."""
+        if self._to_driver:
+            _show(self._filter.rest())
 
     def _log(self, data: dict[str, Any]) -> None:
         if not self._to_driver:
             return
-        stream = sys.stderr if data.get("is_err") else sys.stdout
-        prefix = f"({data.get('name') or 'ract'} pid={data.get('pid')})"
+        name, pid, host = data.get("name") or naming.program, data.get("pid"), data.get("ip")
+        place = f", ip={host}" if host and host != self._host else ""
+        source, is_err = f"{host} {pid}", bool(data.get("is_err"))
+        now = time.monotonic()
         for line in data.get("lines", ()):
-            print(prefix, line, file=stream)
-        stream.flush()
+            _show(self._filter.line(now, source, f"({name} pid={pid}{place})", line, is_err))
+
+
+def _show(lines: list[tuple[bool, str]]) -> None:
+    for is_err, line in lines:
+        print(line, file=sys.stderr if is_err else sys.stdout)
+    if lines:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -16,6 +16,17 @@ def as_raised(error: Any) -> BaseException:
     return error
 
 
+def of_argument(name: str, error: BaseException) -> BaseException:
+    """The error of a call that never ran because an argument has none but this error."""
+    if not isinstance(error, errors.RactTaskError):
+        return error
+    text = (
+        f"At least one of the input arguments for this task could not be computed:\n"
+        f"{type(error).__module__}.{type(error).__qualname__}: {error}"
+    )
+    return errors.RactTaskError(name, text, error.cause, actor_id=error.actor_id)
+
+
 _REASONS: dict[bytes, type[errors.ObjectLostError]] = {
     b"lost": errors.ObjectLostError,
     b"freed": errors.ObjectFreedError,

@@ -229,6 +229,18 @@ class HeldRef(ObjectRef):
             runtime.drop_hold(self._id, self._holds)
 
 
+class FailedRef(ObjectRef):
+    """A local ref of a task that raised, until somebody reads it: if nobody does, that is said."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        runtime = self._runtime
+        if runtime is not None and not runtime.closed:
+            runtime.unhandled.append(self._value)
+            runtime.reactor.wake()
+
+
 class AnchoredRef(ObjectRef):
     """A ref just read out of another object, ``_value``, whose own hold keeps it alive meanwhile.
 
@@ -254,7 +266,7 @@ class AnchoredRef(ObjectRef):
 
 _SLOTS = {name: ObjectRef.__dict__[name] for name in ("_state", "_call", "_waiters", "_holds")}
 
-for _kind in (HeldRef, AnchoredRef):
+for _kind in (HeldRef, FailedRef, AnchoredRef):
     _kind.__name__ = _kind.__qualname__ = "ObjectRef"
 
 

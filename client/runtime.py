@@ -39,6 +39,7 @@ from ract.client.refs import (
     SOUGHT,
     STORED,
     AnchoredRef,
+    FailedRef,
     HeldRef,
     ObjectRef,
 )
@@ -46,7 +47,7 @@ from ract.client.store import Location, StoreClient
 from ract.client.streams import Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
-from ract.core import calls, errors, ids, messages, serialization
+from ract.core import calls, errors, ids, messages, naming, serialization
 from ract.core.messages import (
     Blob,
     CancelAsked,
@@ -97,10 +98,12 @@ class Runtime:
         self.channels: dict[int, Channel] = {}
         self.actors: dict[bytes, ActorClient] = {}
         self.runtime_env = ""
+        self.default_lifetime = "non_detached"  # of actors that do not say
         self.on_block: Callable[[], None] | None = None
         self.on_unblock: Callable[[], None] | None = None
         self.on_control: Callable[[Any], None] = lambda message: None
         self.on_tick: Callable[[], bool] = lambda: False
+        self.on_close: Callable[[], None] = lambda: None
         self.pushed: list[messages.Pushed] = []
         self._first_number = self.process << ids.COUNTER_BITS
         self._counter = itertools.count(1)
@@ -115,6 +118,9 @@ class Runtime:
         self._met_since: deque[tuple[float, list[AnchoredRef]]] = deque()
         self._pinned: list[Any] = []
         self._localizing: dict[bytes, list[Callable[[], None]]] = {}
+        #: Values of refs of failed tasks that nobody has read.
+        self.unhandled: deque[tuple[bytes, list[bytes], list[Any]]] = deque()
+        self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
         self._dropped_handles: deque[bytes] = deque()
         self._dropped_streams: deque[Stream] = deque()
         self._errors = 0
@@ -259,7 +265,7 @@ class Runtime:
         try:
             ref._load()
         except BaseException as error:
-            self.fail_call(call, error)
+            self.fail_call(call, faults.of_argument(call.name, error))
 
     # ------------------------------------------------------------------ replies
 
@@ -312,6 +318,8 @@ class Runtime:
             if status == calls.ERROR:
                 self._errors += 1
                 ref._complete(ERROR, (result[1], result[2], contained))
+                if type(ref) is ObjectRef:
+                    ref.__class__ = FailedRef
             else:
                 ref._complete(INLINE, (result[1], result[2], contained))
 
@@ -538,6 +546,8 @@ class Runtime:
         """The value of a complete ref that is not plain or inline; raises errors."""
         value = ref._value
         if ref._state == ERROR:
+            if type(ref) is FailedRef:
+                ref.__class__ = ObjectRef  # type: ignore[assignment]
             head, buffers, _ = value
         else:
             node_id, path, offset, size, is_error = value
@@ -999,6 +1009,8 @@ class Runtime:
             self._dropped_streams.popleft().let_go()
         while self._dropped_handles:
             self.actors[self._dropped_handles.popleft()].handle_dropped()
+        while self.unhandled:
+            self._report_unhandled(self.unhandled.popleft())
         busy = self.on_tick()
         if self._timeouts:
             self._expire()
@@ -1018,6 +1030,13 @@ class Runtime:
                 busy = True
         return busy
 
+    def _report_unhandled(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
+        error = serialization.unpack(value[0], value[1])
+        self.unhandled_errors.append(error)
+        if setting("IGNORE_UNHANDLED_ERRORS", "0") != "1":
+            variable = f"{naming.program.upper()}_IGNORE_UNHANDLED_ERRORS=1"
+            logger.error("Unhandled error (suppress with '%s'): %s", variable, error)
+
     def close(self) -> None:
         """Leave the cluster."""
         if self.closed:
@@ -1035,6 +1054,7 @@ class Runtime:
             channel.discard()
         self.channels.clear()
         self.link.close()
+        self.on_close()
 
 
 def id_of(ref: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from typing import Any
 
 from ract.client import ambient, context
@@ -134,11 +135,14 @@ class RuntimeContext:
         """Whether the running call was asked to stop (`ract.cancel`).
 
         Raises:
-            RuntimeError: in a driver.
+            RuntimeError: in a driver or an async actor.
         """
         running = context.running()
-        if running is None:
-            raise RuntimeError("This method is only available in tasks and actors.")
+        if running is None or getattr(context.process.server, "is_async", False):
+            raise RuntimeError(
+                "is_canceled() is for tasks and for sync and threaded actors; a coroutine gets "
+                "asyncio.CancelledError."
+            )
         return running.is_cancelled
 
     def get_temp_dir(self) -> str:
@@ -155,8 +159,54 @@ class RuntimeContext:
         nodes = self._runtime.link.request("nodes")
         return next((node["Labels"] for node in nodes if node["NodeID"] == me), {})
 
+    # ------------------------------------------------------------------ older names
+
+    @property
+    def job_id(self) -> ids.JobID:
+        """Deprecated: `get_job_id`."""
+        _deprecated("job_id")
+        return ids.JobID.from_hex(self.get_job_id())
+
+    @property
+    def node_id(self) -> ids.NodeID:
+        """Deprecated: `get_node_id`."""
+        _deprecated("node_id")
+        return ids.NodeID.from_hex(self.get_node_id())
+
+    @property
+    def task_id(self) -> ids.TaskID | None:
+        """Deprecated: `get_task_id`."""
+        _deprecated("task_id")
+        found = self.get_task_id()
+        return None if found is None else ids.TaskID.from_hex(found)
+
+    @property
+    def actor_id(self) -> ids.ActorID | None:
+        """Deprecated: `get_actor_id`."""
+        _deprecated("actor_id")
+        found = self.get_actor_id()
+        return None if found is None else ids.ActorID.from_hex(found)
+
+    @property
+    def current_placement_group_id(self) -> ids.PlacementGroupID | None:
+        """Deprecated: `get_placement_group_id`."""
+        _deprecated("placement_group_id")
+        found = self.get_placement_group_id()
+        return None if found is None else ids.PlacementGroupID.from_hex(found)
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether tasks that this one submits go to its placement group."""
+        return False
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Deprecated: `get_accelerator_ids`."""
+        _deprecated("accelerator_ids")
+        return self.get_accelerator_ids()
+
     def get(self) -> dict[str, Any]:
-        """Ids and names as one dict."""
+        """Deprecated: ids and names as one dict."""
+        _deprecated("")
         found: dict[str, Any] = {
             "job_id": self.get_job_id(),
             "node_id": self.get_node_id(),
@@ -165,6 +215,11 @@ class RuntimeContext:
         if context.process.is_executor:
             found.update(task_id=self.get_task_id(), actor_id=self.get_actor_id())
         return found
+
+
+def _deprecated(name: str) -> None:
+    method = f"get_{name}()" if name else "the methods get_...()"
+    warnings.warn(f"use {method}", DeprecationWarning, stacklevel=3)
 
 
 def get_runtime_context() -> RuntimeContext:

@@ -176,6 +176,7 @@ class Executor:
         for path in reversed(json.loads(metadata.get("sys_path", "[]"))):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        self.runtime.default_lifetime = metadata.get("default_actor_lifetime", "non_detached")
         if metadata.get("names") == "ray":
             naming.speak_of_ray()
         for name, value in (
