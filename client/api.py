@@ -13,6 +13,7 @@ from ract.client.handles import ActorHandle
 from ract.client.refs import ObjectRef
 from ract.client.remote_function import RemoteFunction, make_remote_function
 from ract.client.streams import ObjectRefGenerator
+from ract.core.errors import BadDecoratorError
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -31,12 +32,12 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and callable(args[0]):
         return _make_remote(args[0], {})
     if len(args) == 1 and not options:
-        raise TypeError(
+        raise BadDecoratorError(
             f"The @ract.remote decorator must be applied to either a function or a class, "
             f"not {type(args[0]).__name__}"
         )
     if args or not options:
-        raise TypeError(
+        raise BadDecoratorError(
             "The @ract.remote decorator must be applied either with no arguments and no "
             "parentheses, for example '@ract.remote', or with at least one keyword argument, for "
             "example '@ract.remote(num_returns=2, resources={\"CustomResource\": 1})'."
@@ -56,7 +57,7 @@ def _make_remote(target: Any, options: dict[str, Any]) -> RemoteFunction | Actor
         or type(target).__name__ in ("cython_function_or_method", "partial")
     ):
         return make_remote_function(target, **options)
-    raise TypeError(
+    raise BadDecoratorError(
         "The @ract.remote decorator must be applied to either a function or a class, "
         f"not {type(target).__name__}"
     )

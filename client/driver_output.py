@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from ract.client.log_lines import LineFilter, Settings
 from ract.core import naming
 from ract.core.messages import Pushed
+
+BAR_MARK = "__ract_tqdm__:"
+"""In lines that move a progress bar; what they mean is `ract.util.tqdm`'s, if there are any."""
 
 
 class DriverOutput:
@@ -44,6 +48,8 @@ class DriverOutput:
         """Show what is still held back."""
         if self._to_driver:
             _show(self._filter.rest())
+        if (bars := sys.modules.get("ract.util.tqdm")) is not None:
+            bars.instance().close_all()
 
     def _log(self, data: dict[str, Any]) -> None:
         if not self._to_driver:
@@ -53,6 +59,8 @@ class DriverOutput:
         source, is_err = f"{host} {pid}", bool(data.get("is_err"))
         now = time.monotonic()
         for line in data.get("lines", ()):
+            if BAR_MARK in line and importlib.import_module("ract.util.tqdm").handle_line(line):
+                continue
             _show(self._filter.line(now, source, f"({name} pid={pid}{place})", line, is_err))
 
 

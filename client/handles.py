@@ -33,6 +33,7 @@ class Method:
         "full_name",
         "least",
         "limit",
+        "may_yield",
         "most",
         "name",
         "on_full",
@@ -45,6 +46,7 @@ class Method:
         self.full_name = f"{info.class_name}.{name}"
         self.options: dict[str, Any] | None = meta.get("options")
         self.retries = info.max_task_retries
+        self.may_yield = meta.get("generator", False) or name in HIDDEN_METHODS
         self.limit = info.max_pending_calls
         self.on_full = "" if name in HIDDEN_METHODS else info.on_full
         self._signature = Signature.from_plain(meta.get("signature"))
@@ -243,6 +245,11 @@ class ActorMethod:
             if self._options is not None
             else method_options(**{**(self._method.options or {}), **options})
         )
+        wanted = merged.given_values().get("num_returns")
+        if wanted in ("streaming", "dynamic") and not self._method.may_yield:
+            raise ValueError(
+                f"num_returns={wanted!r} is for generators; {self._method.full_name} is none"
+            )
         return ActorMethod(self._handle, self._method, merged)
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-import cloudpickle
+from ract.core import serialization
 
 DEPTH_MAX = 6
 PARTS_MAX = 200
@@ -35,7 +35,7 @@ def find_unpicklable(value: Any) -> tuple[str, Any]:
     path, part = "", value
     budget = PARTS_MAX
     for _ in range(DEPTH_MAX):
-        for name, inner in _parts(part):
+        for name, inner in parts(part):
             budget -= 1
             if budget < 0:
                 return path, part
@@ -49,13 +49,14 @@ def find_unpicklable(value: Any) -> tuple[str, Any]:
 
 def _pickles(value: Any) -> bool:
     try:
-        cloudpickle.dumps(value)
+        serialization.pack(value)  # which does not take its refs for escaped
     except Exception:  # any __reduce__ may raise anything; the answer is just no
         return False
     return True
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """(how to get there, part) of what is pickled together with ``value``."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield f"[{_short(key)}]", inner
@@ -71,6 +72,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             is_dunder = name.startswith("__") and name.endswith("__")
             if not is_dunder or isinstance(inner, types.FunctionType):
                 yield f".{name}", inner
+        if not isinstance(value, type) and type(value).__module__ == "__main__":
+            yield ".__class__", type(value)  # it is pickled by value
 
 
 def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -316,6 +316,13 @@ class ActorHandleNotFoundError(ValueError, RactError):
     """No such actor."""
 
 
+class BadDecoratorError(TypeError, AssertionError):
+    """``@remote`` on something else than a function or class, or without its arguments.
+
+    Ray raises AssertionError for some of these, and its documentation promises TypeError.
+    """
+
+
 class ActorClassInheritanceException(TypeError):
     """A class inherits from an actor class."""
 
@@ -440,7 +447,8 @@ _BUILTINS = (
 def error_by_name(name: str, detail: str) -> Exception:
     """The error that a message names; only ract's and a few builtin types are known."""
     kind = globals().get(name)
-    if isinstance(kind, type) and issubclass(kind, (RactError, ActorClassInheritanceException)):
+    own = (RactError, ActorClassInheritanceException, BadDecoratorError)
+    if isinstance(kind, type) and issubclass(kind, own):
         # The first argument of these is an id.
         if issubclass(kind, ObjectLostError):
             return kind(call_site=detail)

@@ -1,0 +1,65 @@
+"""What programs often need beside tasks and actors. Everything is imported at its first use."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ract.util import actor_group, actor_pool, annotations, debug, queue, testing
+    from ract.util.actor_pool import ActorPool
+    from ract.util.check_serialize import inspect_serializability
+    from ract.util.completion import as_completed, map_unordered
+    from ract.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
+    from ract.util.named_actors import list_named_actors
+    from ract.util.network import get_node_instance_id, get_node_ip_address
+    from ract.util.progress_bar import progress
+    from ract.util.serialization import deregister_serializer, register_serializer
+
+__all__ = [
+    "ActorPool",
+    "actor_group",
+    "actor_pool",
+    "annotations",
+    "as_completed",
+    "debug",
+    "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
+    "get_node_instance_id",
+    "get_node_ip_address",
+    "inspect_serializability",
+    "list_named_actors",
+    "log_once",
+    "map_unordered",
+    "progress",
+    "queue",
+    "register_serializer",
+    "testing",
+]
+
+_HOME = {
+    "actor_pool": ("ActorPool",),
+    "check_serialize": ("inspect_serializability",),
+    "completion": ("as_completed", "map_unordered"),
+    "debug": ("disable_log_once_globally", "enable_periodic_logging", "log_once"),
+    "named_actors": ("list_named_actors",),
+    "network": ("get_node_instance_id", "get_node_ip_address"),
+    "progress_bar": ("progress",),
+    "serialization": ("deregister_serializer", "register_serializer"),
+}
+_SUBMODULES = ("actor_group", "actor_pool", "annotations", "debug", "queue", "testing")
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for at its first use."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"ract.util.{name}")
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'ract.util' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"ract.util.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -206,9 +206,12 @@ def test_streaming_is_for_generator_functions():
             ract.remote(plain).options(num_returns=wanted)
 
 
-def test_a_method_that_returns_no_generator_says_so():
+def test_a_method_that_is_no_generator_says_so():
     maker = Maker.remote()
-    (ref,) = maker.pid.options(num_returns="streaming").remote()
+    with pytest.raises(ValueError, match=r"Maker\.pid is none"):
+        maker.pid.options(num_returns="streaming")
+    call = maker.__ray_call__.options(num_returns="streaming")
+    (ref,) = call.remote(lambda self: 1)
     with pytest.raises(ValueError, match="must return a generator, not a int"):
         ract.get(ref)
 

@@ -82,6 +82,7 @@ TREE = {
     "ActorHandleNotFoundError": "RactError ValueError",
     "CrossLanguageError": "RactError",
     "ActorClassInheritanceException": "TypeError",
+    "BadDecoratorError": "TypeError AssertionError",
 }
 
 

@@ -191,7 +191,7 @@ class ConcurrentServer:
             self._waits_no_more(item)
             self._flush_soon()
             return
-        if group.running >= group.limit:
+        if group.running >= group.limit or self.ending is not None:
             insert(group.queue, (caller, item), priority_of)
             return
         self._start(group, caller, item)
@@ -242,7 +242,9 @@ class ConcurrentServer:
             value = self._method(target)(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            if is_streaming(extra):
+            if target == "__ray_terminate__":
+                pass  # the end of the process is the answer
+            elif is_streaming(extra):
                 await self._stream_async(caller, seq, number, extra, value)
             else:
                 self.execution.reply(caller, seq, number, extra, value)
@@ -297,7 +299,9 @@ class ConcurrentServer:
                 args, kwargs, kept = self.execution.arguments(extra)
                 args = args if given is None else given
             value = self._method(target)(*args, **kwargs)
-            if is_streaming(extra):
+            if target == "__ray_terminate__":
+                pass  # the end of the process is the answer
+            elif is_streaming(extra):
                 self._stream_in_thread(caller, seq, number, extra, value)
             else:
                 self.execution.reply(caller, seq, number, extra, value)

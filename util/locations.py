@@ -1,0 +1,51 @@
+"""Where the values of objects are."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ract.client.refs import REMOTE, STORED, ObjectRef
+from ract.client.runtime import current
+
+
+def get_object_locations(
+    obj_refs: list[ObjectRef], timeout_ms: int = -1
+) -> dict[ObjectRef, dict[str, Any]]:
+    """Nodes and sizes of objects.
+
+    Args:
+        obj_refs: Refs; those that are not ready have no location yet.
+        timeout_ms: Accepted for compatibility: nothing is waited for.
+
+    Returns:
+        By ref, ``{"node_ids": [hex, ...], "object_size": bytes, "did_spill": False}``. Small values
+        are in no node's store: they have no nodes, and size 0.
+
+    Raises:
+        RuntimeError: this process is in no cluster.
+    """
+    runtime = current()
+    if runtime is None or runtime.closed:
+        raise RuntimeError("ract is not initialized: call ract.init() first")
+    known = [ref for ref in obj_refs if ref._holds or ref._state <= REMOTE]
+    found = runtime.link.request("object_locations", ids=[ref.binary() for ref in known])
+    nowhere = {"node_ids": [], "object_size": 0}
+    return {ref: {**found.get(ref.hex(), nowhere), "did_spill": False} for ref in obj_refs}
+
+
+def get_local_object_locations(obj_refs: list[ObjectRef]) -> dict[ObjectRef, dict[str, Any]]:
+    """As `get_object_locations`, from what this process knows, without asking anybody."""
+    found: dict[ObjectRef, dict[str, Any]] = {}
+    for ref in obj_refs:
+        place: dict[str, Any] = {"node_ids": [], "object_size": 0}
+        if ref._state == STORED:
+            place = {"node_ids": [ref._value[0].hex()], "object_size": ref._value[3]}
+        found[ref] = {**place, "did_spill": False}
+    return found
+
+
+def set_resource(resource_name: str, capacity: float, node_id: Any = None) -> NoReturn:
+    """Resources cannot be changed while a cluster runs. Raises DeprecationWarning, as in Ray."""
+    raise DeprecationWarning(
+        "resources are given when a node starts: ract.init(resources=...) or rworker --resources"
+    )
