@@ -80,6 +80,14 @@ class ObjectRef(Generic[T]):
         """The 28 bytes of the id."""
         made = self._id
         if type(made) is not bytes:
+            made = self._make_id()
+            if self._runtime is not None:
+                self._runtime.exposed[made] = self  # ``ObjectRef(id)`` is this ref
+        return made
+
+    def _make_id(self) -> bytes:
+        made = self._id
+        if type(made) is not bytes:
             number, actor_id, index = made
             job = self._runtime.job_id if self._runtime is not None else b"\0\0\0\0"
             task = ids.task_id_bytes(number, job, actor_id or b"")

@@ -113,6 +113,9 @@ class Runtime:
         # The refs that the cluster knows, by id. Entries of refs that are gone go in `_tick`.
         self._held: dict[bytes, weakref.ref[ObjectRef]] = {}
         self._dropped: deque[bytes] = deque()  # ids of refs that went
+        #: Local refs whose id was asked for: the program may make a ref of it.
+        self.exposed: weakref.WeakValueDictionary[bytes, ObjectRef]
+        self.exposed = weakref.WeakValueDictionary()
         # Refs that were read out of other objects a moment ago, by id, and in order of time.
         self._met: dict[bytes, AnchoredRef] = {}
         self._met_since: deque[tuple[float, list[AnchoredRef]]] = deque()
@@ -359,7 +362,7 @@ class Runtime:
                 ref.hold()
                 ref._holds = count
             else:
-                ref._holds += count
+                self._become_held(ref, count)
             return ref
 
     def borrow(self, id: bytes) -> ObjectRef:
@@ -401,7 +404,7 @@ class Runtime:
     def _find(self, id: bytes) -> ObjectRef | None:
         known = self._held.get(id)
         ref = known() if known is not None else None
-        return self._met.get(id) if ref is None else ref
+        return self._met.get(id) or self.exposed.get(id) if ref is None else ref
 
     def _sort_out_refs(self) -> None:
         """Forget refs that are gone; hold those that were met a while ago and are in use."""
@@ -432,7 +435,7 @@ class Runtime:
     def _become_held(self, ref: ObjectRef, count: int) -> None:
         with self._lock:
             if not ref._holds:
-                self._held[ref.binary()] = weakref.ref(ref)
+                self._held[ref._make_id()] = weakref.ref(ref)
                 ref.__class__ = HeldRef
             ref._holds += count
 
@@ -477,7 +480,7 @@ class Runtime:
             if type(ref) is AnchoredRef:
                 self._hold_anchored(ref)
                 return
-            id = ref.binary()
+            id = ref._make_id()
             self._held[id] = weakref.ref(ref)
             ref.__class__ = HeldRef
             ref._holds = 1
@@ -535,8 +538,8 @@ class Runtime:
             ref._value = (packed.head, packed.copied_buffers(), packed.refs)
             ref._state = INLINE
             return ref
-        holds = [Hold(ref.binary(), self.process, 1)]
-        location = self.store.write(ref.binary(), packed, contained_of(packed.refs), holds)
+        holds = [Hold(ref._make_id(), self.process, 1)]
+        location = self.store.write(ref._make_id(), packed, contained_of(packed.refs), holds)
         self._become_held(ref, 1)
         ref._value = (self.node_id, location.path, location.offset, location.size, False)
         ref._state = STORED

@@ -402,3 +402,26 @@ def test_concurrent_actors_that_wait_lend_their_cpus(kind):
     cls = {"threads": Threads, "async, get": Get, "async, await": Await}[kind]
     actor = ract.remote(cls).options(num_cpus=2, max_concurrency=2).remote()
     assert ract.get([actor.ask.remote() for _ in range(3)], timeout=30) == [1, 1, 1]
+
+
+def test_an_async_actor_takes_no_calls_after_its_termination(tmp_path):
+    @ract.remote
+    class Async:
+        async def wait_for(self, path):
+            while not os.path.exists(path):
+                await asyncio.sleep(0.001)
+
+        async def ping(self):
+            return 1
+
+    actor, gate = Async.remote(), tmp_path / "gate"
+    waiting = actor.wait_for.remote(str(gate))
+    ract.get(actor.ping.remote())
+    ended, late = actor.__ray_terminate__.remote(), actor.ping.remote()
+    if ract.wait([late], timeout=0.5)[0]:  # it started together with the termination
+        late = actor.ping.remote()
+    gate.touch()
+    assert ract.get(waiting) is None
+    for ref in (ended, late):
+        with pytest.raises(ActorDiedError):
+            ract.get(ref)

@@ -1,6 +1,7 @@
 """Objects on a real embedded cluster: who keeps them alive, and that they go."""
 
 import gc
+import threading
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import ract
 from ract.client.runtime import current
+from ract.testing import reference_counts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -226,3 +228,20 @@ ract.shutdown()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "cluster" in done.stdout, done
+
+
+def test_a_ref_made_of_the_bytes_of_another_is_that_ref():
+    for ref in (ract.put(1), ract.put(np.zeros(200_000)), make.remote(3)):
+        again = ract.ObjectRef(ref.binary())
+        assert again is ref
+        assert ract.ObjectRef.from_hex(ref.hex()) == ref
+        ract.get(again)
+
+
+def test_a_value_that_cannot_be_pickled_does_not_keep_its_refs():
+    ref = ract.put(1)
+    name = ref.hex()
+    with pytest.raises(TypeError, match="lock"):
+        ract.put([ref, threading.Lock()])
+    del ref
+    assert name not in reference_counts()
