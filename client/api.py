@@ -330,8 +330,9 @@ def cluster_resources() -> dict[str, float]:
 
 
 def available_resources() -> dict[str, float]:
-    """The resources that are free now (to within a second)."""
+    """The resources that are free now (to within a second); what is used up has no entry."""
     runtime = ambient.runtime_without_init("available_resources()")
+    runtime.release_idle_leases()
     return runtime.link.request("available_resources")
 
 

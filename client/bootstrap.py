@@ -110,6 +110,12 @@ class RactContext(Mapping[str, Any]):
         """Leave the cluster."""
         shutdown()
 
+    def _repr_html_(self) -> str:
+        """A card for notebooks: where the cluster is, and what it has."""
+        from ract.client import card
+
+        return card.of_cluster(self, _connected())
+
     def __repr__(self) -> str:
         return f"RactContext(address={self['address']!r}, dashboard_url={self.dashboard_url!r})"
 

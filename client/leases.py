@@ -149,6 +149,17 @@ class LeaseMachine:
                 self._announce(todo, now)
         return todo
 
+    def release_idle(self, now: float) -> Todo:
+        """Give back leases with nothing to do at once."""
+        todo = Todo()
+        if not self.queue:
+            if self.announced:
+                self._announce(todo, now)
+            for lease in list(self.leases.values()):
+                if not lease.inflight:
+                    self._release(lease, todo)
+        return todo
+
     @property
     def is_active(self) -> bool:
         """Whether ticks are needed: the scheduler must also hear that nothing waits any more."""

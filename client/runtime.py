@@ -159,6 +159,11 @@ class Runtime:
                     self._pools[key] = pool
         return pool
 
+    def release_idle_leases(self) -> None:
+        """Give back executors that are only kept for calls that may come."""
+        for pool in list(self._pools.values()):
+            pool.release_idle()
+
     def dispatch(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Bind arguments to a call and hand it to its owner.
 

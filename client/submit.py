@@ -92,9 +92,9 @@ def submit_actor_call(
             if given.get(key):
                 call.extra = call.extra or {}
                 call.extra["group" if key == "concurrency_group" else key] = given[key]
-        if given.get("enable_task_events") is False:
+        if given.get("enable_task_events") is not None:
             call.extra = call.extra or {}
-            call.extra["events"] = False
+            call.extra["events"] = given["enable_task_events"]
         if given.get("priority"):
             call.priority = given["priority"]
             call.extra = call.extra or {}

@@ -109,13 +109,13 @@ class TaskPool:
             except ConnectionError:
                 call.channel = None
                 self._park(lease.executor, [call])
-        for lease in todo.release:
-            self._leases.pop(lease.executor, None)
-            self.runtime.tell(LeaseReleased(self.runtime.process, lease.id))
-        if todo.backlog is not None:
+        if todo.backlog is not None:  # first: who wants leases would get back what it releases
             names = list(self._names)
             message = LeasesWanted(self.runtime.process, self.key, self.shape, todo.backlog, names)
             self.runtime.tell(message)
+        for lease in todo.release:
+            self._leases.pop(lease.executor, None)
+            self.runtime.tell(LeaseReleased(self.runtime.process, lease.id))
 
     def tick(self, now: float) -> None:
         """Called by the reactor now and then."""
@@ -125,6 +125,11 @@ class TaskPool:
                 if now - since > CAUSE_TIMEOUT_S:
                     cause = ExitCause("crashed", "its node did not say why within 5 s")
                     self._settle(executor, cause)
+
+    def release_idle(self) -> None:
+        """Give back leases with nothing to do, however short a time they have been so."""
+        with self._lock:
+            self._perform(self._machine.release_idle(time.monotonic()))
 
     @property
     def is_active(self) -> bool:

@@ -11,6 +11,7 @@ everything else a process that is not alive is nobody, and messages for it are n
 from __future__ import annotations
 
 import random
+import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,7 +156,7 @@ class Processes:
         process.job_id = self._next_job.to_bytes(4, "big")
         self._next_job += 1
         if not process.namespace:
-            process.namespace = f"{self.rng.getrandbits(128):032x}"
+            process.namespace = str(uuid.UUID(int=self.rng.getrandbits(128)))
         self.jobs[process.job_id] = Job(
             job_id=process.job_id,
             driver=process.number,

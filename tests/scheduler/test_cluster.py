@@ -2,6 +2,8 @@
 
 from array import array
 
+import uuid
+
 import pytest
 from simulation.cluster import CPU, Cluster
 
@@ -73,7 +75,7 @@ def test_drivers_get_jobs_and_namespaces_and_tools_do_not():
     third = cluster.one(m.ProcessAccepted)
     assert (first.job_id, second.job_id, third.job_id) == (b"\0\0\0\1", b"\0\0\0\2", b"")
     assert second.namespace == "mine"
-    assert len(bytes.fromhex(first.namespace)) == 16
+    assert uuid.UUID(first.namespace)
 
 
 def test_end_of_a_driver_ends_its_job_everywhere(cluster):

@@ -42,6 +42,7 @@ class Execution:
         self.runtime = runtime
         self.actor_id = b""
         self.actor_repr: str | None = None
+        self.notes_calls = True  # unless a call says otherwise
         self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._pickled: dict[bytes, bytes] = {}
         self._events: list[events.Event] = []
@@ -232,8 +233,11 @@ class Execution:
         is_cancelled: bool = False,
     ) -> None:
         """Remember that a call has ended, for the state API and the dashboard."""
-        if extra is not None and extra.get("events") is False:
+        is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
+        if not is_noted:
             return
+        if self.runtime.reactor.is_asleep:  # its tick sends what is noted
+            self.runtime.reactor.wake()
         if error is None and not is_cancelled:
             self._note_run(caller.job_id, running, start)
             return

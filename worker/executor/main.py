@@ -195,6 +195,7 @@ class Executor:
         process.actor_incarnation = message.incarnation
         process.assigned = accelerators.show(message.assigned)
         self.execution.actor_id = spec.actor_id
+        self.execution.notes_calls = spec.enable_task_events
         _limit_threads(spec.running_demand)
         set_title(spec.class_name)
         try:
