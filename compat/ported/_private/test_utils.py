@@ -19,6 +19,8 @@ from ract.compat.ported._common.test_utils import (
     run_string_as_driver_nonblocking,
     wait_for_condition,
 )
+from ract.util.state.api import get_actor, list_actors
+from ract.util.state.common import MAX_LIMIT
 from ract.util.testing import error_messages, log_messages
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "SignalActor",
     "async_wait_for_condition",
     "client_test_enabled",
+    "convert_actor_state",
     "dicts_equal",
     "find_free_port",
     "generate_system_config_map",
@@ -75,38 +78,29 @@ def wait_for_pid_to_exit(pid: int, timeout: float = 20) -> None:
 def kill_actor_and_wait_for_failure(actor: Any, timeout: float = 10, retry_interval_ms=100) -> None:
     """Kill an actor and return once the cluster knows that it is dead or restarts."""
     actor_id = actor._actor_id.hex()
-    before = _actor_row(actor_id)
+    before = get_actor(actor_id)
     ract.kill(actor)
 
     def failed() -> bool:
-        row = _actor_row(actor_id)
-        if row is None or row["state"] == "DEAD":
+        row = get_actor(actor_id)
+        if row is None or row.state == "DEAD":
             return True
-        return before is not None and row["pid"] != before["pid"]
+        return before is not None and row.pid != before.pid
 
     wait_for_condition(failed, timeout=timeout, retry_interval_ms=retry_interval_ms)
 
 
-def _actor_row(actor_id: str) -> dict[str, Any] | None:
-    from ract.client.runtime import current
-
-    runtime = current()
-    assert runtime is not None
-    rows = runtime.link.request("actors")["rows"]
-    return next((row for row in rows if row["actor_id"] == actor_id), None)
+def convert_actor_state(state: Any) -> str:
+    """The name of an actor's state, which is what tables have."""
+    return str(state)
 
 
 def wait_for_num_actors(num_actors: int, state: str | None = None, timeout: float = 10) -> None:
     """Return once the cluster knows so many actors (in that state). Raises RuntimeError."""
-    from ract.client.runtime import current
-
-    def enough() -> bool:
-        runtime = current()
-        assert runtime is not None
-        rows = runtime.link.request("actors")["rows"]
-        return sum(state is None or row["state"] == state for row in rows) >= num_actors
-
-    wait_for_condition(enough, timeout=timeout)
+    filters: Any = [("state", "=", state)] if state else None
+    wait_for_condition(
+        lambda: len(list_actors(filters=filters, limit=MAX_LIMIT)) >= num_actors, timeout=timeout
+    )
 
 
 def wait_for_num_nodes(num_nodes: int, timeout_s: float) -> None:

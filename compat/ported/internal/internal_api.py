@@ -1,0 +1,5 @@
+"""``ray.internal.internal_api``."""
+
+from ract.compat.ported._private.internal_api import free
+
+__all__ = ["free"]
