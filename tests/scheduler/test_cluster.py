@@ -1,8 +1,7 @@
 """Nodes, processes, jobs, and answers to requests."""
 
-from array import array
-
 import uuid
+from array import array
 
 import pytest
 from simulation.cluster import CPU, Cluster
