@@ -290,9 +290,11 @@ class ActorClient:
     def death(self) -> errors.RactError:
         """The error of every call to a dead actor."""
         class_name = self.info.class_name if self.info is not None else ""
-        if self._creation_error is not None:
-            return faults_of_creation(self._creation_error, self.actor_id, class_name)
         cause = self.cause or ExitCause("crashed")
+        if self._creation_error is not None:
+            error = faults_of_creation(self._creation_error, self.actor_id, class_name)
+            errors.add_facts(error, cause, max(0, self.incarnation - 1))
+            return error
         return errors.error_from_exit(
             cause,
             what="",
@@ -304,12 +306,14 @@ class ActorClient:
         )
 
     def _unavailable(self) -> errors.RactError:
-        why = self.cause.detail if self.cause is not None else ""
-        return errors.ActorUnavailableError(
-            f"The actor is restarting after its process died{': ' + why if why else ''}. "
+        cause = self.cause or ExitCause("crashed")
+        error = errors.ActorUnavailableError(
+            f"The actor is restarting: {errors.reason_text(cause)}. "
             "The call may or may not have run.",
             self.actor_id,
         )
+        errors.add_facts(error, cause, max(0, self.incarnation))
+        return error
 
     def lost_cluster(self, error: BaseException) -> None:
         """This process has lost its node."""

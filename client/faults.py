@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import pickle
+import re
 from typing import Any
 
 from ract.core import errors
@@ -11,9 +13,34 @@ from ract.core import errors
 def as_raised(error: Any) -> BaseException:
     """What ``get`` raises for a stored error: user errors as both RactTaskError and their type."""
     if isinstance(error, errors.RactTaskError):
+        error.traceback_str = with_source(error.traceback_str)
         return error.as_instanceof_cause()
     assert isinstance(error, BaseException)
     return error
+
+
+_FRAME = re.compile(r'^( *)File "([^"]+)", line (\d+), in .*$')
+
+
+def with_source(traceback_str: str) -> str:
+    """Add the lines of code that are missing in a traceback, if this process knows them.
+
+    An executor has no source of a notebook's cells; the process whose cells they are has.
+    """
+    lines = traceback_str.split("\n")
+    found = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        found.append(line)
+        frame = _FRAME.match(line)
+        if frame is None:
+            continue
+        indent, filename, number = frame.groups()
+        if following.startswith(indent + "  ") and following.strip():
+            continue
+        source = linecache.getline(filename, int(number)).strip()
+        if source:
+            found.append(f"{indent}  {source}")
+    return "\n".join(found)
 
 
 def of_argument(name: str, error: BaseException) -> BaseException:

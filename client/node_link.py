@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 _LENGTH = struct.Struct("<I")
 HOLDS_PER_MESSAGE_MAX = 4096
 
+WELCOME_TIMEOUT_S = 30.0
+"""A cluster that is well answers a newcomer in milliseconds."""
+
 
 class NodeLink:
     """A connection that has said hello.
@@ -43,7 +46,15 @@ class NodeLink:
             self._inbox = bytearray()
             self._early: list[Any] = []
             self._sock.sendall(_framed(hello))
+            self._sock.settimeout(WELCOME_TIMEOUT_S)
             self.welcome = self._receive_welcome()
+            self._sock.settimeout(None)
+        except TimeoutError:
+            self._sock.close()
+            raise ConnectionError(
+                f"the cluster did not accept this process within {WELCOME_TIMEOUT_S:.0f} s; the "
+                "output of the scheduler, and of the node, says why"
+            ) from None
         except BaseException:
             self._sock.close()
             raise

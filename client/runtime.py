@@ -325,9 +325,9 @@ class Runtime:
             contained = [self.adopt(i, n) for i, n in result[3]]
             if status == calls.ERROR:
                 self._errors += 1
+                if type(ref) is ObjectRef and ref._state < READY:
+                    ref.__class__ = FailedRef  # before whoever waits for it reads it
                 ref._complete(ERROR, (result[1], result[2], contained))
-                if type(ref) is ObjectRef:
-                    ref.__class__ = FailedRef
             else:
                 ref._complete(INLINE, (result[1], result[2], contained))
 
@@ -716,6 +716,8 @@ class Runtime:
             if waiter.is_done():
                 return
             raise self._timeout_error(wanted, timeout)
+        if self.on_block is not None:
+            _warn_in_coroutine(for_get)
         block_at = time.monotonic() + BLOCK_GRACE_S if self.on_block is not None else None
         blocked = False
         try:
@@ -1063,6 +1065,24 @@ class Runtime:
         self.channels.clear()
         self.link.close()
         self.on_close()
+
+
+_warned_in_coroutine = False
+
+
+def _warn_in_coroutine(for_get: bool) -> None:
+    """Say once that get or wait stops an event loop."""
+    global _warned_in_coroutine
+    if not _warned_in_coroutine and asyncio._get_running_loop() is not None:
+        _warned_in_coroutine = True
+        name, instead = ("get", "await the ref") if for_get else ("wait", "use asyncio.wait")
+        logger.warning(
+            "Using blocking %s.%s inside an async actor: nothing else of it runs meanwhile. "
+            "Rather %s.",
+            naming.program,
+            name,
+            instead,
+        )
 
 
 def id_of(ref: Any) -> bytes:

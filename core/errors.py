@@ -389,6 +389,12 @@ def error_from_exit(
     (seconds since the epoch) and ``restarts`` (of an actor, how often it had been restarted).
     """
     error = _error_from_exit(cause, what, actor_id, class_name, name, namespace)
+    add_facts(error, cause, restarts)
+    return error
+
+
+def add_facts(error: RactError, cause: ExitCause, restarts: int = 0) -> None:
+    """Give an error the attributes that `error_from_exit` promises."""
     error.__dict__.update(
         kind=cause.kind,
         exit_code=cause.exit_code,
@@ -400,7 +406,6 @@ def error_from_exit(
         died_at=cause.at,
         restarts=restarts,
     )
-    return error
 
 
 def _error_from_exit(

@@ -227,7 +227,6 @@ _COMMON: Table = {
     "_metadata": (None, _dict),
     "timeout": (None, _seconds),
     "priority": (0, _integer("an integer", -(2**31))),
-    "on_infeasible": (None, _one_of("wait", "raise")),
 }
 
 _TASK: Table = {
@@ -255,7 +254,6 @@ _ACTOR: Table = {
     "mailbox_size": (None, _integer("None or a positive integer", 1)),
     "on_full": (None, _one_of("block", "raise", "shed")),
     "interruptible": (False, _bool),
-    "durable": (None, _one_of("interval", "call")),
 }
 
 _METHOD: Table = {

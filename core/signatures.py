@@ -96,7 +96,7 @@ class Signature:
                 return
         if self.most >= 0 and n > self.most:
             raise TypeError(
-                f"{name}() takes {self._expected()} positional arguments but {n} were given"
+                f"{name}() takes {self._expected()} but {n} {'was' if n == 1 else 'were'} given"
             )
         given = set(self._names[:n])
         for key in kwargs:
@@ -113,4 +113,5 @@ class Signature:
             raise TypeError(f"{name}() missing required arguments: {listed}")
 
     def _expected(self) -> str:
-        return str(self.most) if self.least == self.most else f"from {self.least} to {self.most}"
+        count = str(self.most) if self.least == self.most else f"from {self.least} to {self.most}"
+        return f"{count} positional argument{'' if count == '1' else 's'}"

@@ -215,7 +215,7 @@ class Actors:
         if actor is None or actor.state == DEAD:
             self.turn.drop("kill of an unknown or dead actor")
             return
-        cause = _located(ExitCause("killed", "ract.kill was called on it"), actor.body)
+        cause = _located(ExitCause("killed"), actor.body)
         if no_restart or actor.restarts_left <= 0 or actor.is_ending:
             self.end(actor, cause)
         elif actor.body is not None:
@@ -379,8 +379,8 @@ class Actors:
         """DEAD, for good."""
         if actor.state == DEAD:
             return
-        actor.cause = cause
         actor.died_at = self.turn.epoch_s
+        actor.cause = cause if cause.at else replace(cause, at=actor.died_at)
         self._free_name(actor)
         self._step(actor, "end")
         self.holds.release(actor.spec.contains)

@@ -59,7 +59,8 @@ def _want(machine: SchedulerMachine, want: Want) -> Explanation:
     if ahead:
         text = f"{ahead} other processes are ahead in the queue of this demand"
         reasons.append({"what": "queue", "ahead": ahead, "text": text})
-    lead = f"{who}: {want.need} more leases of {describe(want.ask.demand)} wait"
+    count = "1 more executor" if want.need == 1 else f"{want.need} more executors"
+    lead = f"{who} waits for {count} with {describe(want.ask.demand)}"
     return _pending(machine, ident, "lease", want.ask, lead, reasons)
 
 

@@ -407,3 +407,24 @@ def test_groups_of_an_async_actor_do_not_delay_each_other(tmp_path):
     assert ract.get(blocked) not in names
     ref = actor.quick.options(concurrency_group="compute").remote()
     assert ract.get(ref) == ract.get(blocked)
+
+
+def test_all_deaths_of_actors_have_the_same_facts():
+    @ract.remote
+    class Broken:
+        def __init__(self):
+            raise ValueError("in the constructor")
+
+        def ping(self):
+            return 1
+
+    with pytest.raises(ActorDiedError) as info:
+        ract.get(Broken.remote().ping.remote())
+    assert info.value.kind == "init_failed"
+    assert (info.value.exit_code, info.value.signal, info.value.restarts) == (None, None, 0)
+    killed = Worker.remote()
+    ract.kill(killed)
+    with pytest.raises(ActorDiedError, match=r"killed by `ract\.kill`") as info:
+        ract.get(killed.pid.remote())
+    assert info.value.kind == "killed"
+    assert abs(info.value.died_at - time.time()) < 60

@@ -167,3 +167,56 @@ except ValueError as error:
         "['driver_mode', 'num_workers', 'redirect_output']",
         "driver_mode=7 is not one of [0, 1, 2, 3]",
     ], done.stderr
+
+
+def test_what_is_missing_in_a_traceback_comes_from_where_the_code_is(monkeypatch):
+    """An executor does not have the cells of a notebook; its driver has."""
+    import linecache
+
+    source = "def cell():\n    raise KeyError('in a cell')\n"
+    monkeypatch.setitem(
+        linecache.cache, "<cell 7>", (len(source), None, source.splitlines(True), "")
+    )
+    names = {"__name__": "__main__"}
+    exec(compile(source, "<cell 7>", "exec"), names)
+    with pytest.raises(KeyError, match="raise KeyError") as info:
+        ract.get(ract.remote(names["cell"]).remote())
+    lines = str(info.value).splitlines()
+    at = next(i for i, line in enumerate(lines) if "<cell 7>" in line)
+    assert lines[at + 1].strip() == "raise KeyError('in a cell')"
+
+
+def test_a_failed_argument_whose_error_was_read_is_not_said_to_be_unread(caplog):
+    with caplog.at_level(logging.ERROR):
+        for _ in range(20):
+            with pytest.raises(KeyError):
+                ract.get(echo.remote(fail.remote()))
+        other = fail.options(name="the last one").remote()
+        ract.wait([other])
+        del other
+        wait_for_condition(lambda: "Unhandled error" in caplog.text)
+    assert caplog.text.count("Unhandled error") == 1
+
+
+def test_a_blocking_get_in_a_coroutine_warns(capfd):
+    @ract.remote
+    class Async:
+        async def ask(self):
+
+            return ract.get(slow.remote())
+
+    @ract.remote
+    def slow():
+        import time
+
+        time.sleep(0.05)
+        return 1
+
+    assert ract.get(Async.remote().ask.remote()) == 1
+    printed = []
+
+    def warned():
+        printed.append(capfd.readouterr().err)
+        return "blocking ract.get inside an async actor" in "".join(printed)
+
+    wait_for_condition(warned)

@@ -46,7 +46,6 @@ COMMON = [
     ("_metadata", {"a": 1}),
     ("timeout", 0.5),
     ("priority", -5),
-    ("on_infeasible", "raise"),
 ]
 TASK = [
     ("num_returns", 0),
@@ -80,7 +79,6 @@ ACTOR = [
     ("mailbox_size", 3),
     ("on_full", "shed"),
     ("interruptible", True),
-    ("durable", "call"),
 ]
 METHOD = [
     ("name", "special"),
@@ -168,7 +166,6 @@ WRONG_TYPES = [
         ("timeout", "1"),
         ("timeout", True),
         ("priority", 1.5),
-        ("on_infeasible", 3),
     ]),
     (task_options, "num_returns", 2.0),
     (task_options, "num_returns", True),
@@ -225,7 +222,6 @@ BAD_VALUES = [
         ("timeout", 0),
         ("timeout", -1),
         ("timeout", math.nan),
-        ("on_infeasible", "explode"),
         ("no_such_option", 1),
         ("numcpus", 1),
         ("concurrency_group", "io"),
@@ -260,7 +256,6 @@ BAD_VALUES = [
     (actor_options, "get_if_exists", True),
     (actor_options, "mailbox_size", 0),
     (actor_options, "on_full", "wait"),
-    (actor_options, "durable", "always"),
     (actor_options, "max_calls", 1),
     (actor_options, "num_returns", 1),
     (actor_options, "max_retries", 1),

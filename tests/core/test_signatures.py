@@ -92,7 +92,7 @@ def test_it_accepts_just_what_python_does(function, through_message):
 @pytest.mark.parametrize(
     ("function", "args", "kwargs", "text"),
     [
-        (none, (1,), {}, "f() takes 0 positional arguments but 1 were given"),
+        (none, (1,), {}, "f() takes 0 positional arguments but 1 was given"),
         (defaults, (1, 2, 3, 4), {}, "f() takes from 1 to 3 positional arguments but 4 were given"),
         (one, (), {}, "f() missing required arguments: 'a'"),
         (mixed, (), {}, "f() missing required arguments: 'a', 'b'"),

@@ -187,7 +187,8 @@ class ConcurrentServer:
         if group is None:
             known = sorted(n for n in self._groups if n)
             error = ValueError(f"unknown concurrency group {name!r}; the actor has {known}")
-            self.execution.reply_error(caller, seq, target, error)
+            full_name = f"{type(self.instance).__name__}.{target}"
+            self.execution.reply_error(caller, seq, full_name, error)
             self._waits_no_more(item)
             self._flush_soon()
             return
