@@ -300,6 +300,16 @@ def nested_tasks():
     return lambda: expect(api.get([call.remote(1000) for _ in range(2)]), [1000, 1000])
 
 
+@operation("items of a generator", 1000, "items/s")
+def generator_items():
+    def several(n):
+        for i in range(n):  # Ray cannot take "yield from"
+            yield i
+
+    call = api.remote(several)
+    return lambda: expect(sum(api.get(ref) for ref in call.remote(1000)), 499_500)
+
+
 @operation("multi client tasks async", 4000)
 def multi_tasks():
     clients = [remote("Client", num_cpus=0).remote([]) for _ in range(4)]
