@@ -93,6 +93,10 @@ class Reactor:
         if self.thread.is_alive() and threading.current_thread() is not self.thread:
             self.thread.join(timeout=5)
         self._epoll.close()
+
+    def __del__(self) -> None:
+        # Not in `close`: a finalizer in another thread may be about to wake it, and would write to
+        # whatever file has the number by then.
         os.close(self._wake_fd)
 
     def _notify(self) -> None:

@@ -76,8 +76,10 @@ class Relay:
         self._is_closed = True
         os.eventfd_write(self._wake_fd, 1)
         self._thread.join()
-        os.close(self._wake_fd)
         self._epoll.close()
+
+    def __del__(self) -> None:
+        os.close(self._wake_fd)  # not before: `join` may still write to it
 
     def _run(self) -> None:
         while not self._is_closed:

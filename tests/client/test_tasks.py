@@ -517,6 +517,24 @@ def test_threads_of_a_task_that_wait_lend_its_cpus():
     assert ract.get(outer.remote(), timeout=60) == [0, 1, 2, 3]
 
 
+def test_threads_of_a_task_may_wait_and_go_on_in_turn():
+    @ract.remote(num_cpus=2)
+    def outer(n):
+        from concurrent.futures import ThreadPoolExecutor
+
+        def one(i):
+            ref = echo.remote(i)
+            if i % 3 == 0:  # so that now all, now none of the threads wait
+                time.sleep(0.001)
+            return ract.get(ref)
+
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(one, range(n)))
+
+    for _ in range(5):
+        assert ract.get(outer.remote(60), timeout=60) == list(range(60))
+
+
 def test_number_of_threads_follows_the_cpus():
     @ract.remote
     def threads():

@@ -486,18 +486,18 @@ class SerialServer:
 
     def _block(self) -> None:
         """A thread of the running call waits; the first of them counts."""
-        with self._block_lock:
+        with self._block_lock:  # to the end: the next one may unblock at once
             self._threads_blocked += 1
             if self._threads_blocked > 1 or self._running is None:
                 return
             self._is_blocked = True
-        if not self.is_actor:
-            self._return_inbox()
-            for caller in self._callers.values():
-                caller.out.append((calls.BLOCKED,))
-                self.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller))
-        self._flush_all()
-        self.runtime.tell(Blocked(self.runtime.process))
+            if not self.is_actor:
+                self._return_inbox()
+                for caller in self._callers.values():
+                    caller.out.append((calls.BLOCKED,))
+                    self.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller))
+            self._flush_all()
+            self.runtime.tell(Blocked(self.runtime.process))
 
     def _unblock(self) -> None:
         with self._block_lock:
@@ -505,14 +505,14 @@ class SerialServer:
             if self._threads_blocked or not self._is_blocked:
                 return
             self._is_blocked = False
-        self.runtime.tell(Unblocked(self.runtime.process))
-        if self.is_actor:
-            return
-        for caller in list(self._callers.values()):
-            self.runtime.reactor.forget(caller.fileno())
-            with self._read_lock:  # the IO thread is not in the middle of it any more
-                caller.out.append((calls.UNBLOCKED,))
-                caller.flush()
+            self.runtime.tell(Unblocked(self.runtime.process))
+            if self.is_actor:
+                return
+            for caller in list(self._callers.values()):
+                self.runtime.reactor.forget(caller.fileno())
+                with self._read_lock:  # the IO thread is not in the middle of it any more
+                    caller.out.append((calls.UNBLOCKED,))
+                    caller.flush()
 
     def _bounce(self, caller: Caller) -> None:
         """On the IO thread: the main thread is blocked; nothing that arrives now starts here."""
