@@ -303,7 +303,7 @@ def nested_tasks():
 @operation("items of a generator", 1000, "items/s")
 def generator_items():
     def several(n):
-        for i in range(n):  # Ray cannot take "yield from"
+        for i in range(n):  # noqa: UP028 - Ray cannot take "yield from"
             yield i
 
     call = api.remote(several)
