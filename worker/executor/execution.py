@@ -155,8 +155,9 @@ class Execution:
     def stream_item(self, caller: Caller, seq: int, number: int, value: Any) -> None:
         """Queue an item."""
         stream = caller.streams[seq]
-        result = self.result(caller, number, FIRST_INDEX + stream.count, value)
-        caller.out.append((seq, calls.ITEM, stream.count, result))
+        if not caller.is_closed:  # else the generator goes on, but for nobody
+            result = self.result(caller, number, FIRST_INDEX + stream.count, value)
+            caller.out.append((seq, calls.ITEM, stream.count, result))
         stream.count += 1
 
     def stream_end(self, caller: Caller, seq: int) -> None:
