@@ -316,12 +316,27 @@ def test_a_cancelled_generator_raises_at_its_end(tmp_path):
 
 
 def test_a_generator_that_waits_for_its_reader_can_be_cancelled():
-    generator = count.options(_generator_backpressure_num_objects=1).remote(100)
+    generator = count.options(_generator_backpressure_num_objects=1).remote(10**9)
     ract.get(next(generator))
     ract.cancel(generator)
     *_, last = generator
     with pytest.raises(TaskCancelledError):
         ract.get(last)
+
+
+def test_a_cancellation_is_not_lost_whenever_it_comes():
+    @ract.remote
+    def endless():
+        yield 0
+        while True:
+            time.sleep(0.001)
+
+    for _ in range(100):
+        generator = endless.remote()
+        ract.get(next(generator))  # the executor is between its first item and the second
+        ract.cancel(generator)
+        with pytest.raises(TaskCancelledError):
+            ract.get(next(generator))
 
 
 @ract.remote(max_retries=1)

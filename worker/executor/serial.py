@@ -260,7 +260,7 @@ class SerialServer:
             self._running = running
             self._running_title = True
             set_title(name)
-            self._interruptible = self.may_interrupt
+            self._allow_interrupts(number)
             value = function(*args, **kwargs)
             if is_streaming(extra):
                 self._stream(caller, seq, number, extra, value)
@@ -311,7 +311,7 @@ class SerialServer:
         stream = execution.open_stream(caller, seq, extra)
         generator = generator_of(value, "streaming")
         while True:
-            self._interruptible = self.may_interrupt
+            self._allow_interrupts(number)
             try:
                 item = next(generator)
             except StopIteration:
@@ -475,6 +475,14 @@ class SerialServer:
                 self.runtime.cancel_children(message.task)
             if self.may_interrupt and self._main is not None:
                 signal.pthread_kill(self._main, signal.SIGUSR1)
+
+    def _allow_interrupts(self, number: int) -> None:
+        """User code of the call runs from here on. Raises KeyboardInterrupt if it was cancelled."""
+        self._interruptible = self.may_interrupt
+        # In this order: a signal that came before found nothing to interrupt, and will not return.
+        if number in self._cancelled and self.may_interrupt:
+            self._interruptible = False
+            raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, frame: Any) -> None:
         running = self._running
