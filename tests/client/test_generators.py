@@ -324,19 +324,21 @@ def test_a_generator_that_waits_for_its_reader_can_be_cancelled():
         ract.get(last)
 
 
-def test_a_cancellation_is_not_lost_whenever_it_comes():
+def test_a_cancellation_while_an_item_is_stored_is_not_lost():
     @ract.remote
     def endless():
         yield 0
+        yield np.zeros(4_000_000)  # storing it takes longer than the cancellation needs to come
         while True:
             time.sleep(0.001)
 
-    for _ in range(100):
+    for _ in range(5):
         generator = endless.remote()
-        ract.get(next(generator))  # the executor is between its first item and the second
+        ract.get(next(generator))
         ract.cancel(generator)
+        *_, last = generator
         with pytest.raises(TaskCancelledError):
-            ract.get(next(generator))
+            ract.get(last)
 
 
 @ract.remote(max_retries=1)
