@@ -90,7 +90,8 @@ class LeaseMachine:
     def resubmit(self, calls: list[Any], now: float) -> Todo:
         """Calls come back (returned, or to be retried); they go first, in order."""
         for call in reversed(calls):
-            if self._is_mixed:
+            if call.priority or self._is_mixed:
+                self._is_mixed = True
                 insert(self.queue, call, _priority, first=True)
             else:
                 self.queue.appendleft(call)
