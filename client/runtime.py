@@ -795,12 +795,12 @@ class Runtime:
     def _expire(self) -> None:
         now = time.monotonic()
         while self._timeouts:
-            at, _, seconds, known = self._timeouts[0]
-            call = known()
-            is_over = call is None or all(ref._state >= READY for ref in call.refs)
-            if at > now and not is_over:
-                return
-            with self._lock:
+            with self._lock:  # for both: another thread may add one that comes earlier
+                at, _, seconds, known = self._timeouts[0]
+                call = known()
+                is_over = call is None or all(ref._state >= READY for ref in call.refs)
+                if at > now and not is_over:
+                    return
                 heapq.heappop(self._timeouts)
             if call is None or is_over:
                 continue

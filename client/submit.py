@@ -99,8 +99,6 @@ def submit_actor_call(
             call.priority = given["priority"]
             call.extra = call.extra or {}
             call.extra["priority"] = call.priority
-        if given.get("timeout") is not None:
-            runtime.set_timeout(call, given["timeout"])
     if returns is None or returns == 1:
         ref = new_ref(call.number, client.actor_id, 1, call)
         call.refs = [ref]
@@ -113,6 +111,8 @@ def submit_actor_call(
                 "generator can await what it likes between its items."
             )
         result = _several(runtime, call, returns, limit)
+    if given and given.get("timeout") is not None:  # now that the call has its refs
+        runtime.set_timeout(call, given["timeout"])
     if method.on_full:
         if client.find_room(method.on_full):
             call.extra = call.extra or {}

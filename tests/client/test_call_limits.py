@@ -428,3 +428,28 @@ def test_all_deaths_of_actors_have_the_same_facts():
         ract.get(killed.pid.remote())
     assert info.value.kind == "killed"
     assert abs(info.value.died_at - time.time()) < 60
+
+
+def test_timeouts_that_many_threads_set_all_come(signal):
+    """Each thread's come earlier and earlier: a new one is always the next to be looked at."""
+    worker = Worker.remote()
+    held = worker.wait_for.remote(signal)
+    refs = []
+
+    def call():
+        for i in range(100):
+            seconds = 0.3 - i * 0.002
+            refs.append(worker.wait_for.options(timeout=seconds).remote(signal))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ready, rest = ract.wait(refs, num_returns=len(refs), timeout=60)
+    assert (len(ready), rest) == (400, [])
+    for ref in refs:
+        with pytest.raises(TaskTimeoutError):
+            ract.get(ref)
+    ract.get(signal.send.remote())
+    assert ract.get(held) == "done"
