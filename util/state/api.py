@@ -7,6 +7,7 @@ is compared without regard to case) and ``limit`` (1..10,000 rows).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ract.client.refs import ObjectRef
@@ -53,115 +54,48 @@ def _rows(
     return [kind(row) for row in found["rows"]]
 
 
-def _one(kind: type[Row], table: str, id: str, address: str | None) -> Row | None:
-    found = _rows(kind, table, address, [(kind.ID, "=", id)], 1)
-    return found[0] if found else None
+def _lister(kind: type[Row], table: str, what: str) -> Callable[..., list[Row]]:
+    def list_rows(
+        address: str | None = None,
+        filters: Filters = None,
+        limit: int = DEFAULT_LIMIT,
+        timeout: int = DEFAULT_RPC_TIMEOUT,
+        detail: bool = False,
+        raise_on_missing_output: bool = True,
+        _explain: bool = False,
+    ) -> list[Row]:
+        return _rows(kind, table, address, filters, limit)
+
+    list_rows.__doc__ = f"{what}. Raises RayStateApiException, ValueError."
+    return list_rows
 
 
-def list_actors(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[ActorState]:
-    """The actors, dead ones included. Raises RayStateApiException, ValueError."""
-    return _rows(ActorState, "actors", address, filters, limit)
+list_actors = _lister(ActorState, "actors", "The actors, dead ones included")
+list_tasks = _lister(TaskState, "tasks", "The tasks and actor calls that are known")
+list_nodes = _lister(NodeState, "list_nodes", "The nodes, dead ones included")
+list_workers = _lister(WorkerState, "workers", "Drivers and executors")
+list_objects = _lister(ObjectState, "objects", "The objects that the cluster knows, per holder")
+list_jobs = _lister(JobState, "jobs", "The jobs, finished ones included")
 
 
-def list_tasks(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[TaskState]:
-    """The tasks and actor calls that are known. Raises RayStateApiException, ValueError."""
-    return _rows(TaskState, "tasks", address, filters, limit)
+def _getter(kind: type[Row], table: str, what: str) -> Callable[..., Row | None]:
+    def get_row(
+        id: str,
+        address: str | None = None,
+        timeout: int = DEFAULT_RPC_TIMEOUT,
+        _explain: bool = False,
+    ) -> Row | None:
+        found = _rows(kind, table, address, [(kind.ID, "=", id)], 1)
+        return found[0] if found else None
+
+    get_row.__doc__ = f"The {what} with this id (hex), or None."
+    return get_row
 
 
-def list_nodes(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[NodeState]:
-    """The nodes, dead ones included. Raises RayStateApiException, ValueError."""
-    return _rows(NodeState, "list_nodes", address, filters, limit)
-
-
-def list_workers(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[WorkerState]:
-    """Drivers and executors. Raises RayStateApiException, ValueError."""
-    return _rows(WorkerState, "workers", address, filters, limit)
-
-
-def list_objects(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[ObjectState]:
-    """The objects that the cluster knows, per holder. Raises RayStateApiException, ValueError."""
-    return _rows(ObjectState, "objects", address, filters, limit)
-
-
-def list_jobs(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[JobState]:
-    """The jobs, finished ones included. Raises RayStateApiException, ValueError."""
-    return _rows(JobState, "jobs", address, filters, limit)
-
-
-def get_actor(
-    id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
-) -> ActorState | None:
-    """The actor with this id (hex), or None."""
-    return _one(ActorState, "actors", id, address)
-
-
-def get_node(
-    id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
-) -> NodeState | None:
-    """The node with this id (hex), or None."""
-    return _one(NodeState, "list_nodes", id, address)
-
-
-def get_worker(
-    id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
-) -> WorkerState | None:
-    """The process with this id (hex), or None."""
-    return _one(WorkerState, "workers", id, address)
-
-
-def get_job(
-    id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
-) -> JobState | None:
-    """The job with this id (hex), or None."""
-    return _one(JobState, "jobs", id, address)
+get_actor = _getter(ActorState, "actors", "actor")
+get_node = _getter(NodeState, "list_nodes", "node")
+get_worker = _getter(WorkerState, "workers", "process")
+get_job = _getter(JobState, "jobs", "job")
 
 
 def get_task(
