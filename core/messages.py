@@ -65,7 +65,8 @@ class ExitCause:
     ``kind`` is one of ``crashed`` (exit code or signal not asked for), ``exited`` (asked for by
     the program itself: ``exit_actor``, ``sys.exit(0)``), ``killed`` (``ract.kill``, forced cancel),
     ``out_of_scope``, ``owner_died``, ``node_died``, ``job_finished``, ``init_failed``,
-    ``out_of_memory``, ``idle``, ``max_calls``, ``unschedulable``, ``shutdown``.
+    ``out_of_memory``, ``idle``, ``max_calls``, ``unschedulable``, ``group_removed``, ``drained``,
+    ``shutdown``.
     """
 
     kind: str
@@ -118,6 +119,23 @@ class ActorSpec:
     enable_task_events: bool = True
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
+
+
+@message
+class GroupSpec:
+    """A placement group: bundles of resources to be reserved together."""
+
+    group_id: bytes
+    job_id: bytes
+    owner: int  #: process number of the creator
+    bundles: list[dict[str, int]]
+    strategy: str = "PACK"
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    soft_target: bytes = b""  #: a node to be preferred (STRICT_PACK)
+    selectors: list[dict[str, str]] = field(default_factory=list)  #: one per bundle, or none
+    must_fit: bool = False  #: refuse it if no cluster of these nodes could ever hold it
 
 
 # --------------------------------------------------------------------------- process <-> its node
@@ -334,6 +352,8 @@ class LeasesWanted:
     shape: Shape
     backlog: int
     names: list[str] = field(default_factory=list)  #: function names, for ``explain`` and status
+    priority: int = 0  #: the highest of the waiting tasks
+    near: bytes = b""  #: the node that stores most of their large arguments
 
 
 @message
@@ -424,6 +444,43 @@ class ActorKillWanted:
     process: int
     actor_id: bytes
     no_restart: bool
+
+
+@message
+class GroupWanted:
+    """process -> scheduler: reserve a placement group; who asks hears of it from now on.
+
+    Named ones go through ``Request("create_group")``.
+    """
+
+    process: int
+    spec: GroupSpec
+
+
+@message
+class GroupWatched:
+    """process -> scheduler: tell me of this placement group, now and whenever it changes."""
+
+    process: int
+    group_id: bytes
+
+
+@message
+class GroupChanged:
+    """scheduler -> watching process. ``state``: PENDING CREATED RESCHEDULING REMOVED."""
+
+    process: int
+    group_id: bytes
+    state: str
+    detail: str = ""
+
+
+@message
+class GroupRemoveWanted:
+    """process -> scheduler: end a placement group and all that runs in it."""
+
+    process: int
+    group_id: bytes
 
 
 @message

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ract.core.messages import ActorSpec, Blob, ExitCause
+from ract.scheduler.ask import Ask
 from ract.scheduler.ledger import Allocation
 from ract.scheduler.nodes import Node
-from ract.scheduler.placement import Ask
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD"
 
@@ -39,6 +39,7 @@ FINAL = frozenset(
         "init_failed",
         "max_calls",
         "unschedulable",
+        "group_removed",
     }
 )
 """Kinds of exits after which an actor never restarts."""

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from ract.core.messages import (
     ActorChanged,
@@ -46,13 +47,28 @@ from ract.scheduler.actor_states import (
     Actor,
     Body,
 )
+from ract.scheduler.ask import Ask
+from ract.scheduler.group_records import Group
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.leases import Leases
 from ract.scheduler.nodes import Node
-from ract.scheduler.placement import Ask, Placement
+from ract.scheduler.placement import Placement, Spot
 from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
+
+if TYPE_CHECKING:
+    from ract.scheduler.ageing import Ageing
+
+REFUSALS = {"refused": "unschedulable", "removed": "group_removed"}
+
+
+@dataclass(slots=True, eq=False)
+class ActorLine:
+    """Actors that wait for the same, in the order of their turns."""
+
+    since: float  #: when the first began to wait
+    actors: dict[bytes, Actor] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -68,12 +84,19 @@ class Actors:
     table: dict[bytes, Actor] = field(default_factory=dict)
     #: (namespace, name) -> actor, for named actors whose end is not decided.
     names: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    #: All and only those for which `Actor.waits`, in the order of their turns.
-    waiting: dict[bytes, None] = field(default_factory=dict)
+    #: Ask key -> all and only those of that ask for which `Actor.waits`.
+    waiting: dict[str, ActorLine] = field(default_factory=dict)
+    #: The actors that are not DEAD, by owner, and by placement group if they name one.
+    by_owner: dict[int, dict[bytes, None]] = field(default_factory=dict)
+    by_group: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    #: Process -> the actors that it watches.
+    watched: dict[int, dict[bytes, None]] = field(default_factory=dict)
     #: Executor -> the actor whose body it is.
     by_executor: dict[int, bytes] = field(default_factory=dict)
     #: (actor, process) watched before the actor was known -> until when we wait for it.
     unknown: dict[tuple[bytes, int], float] = field(default_factory=dict)
+    #: Detached actors that are DEAD, until somebody takes note.
+    detached_ended: deque[bytes] = field(default_factory=deque)
     _dead: deque[bytes] = field(default_factory=deque)
 
     # ------------------------------------------------------------------ creation and names
@@ -92,12 +115,15 @@ class Actors:
             ask = Ask.of(spec.placement_demand, {}, {})
         actor = Actor(spec, ask, created_at=self.turn.epoch_s)
         self.table[spec.actor_id] = actor
+        self.by_owner.setdefault(spec.owner, {})[spec.actor_id] = None
+        if ask.group_id:
+            self.by_group.setdefault(ask.group_id, {})[spec.actor_id] = None
         if spec.name:
             self.names[spec.namespace, spec.name] = spec.actor_id
         self.holds.contain(spec.contains)
         for key in [key for key in self.unknown if key[0] == spec.actor_id]:
             del self.unknown[key]
-            actor.watchers[key[1]] = None
+            self._watch(actor, key[1])
         self._wait(actor)
         if refused:
             self._finish(actor, ExitCause("unschedulable", refused))
@@ -122,8 +148,12 @@ class Actors:
             at = self.turn.now + self.turn.settings.unknown_timeout_s
             self.unknown[actor_id, process] = at
             return
-        actor.watchers[process] = None
+        self._watch(actor, process)
         self._tell(actor, process)
+
+    def _watch(self, actor: Actor, process: int) -> None:
+        actor.watchers[process] = None
+        self.watched.setdefault(process, {})[actor.spec.actor_id] = None
 
     # ------------------------------------------------------------------ what nodes say
 
@@ -140,7 +170,7 @@ class Actors:
         body.executor, body.address, body.pid = event.executor, event.address, event.pid
         self.by_executor[event.executor] = event.actor_id
         self.processes.assign_job(event.executor, actor.spec.job_id)
-        body.node.ledger.shrink(body.allocation, actor.spec.running_demand)
+        body.allocation.ledger.shrink(body.allocation, actor.spec.running_demand)
         self.turn.retry = True
         if actor.state in (PENDING, RESTARTING) and body.incarnation == actor.incarnation:
             self._step(actor, "started")
@@ -170,9 +200,12 @@ class Actors:
             self._body_gone(self.table[actor_id], cause)
         for key in [key for key in self.unknown if key[1] == number]:
             del self.unknown[key]
-        for actor in list(self.table.values()):
-            actor.watchers.pop(number, None)
-            if actor.spec.owner == number and not actor.spec.detached and not is_routine:
+        for actor_id in self.watched.pop(number, {}):
+            if actor_id in self.table:
+                self.table[actor_id].watchers.pop(number, None)
+        for actor_id in list(self.by_owner.get(number, {})):
+            actor = self.table[actor_id]
+            if not actor.spec.detached and not is_routine:
                 why = f"its owner, process {number}, is gone ({cause.detail or cause.kind})"
                 self.end(actor, ExitCause("owner_died", why))
 
@@ -193,8 +226,14 @@ class Actors:
         for actor in list(self.table.values()):
             if actor.body is not None and actor.body.node is node:
                 self._body_gone(actor, cause)
-        for actor_id in list(self.waiting):
-            self._judge(self.table[actor_id])
+        for line in list(self.waiting.values()):
+            for actor in list(line.actors.values()):
+                self._judge(actor)
+
+    def group_removed(self, group: Group, cause: ExitCause) -> None:
+        """End who waits to live in the group, or does."""
+        for actor_id in list(self.by_group.get(group.spec.group_id, {})):
+            self.end(self.table[actor_id], cause)
 
     def out_of_scope(self, actor_id: bytes) -> None:
         """The last strong handle is gone: end after the calls it has accepted."""
@@ -234,21 +273,28 @@ class Actors:
 
     # ------------------------------------------------------------------ placing
 
-    def place(self) -> None:
+    def place(self, ageing: Ageing) -> None:
         """Start those that wait and find a node, first come first served per demand."""
-        full: dict[str, None] = {}
-        for actor_id in list(self.waiting):
-            actor = self.table[actor_id]
-            if actor.ask.key in full:
-                continue
-            owner = self.processes.alive.get(actor.spec.owner)
-            node = self.placement.choose(actor.ask, owner.node_id if owner else b"")
-            if node is not None:
-                self._start(actor, node)
-            elif not actor.ask.must_fail or self._judge(actor):
-                full[actor.ask.key] = None
-                if actor.recalled not in self.leases.table:
-                    actor.recalled = self.leases.recalls.ask_for(actor.ask, 0, None)
+        for key in list(self.waiting):
+            while key in self.waiting and self._place_first(self.waiting[key], ageing):
+                pass
+
+    def _place_first(self, line: ActorLine, ageing: Ageing) -> bool:
+        """Start, or refuse, the first of a line; False if it has to wait."""
+        actor = next(iter(line.actors.values()))
+        owner = self.processes.alive.get(actor.spec.owner)
+        spot = self.placement.choose(actor.ask, owner.node_id if owner else b"")
+        if spot is not None:
+            line.since = self.turn.now
+            self._start(actor, spot)
+            ageing.placed(actor.ask.queue)
+            return True
+        if actor.ask.must_fail and not self._judge(actor):
+            return True
+        if actor.recalled not in self.leases.table:
+            actor.recalled = self.leases.recalls.ask_for(actor.ask)
+        ageing.claim_for(actor.ask, line.since)
+        return False
 
     def blocked(self, executor: int, is_blocked: bool) -> None:
         """The actor's only call waits, or goes on."""
@@ -257,10 +303,10 @@ class Actors:
         if body is None:
             self.turn.drop("Blocked of an executor without a lease")
         elif is_blocked:
-            body.node.ledger.lend(body.allocation)
+            body.allocation.ledger.lend(body.allocation)
             self.turn.retry = True
         else:
-            body.node.ledger.reclaim(body.allocation)
+            body.allocation.ledger.reclaim(body.allocation)
 
     def tick(self) -> None:
         """Tell watchers of actors that nobody created in time."""
@@ -276,10 +322,12 @@ class Actors:
 
     def check(self) -> None:
         """Assert the invariants."""
-        assert list(self.waiting) == [i for i in self.waiting if self.table[i].waits]
         executors = {}
+        assert all(line.actors for line in self.waiting.values())
         for actor_id, actor in self.table.items():
-            assert actor.waits == (actor_id in self.waiting), actor
+            line = self.waiting.get(actor.ask.key)
+            assert actor.waits == (line is not None and actor_id in line.actors), actor
+            assert (actor.state != DEAD) == (actor_id in self.by_owner.get(actor.spec.owner, {}))
             body = actor.body
             if body is not None:
                 assert body.node.is_alive
@@ -312,25 +360,29 @@ class Actors:
         self._tell_watchers(actor)
 
     def _wait(self, actor: Actor) -> None:
+        line = self.waiting.get(actor.ask.key)
         if actor.waits:
-            self.waiting.setdefault(actor.spec.actor_id)
+            if line is None:
+                line = self.waiting[actor.ask.key] = ActorLine(self.turn.now)
+            line.actors.setdefault(actor.spec.actor_id, actor)
             self.turn.retry = True
-        else:
-            self.waiting.pop(actor.spec.actor_id, None)
+        elif line is not None and line.actors.pop(actor.spec.actor_id, None) is not None:
+            if not line.actors:
+                del self.waiting[actor.ask.key]
 
     def _judge(self, actor: Actor) -> bool:
         """End or report an actor that no node can take; return whether it stays."""
         verdict = self.placement.verdict(actor.ask)
-        if verdict.kind == "refused":
-            self._finish(actor, ExitCause("unschedulable", verdict.text))
+        if verdict.kind in REFUSALS:
+            self._finish(actor, ExitCause(REFUSALS[verdict.kind], verdict.text))
             return False
         if verdict.kind == "infeasible":
             names = [f"actor {actor.spec.class_name}"]
             self.reports.infeasible(actor.spec.owner, actor.spec.actor_id, actor.ask, names)
         return True
 
-    def _start(self, actor: Actor, node: Node) -> None:
-        allocation = node.ledger.take(actor.ask.demand)
+    def _start(self, actor: Actor, spot: Spot) -> None:
+        node, allocation = spot.node, spot.ledger.take(actor.ask.demand)
         actor.body = Body(node, actor.incarnation, allocation)
         actor.recalled = 0
         self._wait(actor)
@@ -349,7 +401,7 @@ class Actors:
         assert body is not None
         actor.body = None
         self.by_executor.pop(body.executor, None)
-        body.node.ledger.give_back(body.allocation)
+        body.allocation.ledger.give_back(body.allocation)
         self.turn.retry = True
         if actor.state == DEAD or body.incarnation < actor.incarnation:
             self._wait(actor)  # its story went on without this body
@@ -381,8 +433,13 @@ class Actors:
             return
         actor.died_at = self.turn.epoch_s
         actor.cause = cause if cause.at else replace(cause, at=actor.died_at)
+        if actor.spec.detached:
+            self.detached_ended.append(actor.spec.actor_id)
+            self.turn.retry = True
         self._free_name(actor)
         self._step(actor, "end")
+        _forget(self.by_owner, actor.spec.owner, actor.spec.actor_id)
+        _forget(self.by_group, actor.ask.group_id, actor.spec.actor_id)
         self.holds.release(actor.spec.contains)
         self.reports.forget(actor.spec.actor_id)
         self._dead.append(actor.spec.actor_id)
@@ -422,6 +479,13 @@ class Actors:
             max_task_retries=actor.spec.max_task_retries,
         )
         self.processes.tell(process, message)
+
+
+def _forget(index: dict[Any, dict[bytes, None]], key: Any, actor_id: bytes) -> None:
+    same = index.get(key, {})
+    same.pop(actor_id, None)
+    if key in index and not same:
+        del index[key]
 
 
 def _located(cause: ExitCause, body: Body | None) -> ExitCause:

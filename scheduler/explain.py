@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from ract.core.resources import describe
 from ract.scheduler.actor_states import Actor
+from ract.scheduler.ask import Ask, lacks
+from ract.scheduler.bundles import search
+from ract.scheduler.group_records import Group
 from ract.scheduler.lease_records import Want
 from ract.scheduler.objects import Entry
-from ract.scheduler.placement import Ask, lacks
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
 
 Explanation = dict[str, Any]
+
+BUNDLES_MAX = 8
+"""So many bundles of a group are told of."""
 
 
 def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Explanation:
@@ -37,6 +42,8 @@ def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Ex
     id_ = bytes.fromhex(id_) if isinstance(id_, str) else id_
     if id_ in machine.actors.table:
         return _actor(machine, machine.actors.table[id_])
+    if id_ in machine.groups.table:
+        return _group(machine, machine.groups.table[id_])
     if id_ in machine.objects.table:
         return _object(machine, machine.objects.table[id_])
     text = "The scheduler knows no such object or actor: it is local to a process, or gone."
@@ -54,8 +61,7 @@ def _want(machine: SchedulerMachine, want: Want) -> Explanation:
         state = "STARTING" if want.starting else "GRANTED"
         return _made(ident, "lease", state, text, [])
     reasons = _lookup(machine, want.ask)
-    queue = machine.leases.queues.get(want.ask.key, {})
-    ahead = list(queue).index(want.key) if want.key in queue else 0
+    ahead = machine.leases.queues[want.ask.key].ahead_of(want.key, machine.leases.of_job)
     if ahead:
         text = f"{ahead} other processes are ahead in the queue of this demand"
         reasons.append({"what": "queue", "ahead": ahead, "text": text})
@@ -70,7 +76,7 @@ def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
     body = actor.body
     if actor.waits:
         reasons = _lookup(machine, actor.ask)
-        ahead = list(machine.actors.waiting).index(actor.spec.actor_id)
+        ahead = list(machine.actors.waiting[actor.ask.key].actors).index(actor.spec.actor_id)
         if ahead:
             text = f"{ahead} actors wait longer"
             reasons.append({"what": "queue", "ahead": ahead, "text": text})
@@ -88,6 +94,33 @@ def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
     else:
         text = f"{who} is being constructed on node {body.node.short}."
     return _made(ident, "actor", actor.state, text, [])
+
+
+def _group(machine: SchedulerMachine, group: Group) -> Explanation:
+    ident = group.spec.group_id.hex()
+    who = f"placement group {group.spec.name or ident[:8]} ({group.spec.strategy})"
+    if not group.waits:
+        nodes = ", ".join(bundle.node.short for bundle in group.bundles if bundle.node is not None)
+        where = f"is reserved on {nodes}" if nodes else f"was removed: {group.detail}"
+        return _made(ident, "placement_group", group.state, f"{who} {where}.", [])
+    nodes_alive = machine.nodes.alive
+    could = search(group, nodes_alive, lambda node: node.ledger.total) is not None
+    reasons = []
+    for bundle in group.missing[:BUNDLES_MAX]:
+        for reason in _lookup(machine, bundle.ask):
+            text = f"For bundle {bundle.index}: {reason['text'][:1].lower()}{reason['text'][1:]}"
+            reasons.append({**reason, "bundle": bundle.index, "text": text})
+    ahead = list(machine.groups.waiting[group.queue]).index(group.spec.group_id)
+    if ahead:
+        text = f"{ahead} groups of the same bundles wait longer"
+        reasons.append({"what": "queue", "ahead": ahead, "text": text})
+    demands = ", ".join(describe(bundle.demand) for bundle in group.missing[:BUNDLES_MAX])
+    text = f"{who} is {group.state} and waits for {demands}"
+    if not could:
+        text += "; the nodes of the cluster can never hold it"
+    text += ". " + " ".join(f"{reason['text']}." for reason in reasons)
+    state = "PENDING" if could else "INFEASIBLE"
+    return _made(ident, "placement_group", state, text, reasons)
 
 
 def _object(machine: SchedulerMachine, entry: Entry) -> Explanation:
@@ -124,7 +157,12 @@ def _pending(
     reasons: list[dict[str, Any]],
 ) -> Explanation:
     verdict = machine.placement.verdict(ask)
-    state = {"wait": "PENDING", "infeasible": "INFEASIBLE", "refused": "REFUSED"}[verdict.kind]
+    state = {
+        "wait": "PENDING",
+        "infeasible": "INFEASIBLE",
+        "refused": "REFUSED",
+        "removed": "REMOVED",
+    }[verdict.kind]
     if verdict.kind == "infeasible":
         lead += "; no node of the cluster can ever satisfy it"
     text = lead + ". " + " ".join(f"{reason['text']}." for reason in reasons)

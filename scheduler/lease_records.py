@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ract.core.messages import Shape
+from ract.scheduler.ask import Ask
 from ract.scheduler.ledger import Allocation
 from ract.scheduler.nodes import Node
-from ract.scheduler.placement import Ask
 
 WantKey = tuple[int, int]
 """(process, shape key)"""
@@ -29,6 +29,9 @@ class Want:
     starting: int = 0  #: its leases in STARTING
     held: int = 0  #: its leases in HELD
     recalled: int = 0  #: a lease asked back for it, 0 if none
+    priority: int = 0  #: the highest of its tasks
+    near: bytes = b""  #: the node with the data that they need, if they need much
+    leases: dict[int, Lease] = field(default_factory=dict)  #: in STARTING or HELD
 
     @property
     def need(self) -> int:
@@ -50,6 +53,7 @@ class Lease:
     shape: Shape
     node: Node
     allocation: Allocation
+    queue: str  #: of the want that it was started for
     state: str = STARTING
     executor: int = 0
     held_since: float = 0.0

@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 A process says how many tasks of a shape wait (`LeasesWanted`): a `Want`, one per (process, shape
 key), absolute. Wants that ask the same of a node (resources, strategy, labels) share a *queue*; if
-the first of a queue finds no node, nobody in it does. Each round grants one lease per queue, to the
-want with the fewest leases, which then goes to the back: round robin between queues and between
-processes.
+the first of a queue finds no node, nobody in it does. Each round grants one lease per queue, to
+whoever is next in it (`ract.scheduler.lines`): fair between jobs, then by priority, then fair
+between processes. A queue that gets nothing for long claims a node (`ract.scheduler.ageing`).
 
 A lease is STARTING from `StartLease` until the node answers with `LeaseStarted` (then HELD by its
 requester) or `LeaseFailed`; ENDING after its requester died while the executor may still be busy
@@ -23,7 +23,9 @@ lease back after what runs there is done (`ract.scheduler.recalls`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ract.core.messages import (
     EndLease,
@@ -37,14 +39,22 @@ from ract.core.messages import (
     LeasesWanted,
     StartLease,
 )
+from ract.scheduler.ask import Ask
+from ract.scheduler.group_records import Group
 from ract.scheduler.lease_records import ENDING, HELD, STARTING, Lease, Want, WantKey
 from ract.scheduler.ledger import UNIT
+from ract.scheduler.lines import Line
 from ract.scheduler.nodes import Node, Nodes
-from ract.scheduler.placement import Ask, Placement
+from ract.scheduler.placement import Placement, Spot
 from ract.scheduler.processes import Processes
 from ract.scheduler.recalls import Recalls
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
+
+if TYPE_CHECKING:
+    from ract.scheduler.ageing import Ageing
+
+REFUSALS = {"refused": "TaskUnschedulableError", "removed": "TaskPlacementGroupRemoved"}
 
 STARTING_MAX_PER_CPU = 2
 """Executors that may be starting on a node, per CPU, for demands that need no CPU."""
@@ -61,10 +71,16 @@ class Leases:
     reports: Reports
     table: dict[int, Lease] = field(default_factory=dict)
     wants: dict[WantKey, Want] = field(default_factory=dict)
-    #: Ask key -> the wants with a need > 0, in the order of their turns.
-    queues: dict[str, dict[WantKey, None]] = field(default_factory=dict)
+    #: Ask key -> the wants with a need > 0.
+    queues: dict[str, Line] = field(default_factory=dict)
+    #: Leases of each job in STARTING or HELD.
+    of_job: Counter[bytes] = field(default_factory=Counter)
+    on_node: dict[bytes, dict[int, Lease]] = field(default_factory=dict)
+    #: Placement group -> the wants that name it.
+    of_group: dict[bytes, dict[WantKey, None]] = field(default_factory=dict)
     #: Executor -> its lease in HELD or ENDING.
     by_executor: dict[int, Lease] = field(default_factory=dict)
+    by_process: dict[int, dict[WantKey, None]] = field(default_factory=dict)  #: of `wants`
     _next_lease: int = 1
     recalls: Recalls = field(init=False)
 
@@ -87,6 +103,7 @@ class Leases:
         if not want.need:
             want.since = self.turn.now
         want.backlog, want.granted = max(0, event.backlog), 0
+        want.priority, want.near = event.priority, event.near
         want.names = event.names or want.names
         self._enqueue(want)
         self.turn.retry = True  # whoever has nothing more to do may have to give leases back
@@ -143,14 +160,16 @@ class Leases:
 
     def process_exited(self, number: int, cause: ExitCause) -> None:
         """Drop what the process wanted, held, and ran."""
-        for key in [key for key in self.wants if key[0] == number]:
-            want = self.wants.pop(key)
+        for key in self.by_process.pop(number, {}):
+            want = self.wants[key]
             want.backlog = 0
             self._dequeue(want)
-            self.reports.forget(key)
-        for lease in list(self.table.values()):
-            if lease.want_key[0] == number and lease.state == HELD:
+            self._drop(want)
+            for lease in want.leases.values():
+                if lease.state != HELD:
+                    continue
                 lease.state = ENDING
+                self.of_job[lease.shape.job_id] -= 1
                 why = ExitCause("owner_died", "the process that submitted its tasks is gone")
                 self.turn.send(lease.node.node_id, EndLease(lease.lease, True, why))
         ran = self.by_executor.get(number)
@@ -159,7 +178,7 @@ class Leases:
 
     def node_lost(self, node: Node, cause: ExitCause) -> None:
         """Every lease on the node is lost; wants for it may have become impossible."""
-        for lease in [each for each in self.table.values() if each.node is node]:
+        for lease in list(self.on_node.get(node.node_id, {}).values()):
             if lease.state == STARTING:
                 self._answered(lease)
             self._lose(lease, cause)
@@ -167,12 +186,31 @@ class Leases:
             if want.need:
                 self._judge(want)
 
+    def group_removed(self, group: Group, cause: ExitCause) -> None:
+        """Refuse what waits to run in the group, and end what runs there."""
+        for key in list(self.of_group.get(group.spec.group_id, {})):
+            want = self.wants[key]
+            for lease in list(want.leases.values()):
+                if lease.state == HELD:
+                    self._kill(lease, want, cause)
+            self._refuse(want, REFUSALS["removed"], cause.detail)
+
+    def _kill(self, lease: Lease, want: Want, cause: ExitCause) -> None:
+        """End a lease though its requester needs it. Its executor is waited for."""
+        lease.state = ENDING
+        want.held -= 1
+        del want.leases[lease.lease]
+        self.of_job[lease.shape.job_id] -= 1
+        cause = replace(cause, node_id=lease.node.node_id, host=lease.node.host)
+        self.processes.tell(want.key[0], LeaseLost(want.key[0], lease.lease, cause))
+        self.turn.send(lease.node.node_id, EndLease(lease.lease, True, cause))
+
     def blocked(self, executor: int) -> bool:
         """The executor's task waits: lend its CPUs. False if it has no lease."""
         lease = self.by_executor.get(executor)
         if lease is None:
             return False
-        lease.node.ledger.lend(lease.allocation)
+        lease.allocation.ledger.lend(lease.allocation)
         self.turn.retry = True
         return True
 
@@ -181,7 +219,7 @@ class Leases:
         lease = self.by_executor.get(executor)
         if lease is None:
             return False
-        ledger = lease.node.ledger
+        ledger = lease.allocation.ledger
         ledger.reclaim(lease.allocation)
         if ledger.free.get("CPU", 0) < 0 and lease.state == HELD and not lease.is_recalled:
             self.recalls.recall(lease)  # more tasks on it would prolong the oversubscription
@@ -189,7 +227,7 @@ class Leases:
 
     # ------------------------------------------------------------------ granting
 
-    def grant(self) -> None:
+    def grant(self, ageing: Ageing) -> None:
         """Start leases, one per queue and round, until no queue finds a node."""
         full: dict[str, None] = {}
         progress = True
@@ -198,24 +236,45 @@ class Leases:
             for key in [key for key in self.queues if key not in full]:
                 if self._grant_one(key):
                     progress = True
+                    ageing.placed(key)
                 else:
                     full[key] = None
-        for queue in self.queues.values():
-            want = self._first(queue)
+        for line in self.queues.values():
+            want = line.first(self.of_job)
             if want.recalled not in self.table:
-                want.recalled = self.recalls.ask_for(want.ask, want.active, want.key)
+                want.recalled = self.recalls.ask_for(want.ask, want)
+            ageing.claim_for(want.ask, line.since)
+
+    def lent_on(self, node: Node, but: str = "") -> dict[str, int]:
+        """Return what would become free on a node if its leases ended, but those of a queue."""
+        lent: dict[str, int] = {}
+        for lease in self.on_node.get(node.node_id, {}).values():
+            if lease.queue != but and lease.allocation.ledger is node.ledger:
+                for name in lease.allocation.demand:
+                    lent[name] = lent.get(name, 0) + lease.allocation.in_use(name)
+        return lent
 
     def check(self) -> None:
         """Assert the invariants."""
         for want in self.wants.values():
-            mine = [lease for lease in self.table.values() if lease.want_key == want.key]
+            mine = [
+                lease
+                for lease in self.table.values()
+                if lease.want_key == want.key and lease.state != ENDING
+            ]
             assert want.starting == sum(lease.state == STARTING for lease in mine)
             assert want.held == sum(lease.state == HELD for lease in mine)
-            queued = want.key in self.queues.get(want.ask.key, {})
+            line = self.queues.get(want.ask.key)
+            queued = line is not None and want.key in line.wants
             assert queued == (want.need > 0), (want, queued)
-        for queue in self.queues.values():
-            assert queue
-            assert all(key in self.wants for key in queue)
+            assert want.key in self.by_process[want.key[0]]
+            assert want.leases == {lease.lease: lease for lease in mine}
+        for line in self.queues.values():
+            assert line.wants
+            assert all(self.wants[key] is want for key, want in line.wants.items())
+            assert line.first(self.of_job) in line.wants.values()
+        counts = Counter(e.shape.job_id for e in self.table.values() if e.state != ENDING)
+        assert counts == +self.of_job, (counts, self.of_job)
         for lease in self.table.values():
             assert lease.node.is_alive
             assert (lease.state == STARTING) == (not lease.executor), lease
@@ -224,6 +283,7 @@ class Leases:
         assert held == self.by_executor
         for node in self.nodes.alive:
             here = [lease for lease in self.table.values() if lease.node is node]
+            assert here == list(self.on_node.get(node.node_id, {}).values())
             assert node.starting == sum(lease.state == STARTING for lease in here)
 
     # ------------------------------------------------------------------ inside
@@ -240,13 +300,16 @@ class Leases:
             return None
         want = Want(key, shape, ask, event.names, self.turn.now, backlog=event.backlog)
         self.wants[key] = want
+        self.by_process.setdefault(key[0], {})[key] = None
+        if ask.group_id:
+            self.of_group.setdefault(ask.group_id, {})[key] = None
         return want if self._judge(want) else None
 
     def _judge(self, want: Want) -> bool:
         """Refuse or report a want that can never be granted; return whether it stays."""
         verdict = self.placement.verdict(want.ask)
-        if verdict.kind == "refused":
-            self._refuse(want, "TaskUnschedulableError", verdict.text)
+        if verdict.kind in REFUSALS:
+            self._refuse(want, REFUSALS[verdict.kind], verdict.text)
             return False
         if verdict.kind == "infeasible":
             self.reports.infeasible(want.key[0], want.key, want.ask, want.names)
@@ -260,34 +323,36 @@ class Leases:
 
     def _enqueue(self, want: Want) -> None:
         if want.need:
-            self.queues.setdefault(want.ask.key, {}).setdefault(want.key)
+            line = self.queues.get(want.ask.key)
+            if line is None:
+                line = self.queues[want.ask.key] = Line(self.turn.now)
+            line.put(want)
             self.turn.retry = True
         else:
             self._dequeue(want)
 
     def _dequeue(self, want: Want) -> None:
-        queue = self.queues.get(want.ask.key)
-        if queue is not None:
-            queue.pop(want.key, None)
-            if not queue:
+        line = self.queues.get(want.ask.key)
+        if line is not None:
+            line.remove(want.key)
+            if not line.wants:
                 del self.queues[want.ask.key]
 
-    def _first(self, queue: dict[WantKey, None]) -> Want:
-        """Whose turn it is: who has the fewest leases, of several the one in front."""
-        return min((self.wants[key] for key in queue), key=lambda want: want.active)
-
     def _grant_one(self, ask_key: str) -> bool:
-        queue = self.queues[ask_key]
-        want = self._first(queue)
-        process = self.processes.alive[want.key[0]]
-        node = self.placement.choose(want.ask, process.node_id)
-        if node is None or self._starts_enough(node, want):
-            if node is None and want.ask.must_fail and not self._judge(want):
+        line = self.queues[ask_key]
+        want = line.first(self.of_job)
+        near = want.near or self.processes.alive[want.key[0]].node_id
+        spot = self.placement.choose(want.ask, near, has_data=bool(want.near))
+        if spot is None or self._starts_enough(spot.node, want):
+            if spot is None and want.ask.must_fail and not self._judge(want):
                 return ask_key in self.queues
             return False
-        self._start(want, node)
-        self._dequeue(want)
-        self._enqueue(want)  # to the back of its queue, if it needs more
+        self._start(want, spot)
+        line.since = self.turn.now
+        if want.need:
+            line.put(want, to_back=True)
+        else:
+            self._dequeue(want)
         return ask_key in self.queues
 
     def _starts_enough(self, node: Node, want: Want) -> bool:
@@ -296,11 +361,13 @@ class Leases:
         cpus = max(1, node.ledger.total.get("CPU", 0) // UNIT)
         return node.starting >= STARTING_MAX_PER_CPU * cpus
 
-    def _start(self, want: Want, node: Node) -> None:
-        allocation = node.ledger.take(want.ask.demand)
-        lease = Lease(self._next_lease, want.key, want.shape, node, allocation)
+    def _start(self, want: Want, spot: Spot) -> None:
+        node, allocation = spot.node, spot.ledger.take(want.ask.demand)
+        lease = Lease(self._next_lease, want.key, want.shape, node, allocation, want.ask.queue)
         self._next_lease += 1
-        self.table[lease.lease] = lease
+        self.table[lease.lease] = want.leases[lease.lease] = lease
+        self.on_node.setdefault(node.node_id, {})[lease.lease] = lease
+        self.of_job[want.shape.job_id] += 1
         want.starting += 1
         want.recalled = 0
         want.since = self.turn.now
@@ -337,16 +404,35 @@ class Leases:
 
     def _remove(self, lease: Lease) -> None:
         del self.table[lease.lease]
+        here = self.on_node[lease.node.node_id]
+        del here[lease.lease]
+        if not here:
+            del self.on_node[lease.node.node_id]
         self.by_executor.pop(lease.executor, None)
-        lease.node.ledger.give_back(lease.allocation)
+        if lease.state != ENDING:
+            self.of_job[lease.shape.job_id] -= 1
+        lease.allocation.ledger.give_back(lease.allocation)
         self.turn.retry = True
         want = self.wants.get(lease.want_key)
-        if want is not None:
+        if want is not None and want.leases.pop(lease.lease, None) is not None:
             want.held -= lease.state == HELD
             self._enqueue(want)
             self._forget_if_idle(want)
 
     def _forget_if_idle(self, want: Want) -> None:
-        if not (want.need or want.starting or want.held):
-            self.wants.pop(want.key, None)
-            self.reports.forget(want.key)
+        if not (want.need or want.starting or want.held) and want.key in self.wants:
+            mine = self.by_process[want.key[0]]
+            del mine[want.key]
+            if not mine:
+                del self.by_process[want.key[0]]
+            self._drop(want)
+
+    def _drop(self, want: Want) -> None:
+        """Forget a want that is neither queued nor the key to a lease."""
+        del self.wants[want.key]
+        self.reports.forget(want.key)
+        same = self.of_group.get(want.ask.group_id)
+        if same is not None:
+            del same[want.key]
+            if not same:
+                del self.of_group[want.ask.group_id]

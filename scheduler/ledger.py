@@ -9,7 +9,10 @@ are free or not: only by that can ``free["CPU"]`` become negative, and by no mor
 returned executors hold (`Ledger.check`).
 
 Accelerators are numbered devices: a demand below one device shares it with others, a demand for
-several takes whole devices. The ledger says which (`Allocation.assigned`).
+several takes whole devices, lowest number first. The ledger says which (`Allocation.assigned`).
+
+A bundle of a placement group is an allocation in the books of its node that has books of its own
+(`Ledger.within`): who runs in the bundle takes from those.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ ACCELERATORS = ("GPU", "TPU", "NPU", "HPU", "neuron_cores")
 class Allocation:
     """What one lease or actor holds on a node."""
 
+    ledger: Ledger  #: the books it stands in
     demand: dict[str, int]
     #: Per accelerator: (device number, quantity) pairs.
     devices: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -45,20 +49,37 @@ class Allocation:
 
 
 class Ledger:
-    """Total and free resources of a node, and who holds what."""
+    """Total and free resources of a node or a bundle, and who holds what.
 
-    def __init__(self, total: Mapping[str, int]) -> None:
+    Args:
+        total: quantities in units.
+        devices: quantity of each device, by resource and number; default: whole ones from 0 on.
+    """
+
+    def __init__(
+        self, total: Mapping[str, int], devices: Mapping[str, Mapping[int, int]] | None = None
+    ) -> None:
         self.total = dict(total)
         #: total minus what `holders` have in use. Negative only for CPUs, see `check`.
         self.free = dict(total)
+        if devices is None:
+            devices = {
+                name: dict.fromkeys(range(total[name] // UNIT), UNIT)
+                for name in ACCELERATORS
+                if total.get(name, 0) >= UNIT
+            }
         #: Free quantity of each device.
-        self.devices = {
-            name: [UNIT] * (self.total[name] // UNIT)
-            for name in ACCELERATORS
-            if self.total.get(name, 0) >= UNIT
-        }
+        self.devices = {name: dict(numbered) for name, numbered in devices.items()}
+        self._whole = {name: sum(numbered.values()) for name, numbered in devices.items()}
         self.holders: dict[int, Allocation] = {}  # by id(allocation)
-        self.on_change: Callable[[], None] = lambda: None
+        #: Called after each change of `free`; True if something became free.
+        self.on_change: Callable[[bool], None] = lambda freed: None
+
+    @classmethod
+    def within(cls, allocation: Allocation) -> Ledger:
+        """The books of a bundle, which consists of what ``allocation`` holds."""
+        devices = {name: dict(pairs) for name, pairs in allocation.devices.items()}
+        return cls(allocation.demand, devices)
 
     def is_feasible(self, demand: Mapping[str, int]) -> bool:
         """Return whether the demand fits an idle node of this size."""
@@ -75,13 +96,14 @@ class Ledger:
     def take(self, demand: Mapping[str, int]) -> Allocation:
         """Take resources that fit."""
         assert self.fits(demand), (demand, self.free)
-        allocation = Allocation({name: n for name, n in demand.items() if n > 0})
+        positive = {name: n for name, n in demand.items() if n > 0}
+        allocation = Allocation(self, positive)
         for name, n in allocation.demand.items():
             self.free[name] -= n
             if name in self.devices:
                 allocation.devices[name] = self._take_devices(name, n)
         self.holders[id(allocation)] = allocation
-        self.on_change()
+        self.on_change(False)
         return allocation
 
     def give_back(self, allocation: Allocation) -> None:
@@ -92,7 +114,7 @@ class Ledger:
             self.free[name] += allocation.in_use(name)
         for name, pairs in allocation.devices.items():
             self._return_devices(name, pairs)
-        self.on_change()
+        self.on_change(True)
 
     def shrink(self, allocation: Allocation, demand: Mapping[str, int]) -> None:
         """Return what exceeds ``demand``, e.g. once an actor's constructor is done."""
@@ -110,7 +132,7 @@ class Ledger:
                 allocation.demand[name] = kept
             else:
                 del allocation.demand[name]
-        self.on_change()
+        self.on_change(True)
 
     def lend(self, allocation: Allocation) -> None:
         """The holder's task is blocked: its CPUs may be used by others."""
@@ -143,28 +165,30 @@ class Ledger:
             allowance = forced if name == "CPU" else 0
             assert self.free[name] >= -allowance, f"{name} oversubscribed: {self.free[name]}"
         for name, devices in self.devices.items():
-            assert all(0 <= n <= UNIT for n in devices), (name, devices)
+            assert all(0 <= n <= UNIT for n in devices.values()), (name, devices)
+            held = [n for a in self.holders.values() for _, n in a.devices.get(name, ())]
+            assert sum(devices.values()) + sum(held) == self._whole[name], (name, devices, held)
 
     def _add_cpu(self, n: int) -> None:
         if n:
             self.free["CPU"] += n
-            self.on_change()
+            self.on_change(n > 0)
 
     def _devices_fit(self, name: str, n: int) -> bool:
         devices = self.devices.get(name)
         if devices is None:
             return True
         if n < UNIT:
-            return any(free >= n for free in devices)
-        return sum(free == UNIT for free in devices) * UNIT >= n
+            return any(free >= n for free in devices.values())
+        return sum(free == UNIT for free in devices.values()) * UNIT >= n
 
     def _take_devices(self, name: str, n: int) -> list[tuple[int, int]]:
         devices = self.devices[name]
         if n < UNIT:  # the fullest device that still has room, to keep whole ones for others
-            index = min((free, i) for i, free in enumerate(devices) if free >= n)[1]
+            index = min((free, i) for i, free in devices.items() if free >= n)[1]
             devices[index] -= n
             return [(index, n)]
-        whole = [i for i, free in enumerate(devices) if free == UNIT][: -(-n // UNIT)]
+        whole = [i for i in sorted(devices) if devices[i] == UNIT][: -(-n // UNIT)]
         for index in whole:
             devices[index] = 0
         return [(index, UNIT) for index in whole]

@@ -7,10 +7,11 @@ no clock, draws only from the generator it was given, and takes no order from se
 give the same commands. It never opens user payloads.
 
 The work is done by parts, one module each, that share one `Turn`: `Nodes` (with a `Ledger` each),
-`Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Directory` (of objects) with the
-`HoldTable`, `Tasks`, `Reports`. This module only routes: events to parts (`_ROUTES`), deaths to all
-who are concerned, ids that nothing holds any more to what they stand for. After each event it looks
-once again at what waits, if the turn has changed anything that could let it run.
+`Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Groups` (of bundles), `Ageing`,
+`Directory` (of objects) with the `HoldTable`, `Tasks`, `Reports`. This module only routes: events
+to parts (`_ROUTES`), deaths to all who are concerned, ids that nothing holds any more to what they
+stand for. After each event it looks once again at what waits, if the turn has changed anything that
+could let it run.
 
 What comes too late (from dead processes or nodes, old incarnations, for unknown leases) is counted
 in ``turn.dropped`` and changes nothing.
@@ -27,6 +28,8 @@ from ract.core import messages as m
 from ract.core.ids import process_of
 from ract.scheduler import queries
 from ract.scheduler.actors import Actors
+from ract.scheduler.ageing import Ageing
+from ract.scheduler.groups import Groups, with_namespace
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.kv import KeyValues
 from ract.scheduler.leases import Leases
@@ -60,6 +63,16 @@ class SchedulerMachine:
         self.actors = Actors(
             self.turn, self.processes, self.placement, self.holds, self.leases, self.reports
         )
+        self.groups = Groups(
+            self.turn,
+            self.nodes,
+            self.processes,
+            self.placement,
+            self.leases,
+            self.actors,
+            self.reports,
+        )
+        self.ageing = Ageing(self.turn, self.nodes, self.placement, self.leases)
         self.objects = Directory(self.turn, self.nodes, self.holds, rng)
         self.tasks = Tasks(self.turn)
         self.kv = KeyValues(self.turn)
@@ -76,8 +89,11 @@ class SchedulerMachine:
         while self.turn.retry:
             self.turn.retry = False
             self.leases.recalls.begin()
-            self.actors.place()
-            self.leases.grant()
+            self.ageing.begin()
+            self.groups.place(self.ageing)
+            self.actors.place(self.ageing)
+            self.leases.grant(self.ageing)
+            self.ageing.end()
             self._let_go()
         commands, self.turn.commands = self.turn.commands, []
         return commands
@@ -88,6 +104,7 @@ class SchedulerMachine:
             self.objects.next_deadline(),
             self.actors.next_deadline(),
             self.leases.recalls.next_at,
+            self.ageing.next_deadline(),
         )
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -99,13 +116,20 @@ class SchedulerMachine:
         self.holds.check()
         self.leases.check()
         self.actors.check()
+        self.groups.check()
+        self.ageing.check()
         self.objects.check()
         for number in self.holds.by_process:
             assert number in self.processes.alive, f"process {number} is dead but holds"
         leases = [lease.allocation for lease in self.leases.table.values()]
         bodies = [a.body.allocation for a in self.actors.table.values() if a.body is not None]
-        owned = sorted(id(each) for each in (*leases, *bodies))
-        held = sorted(key for node in self.nodes.alive for key in node.ledger.holders)
+        bundles = [b for group in self.groups.table.values() for b in group.bundles]
+        reserved = [b.allocation for b in bundles if b.allocation is not None]
+        emptying = self.groups.emptying
+        owned = sorted(id(each) for each in (*leases, *bodies, *reserved, *emptying.values()))
+        books = [node.ledger for node in self.nodes.alive]
+        books += [b.ledger for b in bundles if b.ledger is not None] + list(emptying)
+        held = sorted(key for ledger in books for key in ledger.holders)
         assert owned == held, "an allocation without an owner, or an owner without one"
 
     # ------------------------------------------------------------------ nodes and processes
@@ -148,6 +172,7 @@ class SchedulerMachine:
             self._process_gone(process.number, event.cause)
         self.leases.node_lost(node, event.cause)
         self.actors.node_lost(node, event.cause)
+        self.groups.node_lost(node)
         self.objects.node_lost(event.node_id)
         self.nodes.announce()
 
@@ -173,10 +198,12 @@ class SchedulerMachine:
         self.holds.drop_process(number)
         self.leases.process_exited(number, cause)
         self.actors.process_exited(number, cause)
+        self.groups.process_exited(number)
         self.objects.process_exited(number, cause)
         self.tasks.process_exited(process)
         if process.kind == "driver":
             self.actors.job_finished(process.job_id)
+            self.groups.job_finished(process.job_id)
             why = m.ExitCause("job_finished", f"its driver ended ({cause.detail or cause.kind})")
             for node in self.nodes.alive:
                 self.turn.send(node.node_id, m.JobFinished(process.job_id, why))
@@ -201,6 +228,13 @@ class SchedulerMachine:
         node = self.nodes.get(event.node_id)
         assert node is not None, "checked before routing"
         node.stats = event.stats
+
+    # ------------------------------------------------------------------ groups
+
+    def _group_wanted(self, event: m.GroupWanted) -> None:
+        namespace = self.processes.namespace_of(event.process)
+        self.groups.create(with_namespace(event.spec, namespace))
+        self.groups.watch(event.process, event.spec.group_id)
 
     # ------------------------------------------------------------------ actors, objects, holds
 
@@ -257,6 +291,9 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.ActorStarted: lambda s, e: s.actors.started(e),
     m.ActorInitFailed: lambda s, e: s.actors.init_failed(e),
     m.ActorExited: lambda s, e: s.actors.exited(e),
+    m.GroupWanted: SchedulerMachine._group_wanted,
+    m.GroupWatched: lambda s, e: s.groups.watch(e.process, e.group_id),
+    m.GroupRemoveWanted: lambda s, e: s.groups.remove(e.group_id, "remove_placement_group()"),
     m.HoldsChanged: lambda s, e: s._hold(e.holds),
     m.ObjectPublished: SchedulerMachine._published,
     m.ObjectStored: SchedulerMachine._stored,

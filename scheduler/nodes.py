@@ -10,6 +10,7 @@ joining is the order of everything that goes over nodes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,12 +42,52 @@ class Node:
     died_at: float = 0.0
     cause: ExitCause | None = None
     starting: int = 0  #: leases here whose executor is not up yet
+    spread_turn: float = 0.0  #: when SPREAD last chose it, of all its choices
+    is_draining: bool = False  #: nothing new may start here
+    claim: Claim | None = None  #: who has waited so long that others must stand back
     stats: dict[str, Any] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
         """How people see it in messages."""
         return f"{self.name or self.hostname or self.host}({self.node_id.hex()[:8]})"
+
+    def has_room(self, demand: Mapping[str, int], queue: str) -> bool:
+        """Return whether a demand of this queue can be taken now."""
+        claim = self.claim
+        if claim is not None and claim.queue != queue and any(n in claim.names for n in demand):
+            return False
+        return self.ledger.fits(demand)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A node is kept for a queue: others get nothing of these resources there."""
+
+    queue: str
+    names: frozenset[str]
+
+
+class Changes:
+    """Which nodes have changed: a log of bounded length that each reader follows at its pace."""
+
+    LENGTH_MAX = 4096
+
+    def __init__(self) -> None:
+        self.end = 0  #: how many changes there were, ever
+        self._log: deque[Node] = deque(maxlen=self.LENGTH_MAX)
+
+    def add(self, node: Node) -> None:
+        """The books of a node have changed."""
+        self.end += 1
+        self._log.append(node)
+
+    def since(self, seen: int, everybody: Iterable[Node]) -> Iterable[Node]:
+        """Return who has changed after ``seen`` changes; everybody if that is forgotten."""
+        behind = self.end - seen
+        if behind > len(self._log):
+            return everybody
+        return dict.fromkeys(self._log[i] for i in range(-behind, 0))
 
 
 class Nodes:
@@ -59,7 +100,8 @@ class Nodes:
         #: The living ones of `table`, in its order.
         self.alive: list[Node] = []
         self.version = 0  #: changes with `alive`
-        self.changed: dict[Node, None] = {}  #: whose books have changed since somebody looked
+        self.changes = Changes()
+        self.freed = 0  #: how often something became free, or a node joined
         self._joined = 0
 
     def get(self, node_id: bytes) -> Node | None:
@@ -90,9 +132,11 @@ class Nodes:
             joined_at=self._turn.epoch_s,
             order=self._joined,
         )
-        node.ledger.on_change = lambda: self.changed.update({node: None})
+        node.spread_turn = -1 / (1 + node.order)  # nobody's turn is longer ago than of the first
+        node.ledger.on_change = lambda freed: self.note(node, freed)
         self._joined += 1
         self.version += 1
+        self.freed += 1
         self.table[node.node_id] = node
         self.alive.append(node)
         self._turn.retry = True
@@ -114,6 +158,19 @@ class Nodes:
             del self.table[self._dead.popleft()]
         self._turn.retry = True
         return node
+
+    def note(self, node: Node, freed: bool) -> None:
+        """The books of a node have changed, or whom they are for."""
+        self.changes.add(node)
+        self.freed += freed
+
+    def drain(self, node: Node, is_draining: bool) -> None:
+        """Start nothing new on a node, or be content with it again."""
+        if node.is_draining != is_draining:
+            node.is_draining = is_draining
+            self.version += 1
+            self.freed += 1
+            self._turn.retry = True
 
     def announce(self) -> None:
         """Tell every node where all nodes are."""

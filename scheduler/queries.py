@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ract.core import wire
-from ract.core.messages import ActorSpec, EndNode, ExitCause, Reply, Request
+from ract.core.messages import ActorSpec, EndNode, ExitCause, GroupSpec, Reply, Request
 from ract.core.resources import describe
-from ract.scheduler import rows
+from ract.scheduler import groups, rows
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.explain import explain
+from ract.scheduler.group_records import Group
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
@@ -119,6 +120,49 @@ def _handle(actor: Actor) -> dict[str, Any]:
     }
 
 
+# --------------------------------------------------------------------------- placement groups
+
+
+def create_group(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``spec``: encoded `GroupSpec`, with a name. Reserve it unless its name is taken."""
+    spec = wire.decode(args["spec"])
+    if not isinstance(spec, GroupSpec):
+        raise ValueError("spec is not a GroupSpec")
+    spec = groups.with_namespace(spec, machine.processes.namespace_of(process))
+    taken = machine.groups.named(spec.namespace, spec.name) if spec.name else None
+    if taken is not None and taken.spec.group_id != spec.group_id:
+        raise Refusal(
+            "ValueError",
+            f"The placement group name {spec.name!r} (namespace={spec.namespace!r}) is already "
+            "taken. Use another name, or get_placement_group() to get the one that has it.",
+        )
+    machine.groups.create(spec)
+    machine.groups.watch(process, spec.group_id)
+    return True
+
+
+def get_group(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``name`` in the asker's namespace, or ``id``: what a handle needs."""
+    if "id" in args:
+        group = machine.groups.table.get(args["id"])
+    else:
+        group = machine.groups.named(machine.processes.namespace_of(process), args["name"])
+    if group is None:
+        what = repr(args["name"]) if "name" in args else args["id"].hex()
+        raise Refusal("ValueError", f"Failed to look up placement group {what}: there is none.")
+    bundles = [rows.amounts(bundle.demand) for bundle in group.bundles]
+    return {"group_id": group.spec.group_id, "bundles": bundles, "state": group.state}
+
+
+def group_table(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``id`` or nothing: as ``placement_group_table`` shows them, by id (hex)."""
+    table = machine.groups.table
+    if "id" not in args:
+        return {group_id.hex(): rows.group(group) for group_id, group in table.items()}
+    found = table.get(args["id"])
+    return rows.group(found) if found is not None else {}
+
+
 # --------------------------------------------------------------------------- cluster
 
 
@@ -133,8 +177,13 @@ def cluster_resources(machine: SchedulerMachine, process: int, args: Args) -> An
 
 
 def available_resources(machine: SchedulerMachine, process: int, args: Args) -> Any:
-    """What is free now; resources with nothing free are left out, as in Ray."""
-    free = _summed([node.ledger.free for node in machine.nodes.alive])
+    """What is free now; resources with nothing free are left out, as in Ray.
+
+    What placement groups have reserved is not in it but under names of its own:
+    ``CPU_group_<id>`` and, per bundle, ``CPU_group_<index>_<id>``.
+    """
+    reserved = [_reserved(group) for group in machine.groups.table.values()]
+    free = _summed([*(node.ledger.free for node in machine.nodes.alive), *reserved])
     return {name: n for name, n in free.items() if n > 0}
 
 
@@ -160,10 +209,13 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
     for want in machine.leases.wants.values():
         if want.need:
             _add_demand(demands, want.ask.key, want.ask.demand, want.need, want.names)
-    for actor_id in machine.actors.waiting:
-        actor = machine.actors.table[actor_id]
-        names = [actor.spec.class_name]
-        _add_demand(demands, actor.ask.key, actor.ask.demand, 1, names)
+    for line in machine.actors.waiting.values():
+        names = sorted({actor.spec.class_name for actor in line.actors.values()})
+        ask = next(iter(line.actors.values())).ask
+        _add_demand(demands, ask.key, ask.demand, len(line.actors), names)
+    for queue, waiting in machine.groups.waiting.items():
+        group = machine.groups.table[next(iter(waiting))]
+        _add_demand(demands, queue, group.whole.demand, len(waiting), ["placement group"])
     states: dict[str, int] = {}
     for actor in machine.actors.table.values():
         states[actor.state] = states.get(actor.state, 0) + 1
@@ -279,6 +331,9 @@ OPS: dict[str, Op] = {
     "create_actor": create_actor,
     "get_actor": get_actor,
     "list_named_actors": list_named_actors,
+    "create_group": create_group,
+    "get_group": get_group,
+    "group_table": group_table,
     "nodes": ray_nodes,
     "cluster_resources": cluster_resources,
     "available_resources": available_resources,
@@ -306,6 +361,16 @@ def _summed(parts: list[dict[str, int]]) -> dict[str, float]:
         for name, n in part.items():
             summed[name] = summed.get(name, 0) + n
     return rows.amounts(summed)
+
+
+def _reserved(group: Group) -> dict[str, int]:
+    names: dict[str, int] = {}
+    ident = group.spec.group_id.hex()
+    for bundle in group.bundles:
+        for name, n in (bundle.ledger.free if bundle.ledger is not None else {}).items():
+            names[f"{name}_group_{bundle.index}_{ident}"] = n
+            names[f"{name}_group_{ident}"] = names.get(f"{name}_group_{ident}", 0) + n
+    return names
 
 
 def _add_demand(

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from ract.core.messages import LogLines, Pushed
 from ract.core.resources import describe
+from ract.scheduler.ask import Ask, lacks
+from ract.scheduler.group_records import Group
 from ract.scheduler.nodes import Nodes
-from ract.scheduler.placement import Ask, lacks
 from ract.scheduler.processes import Processes
 
 
@@ -29,14 +30,32 @@ class Reports:
 
     def infeasible(self, process: int, key: Hashable, ask: Ask, names: Sequence[str]) -> None:
         """Tell the driver of ``process`` once that no node can satisfy ``ask``."""
-        if key in self._reported:
-            return
+        if key not in self._reported:
+            self._report(process, key, self.infeasible_text(ask, names))
+
+    def infeasible_group(self, group: Group) -> None:
+        """Tell the driver once that the nodes could never hold a placement group."""
+        key = group.spec.group_id
+        if key not in self._reported:
+            text = self.group_text(group) + "; it stays pending until nodes join that can"
+            self._report(group.spec.owner, key, text)
+
+    def group_text(self, group: Group) -> str:
+        """Say what a group demands and what the nodes have."""
+        demands = ", ".join(describe(bundle.demand) for bundle in group.bundles[:8])
+        more = f" and {len(group.bundles) - 8} more" if len(group.bundles) > 8 else ""
+        nodes = [f"{node.short} has {describe(node.ledger.total)}" for node in self.nodes.alive[:8]]
+        return (
+            f"placement group {group.spec.name or group.spec.group_id.hex()} demands {demands}"
+            f"{more} ({group.spec.strategy}), which the nodes can never hold: {'; '.join(nodes)}"
+        )
+
+    def _report(self, process: int, key: Hashable, text: str) -> None:
         self._reported[key] = None
         asker = self.processes.alive.get(process)
         driver = self.processes.driver_of(asker.job_id) if asker is not None else None
         to = driver if driver is not None else process
-        data = {"type": "infeasible", "message": self.infeasible_text(ask, names)}
-        self.processes.tell(to, Pushed(to, "error", data))
+        self.processes.tell(to, Pushed(to, "error", {"type": "infeasible", "message": text}))
 
     def infeasible_text(self, ask: Ask, names: Sequence[str]) -> str:
         """Say what is demanded, by whom, and what each node lacks for it."""

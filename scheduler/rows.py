@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ract.core.messages import ExitCause
+from ract.scheduler.group_records import Group
 from ract.scheduler.ledger import UNIT
 from ract.scheduler.nodes import Node
 from ract.scheduler.tasks import ENDED
@@ -92,7 +93,7 @@ def actors(machine: SchedulerMachine) -> Iterator[Row]:
             "required_resources": amounts(spec.running_demand),
             "death_cause": _cause(actor.cause) if actor.state == "DEAD" else None,
             "is_detached": spec.detached,
-            "placement_group_id": None,
+            "placement_group_id": actor.ask.group_id.hex() or None,
             "repr_name": "",
             "num_restarts": str(actor.restarts),
             "num_restarts_due_to_lineage_reconstruction": "0",
@@ -218,7 +219,58 @@ def jobs(machine: SchedulerMachine) -> Iterator[Row]:
         }
 
 
+def placement_groups(machine: SchedulerMachine) -> Iterator[Row]:
+    """``list_placement_groups``."""
+    for group_id, group in machine.groups.table.items():
+        yield {
+            "placement_group_id": group_id.hex(),
+            "name": group.spec.name,
+            "creator_job_id": group.spec.job_id.hex(),
+            "state": group.state,
+            "bundles": [
+                {
+                    "bundle_id": f"{group_id.hex()}_{bundle.index}",
+                    "unit_resources": amounts(bundle.demand),
+                    "node_id": bundle.node.node_id.hex() if bundle.node else None,
+                    "label_selector": bundle.ask.selectors[0],
+                }
+                for bundle in group.bundles
+            ],
+            "is_detached": group.spec.detached,
+            "stats": _stats(group),
+        }
+
+
+def group(group: Group) -> Row:
+    """One group as in ``placement_group_table``."""
+    return {
+        "placement_group_id": group.spec.group_id.hex(),
+        "name": group.spec.name,
+        "bundles": {bundle.index: amounts(bundle.demand) for bundle in group.bundles},
+        "bundles_to_node_id": {
+            bundle.index: bundle.node.node_id.hex() if bundle.node else ""
+            for bundle in group.bundles
+        },
+        "strategy": group.spec.strategy,
+        "state": group.state,
+        "stats": _stats(group),
+    }
+
+
+def _stats(group: Group) -> Row:
+    waited = max(0.0, group.placed_at - group.created_at) * 1000
+    states = {"CREATED": "FINISHED", "REMOVED": "REMOVED"}
+    return {
+        "end_to_end_creation_latency_ms": waited,
+        "scheduling_latency_ms": waited,
+        "scheduling_attempt": group.attempts,
+        "highest_retry_delay_ms": 0.0,
+        "scheduling_state": states.get(group.state, "NO_RESOURCES" if group.attempts else "QUEUED"),
+    }
+
+
 TABLES = {
+    "placement_groups": placement_groups,
     "actors": actors,
     "tasks": tasks,
     "objects": objects,

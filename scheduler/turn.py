@@ -48,6 +48,8 @@ class Settings:
     process_block: int = 4096  #: process numbers given to a node at a time
     unknown_timeout_s: float = 2.0  #: how long a publish may be overtaken by who asks for it
     lease_quantum_s: float = 0.1  #: a lease is not recalled before it was of some use
+    starve_s: float = 2.0  #: who waits longer while others are served claims a node
+    claim_s: float = 30.0  #: so long at most, and then not for as long
     tasks_max: int = 10_000  #: task records kept (the oldest finished go first)
     dead_max: int = 10_000  #: dead actors, processes, nodes and jobs remembered, of each
     kv_value_bytes_max: int = 64 * 2**20

@@ -118,6 +118,17 @@ class Cluster:
         self.process(executor, node, "executor")
         self.say(m.ActorStarted(node, actor_id, incarnation, executor, f"/e{executor}", 1))
 
+    def group(self, group_id: bytes, bundles: list[dict[str, float]], **more: Any) -> None:
+        """Reserve a placement group for process 1, or ``owner``."""
+        owner = more.pop("owner", 1)
+        units = [{name: int(n * CPU) for name, n in bundle.items()} for bundle in bundles]
+        spec = m.GroupSpec(group_id, b"\0\0\0\1", owner, units, **more)
+        self.say(m.GroupWanted(owner, spec))
+
+    def state(self, group_id: bytes) -> str:
+        """The state that the last of the newest commands tells of a group."""
+        return [told.state for told in self.told(m.GroupChanged) if told.group_id == group_id][-1]
+
     def ask(self, process: int, op: str, **args: Any) -> m.Reply:
         self.say(m.Request(process, 1, op, args))
         return self.one(m.Reply)
