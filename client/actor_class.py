@@ -136,7 +136,7 @@ class ActorClass:
         packed = runtime.pack((args, kwargs), what=f"constructor arguments of {self._name}")
         refs = [*captured, *packed.refs]
         head = pickle.dumps((class_head, packed.head), 5)
-        strategy = strategies.plain_strategy(options.scheduling_strategy)
+        strategy = strategies.plan(runtime, options, options.placement_demand, self._name)
         info = self._info(runtime)
         spec = ActorSpec(
             actor_id=ids.actor_id_bytes(runtime.next_number(), runtime.job_id),

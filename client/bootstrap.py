@@ -145,6 +145,7 @@ def init(
     namespace: str | None = None,
     runtime_env: Any = None,
     token_file: str | None = None,
+    on_infeasible: str = "wait",
     **kwargs: Any,
 ) -> RactContext:
     """Start an embedded cluster, or join one; then tasks and actors can be used.
@@ -166,6 +167,8 @@ def init(
         namespace: Where names of actors live; default: one of this job's own.
         runtime_env: Environment of the job's tasks and actors.
         token_file: The join token, if it is not in ``$RACT_TOKEN`` or the default file.
+        on_infeasible: What becomes of tasks, actors and placement groups that no node could ever
+            hold: ``"wait"``: they wait for nodes that join, with a warning; ``"raise"``: they fail.
 
     Returns:
         A context: a mapping of addresses, and a context manager that shuts down at its end.
@@ -196,6 +199,9 @@ def init(
         metadata = dict(getattr(job_config, "metadata", None) or {})
         lifetime = getattr(job_config, "_default_actor_lifetime", "non_detached")
         metadata["default_actor_lifetime"] = lifetime
+        if on_infeasible not in ("wait", "raise"):
+            raise ValueError(f"on_infeasible must be 'wait' or 'raise', got {on_infeasible!r}")
+        metadata["on_infeasible"] = on_infeasible
         node = _described(
             num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
         )
@@ -227,6 +233,7 @@ def init(
         runtime.on_tick = output.tick
         runtime.on_close = output.close
         install(runtime)
+        runtime.on_infeasible = on_infeasible
         runtime.start()
         _context = RactContext(runtime, place.get("dashboard_url", ""))
         return _context

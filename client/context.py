@@ -36,6 +36,8 @@ class ProcessContext:
         self.actor_incarnation = 0
         self.actor_instance: Any = None
         self.shape: Any = None
+        #: The placement group that it runs in (b"" for none), and whether child tasks go there.
+        self.group: tuple[bytes, bool] = (b"", False)
         self.lease = 0
         self.server: Any = None
         self.assigned: dict[str, Any] = {}

@@ -39,6 +39,8 @@ STORED = 5  #: ``_value`` is a `ract.client.store.Location` on this node
 ERROR = 6  #: ``_value`` is (head, buffers, refs) of an exception
 
 _runtime: Runtime | None = None  # set by `ract.client.runtime.install`
+#: Another object whenever what is known of a remote function's pool is out of date.
+_scope: object = object()
 
 
 class ObjectRef(Generic[T]):

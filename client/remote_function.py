@@ -68,16 +68,17 @@ class RemoteFunction:
             if self._signature is not None:
                 self._signature.check(self._name, args, kwargs)
         pool = self._pool
-        if pool is None or pool.runtime is not refs._runtime:
+        if pool is None or pool.scope is not refs._scope:
             pool = self._pool = self._find_pool(ambient.runtime())
         definition, captured = self._shipped.definition(pool.runtime, self._name)
         return submit_task(pool, definition, captured, self._label, self._options, args, kwargs)
 
     def _find_pool(self, runtime: Runtime) -> TaskPool:
         options = self._options
-        key = strategies.shape_key(options.demand, options)
+        plan = strategies.plan(runtime, options, options.demand, self._label)
+        key = strategies.shape_key(options.demand, options, plan)
         return runtime.pool(
-            key, lambda: strategies.make_shape(runtime, options.demand, options, Shape)
+            key, lambda: strategies.make_shape(runtime, options.demand, options, plan, Shape)
         )
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:

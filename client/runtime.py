@@ -24,9 +24,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, faults, refs
+from ract.client import connections, context, faults, refs
 from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
+from ract.client.groups import GroupClient
 from ract.client.handles import ACTOR_ID_BYTES
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
@@ -99,6 +100,7 @@ class Runtime:
         self.actors: dict[bytes, ActorClient] = {}
         self.runtime_env = ""
         self.default_lifetime = "non_detached"  # of actors that do not say
+        self.on_infeasible = "wait"  # likewise of all that is placed
         self.on_block: Callable[[], None] | None = None
         self.on_unblock: Callable[[], None] | None = None
         self.on_control: Callable[[Any], None] = lambda message: None
@@ -108,6 +110,8 @@ class Runtime:
         self._first_number = self.process << ids.COUNTER_BITS
         self._counter = itertools.count(1)
         self._lock = threading.RLock()
+        self._groups: weakref.WeakValueDictionary[bytes, GroupClient]
+        self._groups = weakref.WeakValueDictionary()
         self._pools: dict[Any, TaskPool] = {}
         self._pools_by_key: dict[int, TaskPool] = {}
         # The refs that the cluster knows, by id. Entries of refs that are gone go in `_tick`.
@@ -946,6 +950,10 @@ class Runtime:
             client = self.actors.get(message.actor_id)
             if client is not None:
                 client.changed(message)
+        elif isinstance(message, messages.GroupChanged):
+            group = self._groups.get(message.group_id)
+            if group is not None:
+                group.changed(message)
         elif isinstance(message, messages.ObjectHere):
             self._object_here(message)
         elif isinstance(message, CancelAsked):
@@ -1000,6 +1008,15 @@ class Runtime:
             client = self.actors.get(actor_id)
             if client is None:
                 client = self.actors[actor_id] = ActorClient(self, actor_id)
+            return client
+
+    def group(self, group_id: bytes, *, is_new: bool = False) -> GroupClient:
+        """This process' end of a placement group; ``is_new`` if it is made here and now."""
+        with self._lock:
+            client = self._groups.get(group_id)
+            if client is None:
+                client = GroupClient(self, group_id, is_watched=is_new)
+                self._groups[group_id] = client
             return client
 
     def drop_handle(self, actor_id: bytes) -> None:
@@ -1098,6 +1115,14 @@ def contained_of(contained: list[Any]) -> list[Contained]:
 def install(runtime: Runtime | None) -> None:
     """Make ``runtime`` the one of this process."""
     refs._runtime = runtime
+    refs._scope = object()
+
+
+def enter_group(group: tuple[bytes, bool]) -> None:
+    """This process runs in a placement group from now on (`ProcessContext.group`)."""
+    if context.process.group != group:
+        context.process.group = group
+        refs._scope = object()  # calls may go elsewhere now
 
 
 def current() -> Runtime | None:

@@ -64,7 +64,7 @@ class RuntimeContext:
 
     def get_placement_group_id(self) -> str | None:
         """The placement group of the running task or actor; None outside."""
-        return None
+        return context.process.group[0].hex() or None
 
     def get_assigned_resources(self) -> dict[str, float]:
         """The resources that the running task or actor holds.
@@ -197,7 +197,7 @@ class RuntimeContext:
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
         """Whether tasks that this one submits go to its placement group."""
-        return False
+        return context.process.group[1]
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: `get_accelerator_ids`."""

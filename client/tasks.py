@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ract.client import refs
 from ract.client.channel import Call, Channel
 from ract.client.leases import Lease, LeaseMachine, Todo
 from ract.core import calls
@@ -43,6 +44,7 @@ class TaskPool:
         self.runtime = runtime
         self.key = key
         self.shape = shape
+        self.scope = refs._scope  #: in which remote functions may take this pool without asking
         self.refused: Exception | None = None
         self._machine = LeaseMachine()
         self._lock = threading.RLock()
@@ -242,7 +244,7 @@ class TaskPool:
                 self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
             elif i >= started:
                 again.append(call)
-            elif call.retries != 0:
+            elif call.retries != 0 and cause.kind != "group_removed":
                 call.retries -= 1 if call.retries > 0 else 0
                 again.append(call)
             else:

@@ -270,6 +270,14 @@ class ActorPlacementGroupRemoved(RactError):
     """The actor's placement group was removed."""
 
 
+class TaskKilledWithPlacementGroup(TaskPlacementGroupRemoved, WorkerCrashedError):
+    """The task ran when its placement group was removed."""
+
+
+class ActorKilledWithPlacementGroup(ActorPlacementGroupRemoved, ActorDiedError):
+    """The actor lived, or was to live, in a placement group that was removed."""
+
+
 class PendingCallsLimitExceeded(RactError):
     """The actor handle has as many unfinished calls as it may have."""
 
@@ -336,6 +344,8 @@ _REASONS = {
     "node_died": "its node has died",
     "job_finished": "its job has finished",
     "unschedulable": "it can never be placed",
+    "group_removed": "its placement group was removed",
+    "drained": "its node was drained",
     "shutdown": "the cluster was shut down",
 }
 
@@ -431,7 +441,11 @@ def _error_from_exit(
             "ip": cause.host,
         }
         lines = "".join(f"\n\t{key}: {value}" for key, value in facts.items() if value)
-        return ActorDiedError(f"The actor {actor} died: {text}{lines}", actor_id)
+        is_removed = cause.kind == "group_removed"
+        died = ActorKilledWithPlacementGroup if is_removed else ActorDiedError
+        return died(f"The actor {actor} died: {text}{lines}", actor_id)
+    if cause.kind == "group_removed":
+        return TaskKilledWithPlacementGroup(f"{what} failed: {text}")
     if cause.kind == "out_of_memory":
         return OutOfMemoryError(f"{what} failed: {text}")
     if cause.kind == "unschedulable":

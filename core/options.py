@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -133,7 +134,7 @@ def _strategy(name: str, value: Any) -> Any:
         return value
     if isinstance(value, str):
         _fail(name, value, "'DEFAULT', 'SPREAD' or a strategy of ract.util.scheduling_strategies")
-    if not hasattr(value, "to_plain"):
+    if not hasattr(value, "to_plain") and not hasattr(value, "placement_group"):
         _fail(name, value, "a string or a scheduling strategy", kind=True)
     return value
 
@@ -149,15 +150,44 @@ def _one_of(*allowed: Any) -> Check:
     return check
 
 
-def _labels(name: str, value: Any) -> Any:
+_LABEL_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+_LABEL_KEY = re.compile(rf"({_LABEL_NAME}(\.{_LABEL_NAME})*/)?{_LABEL_NAME}")
+_LABEL_CONDITION = re.compile(
+    rf"!?({_LABEL_NAME}|in\(\s*{_LABEL_NAME}(\s*,\s*{_LABEL_NAME})*\s*\))"
+)
+
+
+def check_label_selector(name: str, value: Any) -> Any:
+    """Check a label selector: ``{key: "v" | "!v" | "in(a,b)" | "!in(a,b)"}``.
+
+    Raises:
+        TypeError: not a dict of strings. ValueError: something else than that.
+    """
     if value is None:
         return value
     if not isinstance(value, dict):
         _fail(name, value, "a dict of strings", kind=True)
-    for text in (*value, *value.values()):
-        if not isinstance(text, str):
-            _fail(name, text, "a dict of strings", kind=True)
+    for key, condition in value.items():
+        for text in (key, condition):
+            if not isinstance(text, str):
+                _fail(name, text, "a dict of strings", kind=True)
+        if not _LABEL_KEY.fullmatch(key):
+            _fail(name, key, "labels by their names: letters, digits, '-', '_', '.', and a prefix")
+        if not _LABEL_CONDITION.fullmatch(condition):
+            _fail(f"{name}[{key!r}]", condition, "like 'v', '!v', 'in(v,w)' or '!in(v,w)'")
     return dict(value)
+
+
+def _fallbacks(name: str, value: Any) -> Any:
+    if value is None:
+        return value
+    if not isinstance(value, list):
+        _fail(name, value, "a list of dicts", kind=True)
+    for each in value:
+        if not isinstance(each, dict) or set(each) != {"label_selector"}:
+            _fail(name, each, "a list of {'label_selector': {...}}")
+        check_label_selector(f"{name}: label_selector", each["label_selector"])
+    return [dict(each) for each in value]
 
 
 def _groups(name: str, value: Any) -> Any:
@@ -214,14 +244,15 @@ _COMMON: Table = {
     "resources": (None, _resources),
     "memory": (None, _memory),
     "accelerator_type": (None, _str),
-    "label_selector": (None, _labels),
-    "fallback_strategy": (None, _typed(list, expected="a list")),
+    "label_selector": (None, check_label_selector),
+    "fallback_strategy": (None, _fallbacks),
     "name": (None, _str),
     "runtime_env": (None, _runtime_env),
     "scheduling_strategy": (None, _strategy),
     "placement_group": ("default", _any),
     "placement_group_bundle_index": (-1, _integer("-1 or more", -1)),
     "placement_group_capture_child_tasks": (None, _bool),
+    "on_infeasible": (None, _one_of("wait", "raise")),
     "enable_task_events": (True, _bool),
     "_labels": (None, _dict),
     "_metadata": (None, _dict),

@@ -3,8 +3,25 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# At once: the function has the name of its module, and an import of that later would replace it.
+from ract.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 if TYPE_CHECKING:
-    from ract.util import actor_group, actor_pool, annotations, debug, queue, testing
+    from ract.util import (
+        actor_group,
+        actor_pool,
+        annotations,
+        debug,
+        queue,
+        scheduling_strategies,
+        testing,
+    )
     from ract.util.actor_pool import ActorPool
     from ract.util.check_serialize import inspect_serializability
     from ract.util.completion import as_completed, map_unordered
@@ -24,15 +41,21 @@ __all__ = [
     "deregister_serializer",
     "disable_log_once_globally",
     "enable_periodic_logging",
+    "get_current_placement_group",
     "get_node_instance_id",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "log_once",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "progress",
     "queue",
     "register_serializer",
+    "remove_placement_group",
+    "scheduling_strategies",
     "testing",
 ]
 
@@ -46,7 +69,15 @@ _HOME = {
     "progress_bar": ("progress",),
     "serialization": ("deregister_serializer", "register_serializer"),
 }
-_SUBMODULES = ("actor_group", "actor_pool", "annotations", "debug", "queue", "testing")
+_SUBMODULES = (
+    "actor_group",
+    "actor_pool",
+    "annotations",
+    "debug",
+    "queue",
+    "scheduling_strategies",
+    "testing",
+)
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from ract.client import context
 from ract.client.node_link import NodeLink
-from ract.client.runtime import Runtime, install
+from ract.client.runtime import Runtime, enter_group, install
+from ract.client.strategies import group_of
 from ract.core import naming, serialization
 from ract.core.messages import (
     ActorInitFailed,
@@ -154,6 +155,7 @@ class Executor:
         """On the main thread."""
         if isinstance(message, UseLease):
             context.process.shape = message.shape
+            enter_group(group_of(message.shape.strategy))
             context.process.assigned = accelerators.show(message.assigned)
             self._join_job(message.shape.job_id, message.shape.runtime_env)
             _limit_threads(message.shape.demand)
@@ -176,6 +178,7 @@ class Executor:
         for path in reversed(json.loads(metadata.get("sys_path", "[]"))):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        self.runtime.on_infeasible = metadata.get("on_infeasible", "wait")
         self.runtime.default_lifetime = metadata.get("default_actor_lifetime", "non_detached")
         if metadata.get("names") == "ray":
             naming.speak_of_ray()
@@ -193,6 +196,7 @@ class Executor:
         process = context.process
         process.actor_spec = spec
         process.actor_incarnation = message.incarnation
+        enter_group(group_of(spec.strategy))
         process.assigned = accelerators.show(message.assigned)
         self.execution.actor_id = spec.actor_id
         self.execution.notes_calls = spec.enable_task_events
