@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ract.client import ambient
 from ract.client.actor_class import ActorClass, handle_from_lookup, make_actor_class
+from ract.client.groups import GroupClient
 from ract.client.handles import ActorHandle
 from ract.client.refs import ObjectRef
 from ract.client.remote_function import RemoteFunction, make_remote_function
 from ract.client.streams import ObjectRefGenerator
 from ract.core.errors import BadDecoratorError
+from ract.core.ids import PlacementGroupID
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -336,13 +338,31 @@ def available_resources() -> dict[str, float]:
     return runtime.link.request("available_resources")
 
 
-def explain(what: ObjectRef | ActorHandle) -> str:
-    """Say in words why a ref or an actor is not ready, or that it is."""
+def explain(what: Any) -> str:
+    """Say in words why something is not ready, or that it is.
+
+    Args:
+        what: A ref, an actor handle or a placement group, or the id of one (hex).
+
+    Returns:
+        What it waits for; of what waits for resources, the nodes that were looked at, what each of
+        them lacks, and what is ahead in the queue.
+
+    Raises:
+        TypeError: something else.
+    """
     runtime = ambient.runtime()
+    if isinstance(what, str):
+        return _text(runtime.link.request("explain", id=bytes.fromhex(what)))
     if isinstance(what, ActorHandle):
         return _text(runtime.link.request("explain", id=what._actor_id_bytes))
+    if isinstance(getattr(what, "id", None), PlacementGroupID):
+        return _text(runtime.link.request("explain", id=what.id.binary()))
     if not isinstance(what, ObjectRef):
-        raise TypeError(f"ract.explain() takes a ref or an actor handle, not {type(what).__name__}")
+        raise TypeError(
+            "ract.explain() takes a ref, an actor handle or a placement group, not "
+            f"{type(what).__name__}"
+        )
     if what._state >= 3:
         return f"{what!r} is ready."
     text = runtime.describe_wait(what)
@@ -352,6 +372,8 @@ def explain(what: ObjectRef | ActorHandle) -> str:
     owner = call.owner
     if call.waiting:
         return text
+    if isinstance(owner, GroupClient):
+        return f"{text}. {_text(runtime.link.request('explain', id=owner.group_id))}"
     if call.actor_id is not None:
         return f"{text}. {_text(runtime.link.request('explain', id=call.actor_id))}"
     if call.channel is None:
