@@ -100,11 +100,14 @@ class Leases:
             want = self._new_want(key, event)
             if want is None:
                 return
-        if not want.need:
+        is_news = not want.need
+        if is_news:
             want.since = self.turn.now
         want.backlog, want.granted = max(0, event.backlog), 0
         want.priority, want.near = event.priority, event.near
         want.names = event.names or want.names
+        if is_news and want.need and not self._judge(want):
+            return
         self._enqueue(want)
         self.turn.retry = True  # whoever has nothing more to do may have to give leases back
         self._forget_if_idle(want)
@@ -298,12 +301,12 @@ class Leases:
             refusal = LeaseRefused(*key, "ValueError", str(error))
             self.processes.tell(event.process, refusal)
             return None
-        want = Want(key, shape, ask, event.names, self.turn.now, backlog=event.backlog)
+        want = Want(key, shape, ask, event.names, self.turn.now)
         self.wants[key] = want
         self.by_process.setdefault(key[0], {})[key] = None
         if ask.group_id:
             self.of_group.setdefault(ask.group_id, {})[key] = None
-        return want if self._judge(want) else None
+        return want
 
     def _judge(self, want: Want) -> bool:
         """Refuse or report a want that can never be granted; return whether it stays."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,6 +45,9 @@ IDLE_S = 1.0
 
 FAREWELL_S = 1.0
 """How long the exit of a process is waited for after the end of its connection, and vice versa."""
+
+FINISHED_JOBS_MAX = 1000
+"""So many jobs that are over are remembered: what is left of them keeps no idle executors."""
 
 BLOCK_LOW = 512
 """Ask for a further block of process numbers when fewer are left."""
@@ -117,6 +121,7 @@ class NodeMachine:
         self.rng = rng
         self.executors: dict[int, Executor] = {}
         self.drivers: dict[int, Driver] = {}
+        self._finished_jobs: deque[bytes] = deque(maxlen=FINISHED_JOBS_MAX)
         self.objects = Objects(config, rng, self._command)
         self._commands: list[Any] = []
         self._numbers: list[tuple[int, int]] = []  # (next, end) blocks
@@ -415,7 +420,7 @@ class NodeMachine:
         for executor in self.executors.values():
             work = executor.work
             if isinstance(work, m.StartLease) and work.lease == event.lease:
-                if event.kill:
+                if event.kill or executor.job_id in self._finished_jobs:
                     self._kill(executor, event.cause)
                 elif executor.state == LEASED:
                     executor.work = None
@@ -467,6 +472,7 @@ class NodeMachine:
             self._command(ev.ToProcess(event.executor, cancel))
 
     def _job_finished(self, event: m.JobFinished) -> None:
+        self._finished_jobs.append(event.job_id)  # leases for what is left of it end with a process
         for executor in list(self.executors.values()):
             is_actor = isinstance(executor.work, m.StartActor)
             if executor.job_id == event.job_id and not is_actor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ract.core import messages as m
@@ -35,6 +35,14 @@ SHAPES = (
     {},
     {"CPU": CPU, "disk": CPU},
 )
+BUNDLES: tuple[list[dict[str, int]], ...] = (
+    [{"CPU": CPU}],
+    [{"CPU": CPU}, {"CPU": CPU}],
+    [{"CPU": 2 * CPU}, {"CPU": CPU, "disk": CPU}],
+    [{"CPU": CPU}] * 3,
+    [{"CPU": 4 * CPU}, {"slot": CPU}],
+)
+STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 SIZES = (1_000, 100_000, 400_000, 2**20, 2 * 2**20, 4 * 2**20)
 OWN_SEGMENT_BYTES_MIN = 2**20
 
@@ -100,6 +108,8 @@ class SimProcess:
         self.accepted: deque[tuple[SimProcess, Task]] = deque()
         self.ending: ExitCause | None = None
         # as a client
+        self.shapes = {key: m.Shape(dict(demand), b"") for key, demand in enumerate(SHAPES)}
+        self.groups: dict[bytes, str] = {}  #: states of the placement groups it has made
         self.queues: dict[int, deque[Task]] = {}
         self.uses: dict[int, Use] = {}
         self.announced: Counter[int] = Counter()
@@ -175,6 +185,7 @@ class SimProcess:
             + [self._put, self._put, self._put_later, self._get, self._drop, self._free]
             + [self._create_actor, self._kill_actor, self._drop, self._drop]
             + [self._call_actor, self._call_actor, self._cancel]
+            + [self._reserve, self._submit_within, self._submit_within, self._unreserve]
         )
         rng.choice(actions)()
         self.world.after(rng.expovariate(1 / 0.02), self.act)
@@ -185,6 +196,9 @@ class SimProcess:
         for actor_id, handle in list(self.actors.items()):
             if handle.state != "DEAD" and actor_id[-1] == 1:
                 self.say(m.ActorKillWanted(self.number, actor_id, True))
+        for group_id, state in self.groups.items():
+            if state != "REMOVED":
+                self.say(m.GroupRemoveWanted(self.number, group_id))
         self._let_go_of_all()
 
     def _let_go_of_all(self) -> None:
@@ -204,6 +218,59 @@ class SimProcess:
         duration = rng.expovariate(1 / 0.03)
         result = self._new_id(28) if rng.random() < 0.5 else b""
         self.submit(Task(next(self.world.ids), shape, args, duration, children, result))
+
+    def _reserve(self) -> None:
+        rng = self.world.rng
+        if len(self.living_groups()) >= 2:
+            return
+        group_id = self._new_id(18)
+        spec = m.GroupSpec(
+            group_id=group_id,
+            job_id=self.job_id,
+            owner=self.number,
+            bundles=[dict(bundle) for bundle in rng.choice(BUNDLES)],
+            strategy=rng.choice(STRATEGIES),
+            name=rng.choice(("", "", "group")),
+        )
+        if spec.name:
+            args = {"spec": encode(spec)}
+            self.say(m.Request(self.number, next(self.world.ids), "create_group", args))
+        else:
+            self.say(m.GroupWanted(self.number, spec))
+        self.groups[group_id] = "PENDING"
+
+    def living_groups(self) -> list[bytes]:
+        """The groups that it has made and not removed."""
+        return [group_id for group_id, state in self.groups.items() if state != "REMOVED"]
+
+    def _unreserve(self) -> None:
+        groups = self.living_groups()
+        if groups and self.world.rng.random() < 0.6:
+            self.say(m.GroupRemoveWanted(self.number, self.world.rng.choice(groups)))
+
+    def _on_GroupChanged(self, message: m.GroupChanged) -> None:
+        assert self.groups[message.group_id] != "REMOVED", "nothing comes after the end"
+        self.groups[message.group_id] = message.state
+
+    def _submit_within(self) -> None:
+        """A task in a placement group, that may be removed by now."""
+        if not self.groups:
+            return
+        rng = self.world.rng
+        group_id = rng.choice(list(self.groups)[-4:])
+        strategy = {
+            "kind": "PLACEMENT_GROUP",
+            "group_id": group_id.hex(),
+            "bundle": rng.choice((-1, -1, 0)),
+        }
+        shape = m.Shape({"CPU": rng.choice((CPU, CPU // 2))}, b"", "", strategy)
+        known = [key for key, each in self.shapes.items() if each == shape]
+        key = known[0] if known else len(self.shapes)
+        self.shapes[key] = shape
+        result = self._new_id(28) if rng.random() < 0.5 else b""
+        children = rng.choice((0, 0, 1))
+        task = Task(next(self.world.ids), key, [], rng.expovariate(1 / 0.03), children, result)
+        self.submit(task)
 
     def _put(self) -> None:
         object_id = self._new_id(28)
@@ -368,6 +435,10 @@ class SimProcess:
         actor_id = self._new_id(15) + bytes([is_detached])
         name = rng.choice(("", "", "ann", "bob"))
         held = [i for i in self.held if self.held[i] > 0]
+        strategy: dict[str, Any] = {}
+        if self.groups and rng.random() < 0.3:
+            group_id = rng.choice(list(self.groups)[-4:])
+            strategy = {"kind": "PLACEMENT_GROUP", "group_id": group_id.hex()}
         spec = m.ActorSpec(
             actor_id=actor_id,
             job_id=self.job_id,
@@ -376,8 +447,9 @@ class SimProcess:
             creation=m.Blob(b"cls"),
             contains=[Contained(i) for i in rng.sample(held, min(len(held), rng.choice((0, 1))))],
             # A slot, not a CPU: actors that tasks keep alive must not keep tasks from running.
-            placement_demand={"CPU": CPU, "slot": CPU // 2},
-            running_demand=rng.choice(({}, {"slot": CPU // 2})),
+            placement_demand={"CPU": CPU, "slot": CPU // 2} if not strategy else {"CPU": CPU},
+            strategy=strategy,
+            running_demand=rng.choice(({}, {"slot": CPU // 2})) if not strategy else {},
             name=name,
             detached=is_detached,
             max_restarts=rng.choice((0, 1, -1)),
@@ -439,8 +511,8 @@ class SimProcess:
                 self.world.after(0.2, lambda u=use: self._release_if_idle(u))
         if len(queue) != self.announced[shape]:
             self.announced[shape] = len(queue)
-            message = m.Shape(dict(SHAPES[shape]), self.job_id)
-            self.say(m.LeasesWanted(self.number, shape, message, len(queue), ["sim"]))
+            wanted = replace(self.shapes[shape], job_id=self.job_id)
+            self.say(m.LeasesWanted(self.number, shape, wanted, len(queue), ["sim"]))
 
     def _push(self, use: Use, task: Task) -> None:
         use.task = task
@@ -477,7 +549,7 @@ class SimProcess:
             self._retry(use)
 
     def _on_LeaseRefused(self, message: m.LeaseRefused) -> None:
-        assert self.world.crashes, message
+        assert self.world.crashes or self.shapes[message.shape_key].strategy, message
         for task in self.queues.pop(message.shape_key, ()):
             self._finished(task)
         self.announced[message.shape_key] = 0

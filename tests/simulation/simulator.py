@@ -261,6 +261,10 @@ class World:
         assert not machine.objects.table, "objects are left"
         assert not machine.leases.table, "leases are left"
         assert not machine.leases.wants, "wants are left"
+        assert not machine.groups.waiting, "groups wait"
+        assert not machine.groups.emptying, "bundles of removed groups are not given back"
+        assert all(group.state == "REMOVED" for group in machine.groups.table.values())
+        assert not machine.ageing.claims, "nodes are claimed"
         for node in machine.nodes.alive:
             assert node.ledger.free == node.ledger.total
             self.nodes[node.node_id].assert_rest()
