@@ -158,6 +158,7 @@ _ALIASES = {"ObjectID": "ObjectRef", "RayContext": "RactContext"}
 _SUBMODULES = (
     "actor",
     "cluster_utils",
+    "dag",
     "exceptions",
     "job_config",
     "remote_function",

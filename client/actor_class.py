@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,10 @@ class ActorClass:
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> ActorHandle:
         return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that will create an actor: see `ract.dag`."""
+        return importlib.import_module("ract.dag").ClassNode(self, args, kwargs)
 
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.

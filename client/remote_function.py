@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
 import sys
@@ -82,6 +83,10 @@ class RemoteFunction:
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that will submit this task: see `ract.dag`."""
+        return importlib.import_module("ract.dag").FunctionNode(self, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options.
