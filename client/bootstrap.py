@@ -162,6 +162,8 @@ def init(
         include_dashboard: Serve the dashboard (default: yes, lazily).
         dashboard_host: Where it listens.
         dashboard_port: Its port; default: 8265, or any free one.
+        job_config: A `ract.job_config.JobConfig`.
+        logging_config: A `ract.LoggingConfig`: how the driver, tasks and actors log.
         log_to_driver: Print what tasks and actors print (default: yes).
         namespace: Where names of actors live; default: one of this job's own.
         runtime_env: Environment of the job's tasks and actors.
@@ -196,6 +198,11 @@ def init(
         metadata = dict(getattr(job_config, "metadata", None) or {})
         lifetime = getattr(job_config, "_default_actor_lifetime", "non_detached")
         metadata["default_actor_lifetime"] = lifetime
+        from ract.client import logging_config as logs
+
+        config = logs.chosen(logging_config, job_config)
+        if config is not None:
+            metadata["logging_config"] = json.dumps(config.to_dict())
         node = _described(
             num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
         )
@@ -221,13 +228,17 @@ def init(
         from ract.client.runtime import install
 
         output = DriverOutput(
-            _wants_logs(log_to_driver), runtime.link.welcome.config.get("host", "")
+            _wants_logs(log_to_driver),
+            runtime.link.welcome.config.get("host", ""),
+            has_records=config is not None and config.encoding == "JSON",
         )
         runtime.on_control = output.handle
         runtime.on_tick = output.tick
         runtime.on_close = output.close
         install(runtime)
         runtime.start()
+        if config is not None:
+            config.apply()
         _context = RactContext(runtime, place.get("dashboard_url", ""))
         return _context
 
