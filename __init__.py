@@ -168,6 +168,7 @@ _SUBMODULES = (
     "runtime_context",
     "testing",
     "util",
+    "widgets",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
