@@ -158,6 +158,8 @@ def init(
         resources: Custom resources that it offers, by name.
         labels: Labels of the node.
         object_store_memory: Bytes of shared memory for objects.
+        local_mode: Start no cluster: tasks and actors run in this process, one after another, for
+            debugging.
         ignore_reinit_error: Return the existing context instead of raising when called twice.
         include_dashboard: Serve the dashboard (default: yes, lazily).
         dashboard_host: Where it listens.
@@ -206,6 +208,8 @@ def init(
         node = _described(
             num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
         )
+        if local_mode:
+            return _init_local(address, namespace, node)
         address = resolve(address)
         if address is not None and node:
             given = ", ".join(sorted(key.replace("-", "_") for key in node))
@@ -241,6 +245,22 @@ def init(
             config.apply()
         _context = RactContext(runtime, place.get("dashboard_url", ""))
         return _context
+
+
+def _init_local(address: str | None, namespace: str | None, node: dict[str, Any]) -> RactContext:
+    """Start no cluster: see `ract.client.local_mode`. Raises ValueError."""
+    global _context
+    if address not in (None, "local"):
+        raise ValueError(f"local_mode=True starts no cluster and joins none: address={address!r}")
+    from ract.client.local_mode import LocalRuntime
+    from ract.client.runtime import install
+
+    cpus = node.get("num-cpus", os.cpu_count() or 1)
+    offer = {"CPU": cpus, "GPU": node.get("num-gpus", 0), **node.get("resources", {})}
+    runtime: Any = LocalRuntime(namespace, {k: float(v) for k, v in offer.items() if v})
+    install(runtime)
+    _context = RactContext(runtime, "")
+    return _context
 
 
 def _wants_logs(given: bool | None) -> bool:

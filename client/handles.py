@@ -264,7 +264,7 @@ class ActorMethod:
             raise ValueError(
                 f"num_returns={wanted!r} is for generators; {self._method.full_name} is none"
             )
-        return ActorMethod(self._handle, self._method, merged)
+        return type(self)(self._handle, self._method, merged)
 
     def __repr__(self) -> str:
         return f"ActorMethod({self._handle!r}.{self._method.name})"

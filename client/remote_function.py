@@ -70,7 +70,10 @@ class RemoteFunction:
                 self._signature.check(self._name, args, kwargs)
         pool = self._pool
         if pool is None or pool.runtime is not refs._runtime:
-            pool = self._pool = self._find_pool(ambient.runtime())
+            runtime: Any = ambient.runtime()
+            if runtime.is_local:
+                return runtime.run(self._function, self._label, self._options, args, kwargs)
+            pool = self._pool = self._find_pool(runtime)
         definition, captured = self._shipped.definition(pool.runtime, self._name)
         return submit_task(pool, definition, captured, self._label, self._options, args, kwargs)
 

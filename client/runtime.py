@@ -84,6 +84,8 @@ class Runtime:
         is_driver: Whether this is a driver (else an executor).
     """
 
+    is_local = False  #: see `ract.client.local_mode`
+
     def __init__(self, link: NodeLink, *, is_driver: bool) -> None:
         welcome = link.welcome
         self.link = link
@@ -514,7 +516,8 @@ class Runtime:
 
     # ------------------------------------------------------------------ values
 
-    def pack(self, value: Any, what: str) -> Packed:
+    @staticmethod
+    def pack(value: Any, what: str) -> Packed:
         """Serialize, or raise TypeError that says which object and which part of it."""
         try:
             return serialization.pack(value)
