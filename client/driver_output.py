@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from ract.client import colors
 from ract.client.log_lines import LineFilter, Settings
 from ract.core import naming
 from ract.core.messages import Pushed
@@ -62,6 +63,7 @@ class DriverOutput:
         name, pid, host = data.get("name") or naming.program, data.get("pid"), data.get("ip")
         place = f", ip={host}" if host and host != self._host else ""
         source, is_err = f"{host} {pid}", bool(data.get("is_err"))
+        prefix = colors.prefix(f"({name} pid={pid}{place})", pid, is_err)
         now = time.monotonic()
         for line in data.get("lines", ()):
             if BAR_MARK in line and importlib.import_module("ract.util.tqdm").handle_line(line):
@@ -69,7 +71,7 @@ class DriverOutput:
             if self._has_records and line.startswith(RECORD_MARK):
                 _show([(is_err, line)])
                 continue
-            _show(self._filter.line(now, source, f"({name} pid={pid}{place})", line, is_err))
+            _show(self._filter.line(now, source, prefix, line, is_err))
 
 
 def _show(lines: list[tuple[bool, str]]) -> None:
