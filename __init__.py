@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         wait,
     )
     from ract.client.bootstrap import RactContext, init, is_initialized, shutdown
+    from ract.client.logging_config import LoggingConfig
     from ract.client.refs import ObjectRef
     from ract.client.runtime_context import get_gpu_ids, get_runtime_context
     from ract.client.streams import DynamicObjectRefGenerator, ObjectRefGenerator
@@ -80,6 +81,7 @@ __all__ = [
     "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -138,6 +140,7 @@ _HOME = {
         "wait",
     ),
     "ract.client.bootstrap": ("RactContext", "init", "is_initialized", "shutdown"),
+    "ract.client.logging_config": ("LoggingConfig",),
     "ract.client.refs": ("ObjectRef",),
     "ract.client.runtime_context": ("get_gpu_ids", "get_runtime_context"),
     "ract.client.streams": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
@@ -158,12 +161,14 @@ _ALIASES = {"ObjectID": "ObjectRef", "RayContext": "RactContext"}
 _SUBMODULES = (
     "actor",
     "cluster_utils",
+    "dag",
     "exceptions",
     "job_config",
     "remote_function",
     "runtime_context",
     "testing",
     "util",
+    "widgets",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,9 @@ class ActorClass:
         """
         if self._signature is not None:
             self._signature.check(f"{self._name}.__init__", args, kwargs)
-        runtime = ambient.runtime()
+        runtime: Any = ambient.runtime()
+        if runtime.is_local:
+            return runtime.make_actor(self, args, kwargs)
         spec, refs = self._spec(runtime, args, kwargs)
         client = runtime.actor(spec.actor_id)
         info = self._info(runtime)
@@ -96,6 +99,10 @@ class ActorClass:
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> ActorHandle:
         return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that will create an actor: see `ract.dag`."""
+        return importlib.import_module("ract.dag").ClassNode(self, args, kwargs)
 
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.
@@ -193,7 +200,9 @@ def _rebuild(state: dict[str, Any]) -> ActorClass:
 
 def handle_from_lookup(runtime: Runtime, found: dict[str, Any]) -> ActorHandle:
     """A weak handle from what the scheduler answers to a lookup by name."""
-    client = runtime.actor(found["actor_id"])
+    client: Any = runtime.actor(found["actor_id"])
+    if runtime.is_local:
+        return client.borrow(client.info)
     if client.info is None:
         client.info = HandleInfo.from_plain(pickle.loads(found["methods"]["info"]))
     client.watch()

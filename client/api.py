@@ -316,7 +316,9 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         raise TypeError(f"namespace must be a string, not {type(namespace).__name__}")
     if namespace == "":
         raise ValueError('"" is not a valid namespace. Pass None for the current one.')
-    runtime = ambient.runtime()
+    runtime: Any = ambient.runtime()
+    if runtime.is_local:
+        return runtime.named_actor(name, namespace or runtime.namespace)
     found = runtime.link.request("get_actor", name=name, namespace=namespace or runtime.namespace)
     return handle_from_lookup(runtime, found)
 

@@ -159,10 +159,14 @@ def init(
         resources: Custom resources that it offers, by name.
         labels: Labels of the node.
         object_store_memory: Bytes of shared memory for objects.
+        local_mode: Start no cluster: tasks and actors run in this process, one after another, for
+            debugging.
         ignore_reinit_error: Return the existing context instead of raising when called twice.
         include_dashboard: Serve the dashboard (default: yes, lazily).
         dashboard_host: Where it listens.
         dashboard_port: Its port; default: 8265, or any free one.
+        job_config: A `ract.job_config.JobConfig`.
+        logging_config: A `ract.LoggingConfig`: how the driver, tasks and actors log.
         log_to_driver: Print what tasks and actors print (default: yes).
         namespace: Where names of actors live; default: one of this job's own.
         runtime_env: Environment of the job's tasks and actors.
@@ -202,9 +206,16 @@ def init(
         if on_infeasible not in ("wait", "raise"):
             raise ValueError(f"on_infeasible must be 'wait' or 'raise', got {on_infeasible!r}")
         metadata["on_infeasible"] = on_infeasible
+        from ract.client import logging_config as logs
+
+        config = logs.chosen(logging_config, job_config)
+        if config is not None:
+            metadata["logging_config"] = json.dumps(config.to_dict())
         node = _described(
             num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
         )
+        if local_mode:
+            return _init_local(address, namespace, node)
         address = resolve(address)
         if address is not None and node:
             given = ", ".join(sorted(key.replace("-", "_") for key in node))
@@ -227,7 +238,9 @@ def init(
         from ract.client.runtime import install
 
         output = DriverOutput(
-            _wants_logs(log_to_driver), runtime.link.welcome.config.get("host", "")
+            _wants_logs(log_to_driver),
+            runtime.link.welcome.config.get("host", ""),
+            has_records=config is not None and config.encoding == "JSON",
         )
         runtime.on_control = output.handle
         runtime.on_tick = output.tick
@@ -235,8 +248,26 @@ def init(
         install(runtime)
         runtime.on_infeasible = on_infeasible
         runtime.start()
+        if config is not None:
+            config.apply()
         _context = RactContext(runtime, place.get("dashboard_url", ""))
         return _context
+
+
+def _init_local(address: str | None, namespace: str | None, node: dict[str, Any]) -> RactContext:
+    """Start no cluster: see `ract.client.local_mode`. Raises ValueError."""
+    global _context
+    if address not in (None, "local"):
+        raise ValueError(f"local_mode=True starts no cluster and joins none: address={address!r}")
+    from ract.client.local_mode import LocalRuntime
+    from ract.client.runtime import install
+
+    cpus = node.get("num-cpus", os.cpu_count() or 1)
+    offer = {"CPU": cpus, "GPU": node.get("num-gpus", 0), **node.get("resources", {})}
+    runtime: Any = LocalRuntime(namespace, {k: float(v) for k, v in offer.items() if v})
+    install(runtime)
+    _context = RactContext(runtime, "")
+    return _context
 
 
 def _wants_logs(given: bool | None) -> bool:

@@ -58,6 +58,7 @@ class Call:
         owner: The lease pool or actor client that sent it.
         priority: A higher one goes first.
         waiting: Number of argument refs that are not ready.
+        is_over: Whether it has ended; known only of calls without refs, which cannot tell.
     """
 
     # Most calls differ from these in a few attributes only: setting all of them would cost as much
@@ -70,6 +71,7 @@ class Call:
     retries = 0
     attempt = 0
     waiting = 0
+    is_over = False
     seq = -1
     channel: Channel | None = None
     cancelled = False

@@ -7,12 +7,16 @@ import sys
 import time
 from typing import Any
 
+from ract.client import colors
 from ract.client.log_lines import LineFilter, Settings
 from ract.core import naming
 from ract.core.messages import Pushed
 
 BAR_MARK = "__ract_tqdm__:"
 """In lines that move a progress bar; what they mean is `ract.util.tqdm`'s, if there are any."""
+
+RECORD_MARK = '{"asctime": "'
+"""How a record in JSON begins; a program that reads it wants nothing before it."""
 
 
 class DriverOutput:
@@ -21,11 +25,13 @@ class DriverOutput:
     Args:
         to_driver: Whether printed lines of tasks and actors are shown.
         host: The address of this node; lines of others name theirs.
+        has_records: Whether tasks and actors log JSON: such lines say themselves whose they are.
     """
 
-    def __init__(self, to_driver: bool, host: str = "") -> None:
+    def __init__(self, to_driver: bool, host: str = "", has_records: bool = False) -> None:
         self._to_driver = to_driver
         self._host = host
+        self._has_records = has_records
         self._filter = LineFilter(Settings.from_environment())
 
     def handle(self, message: Any) -> None:
@@ -57,11 +63,15 @@ class DriverOutput:
         name, pid, host = data.get("name") or naming.program, data.get("pid"), data.get("ip")
         place = f", ip={host}" if host and host != self._host else ""
         source, is_err = f"{host} {pid}", bool(data.get("is_err"))
+        prefix = colors.prefix(f"({name} pid={pid}{place})", pid, is_err)
         now = time.monotonic()
         for line in data.get("lines", ()):
             if BAR_MARK in line and importlib.import_module("ract.util.tqdm").handle_line(line):
                 continue
-            _show(self._filter.line(now, source, f"({name} pid={pid}{place})", line, is_err))
+            if self._has_records and line.startswith(RECORD_MARK):
+                _show([(is_err, line)])
+                continue
+            _show(self._filter.line(now, source, prefix, line, is_err))
 
 
 def _show(lines: list[tuple[bool, str]]) -> None:

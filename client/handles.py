@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +235,19 @@ class ActorMethod:
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that will call the method: see `ract.dag`.
+
+        Returns:
+            The node; a tuple of nodes if the method has several returns.
+        """
+        return importlib.import_module("ract.dag.class_node").bind_method(self, args, kwargs)
+
+    def _given_options(self) -> dict[str, Any]:
+        if self._options is not None:
+            return self._options.given_values()
+        return self._method.options or {}
+
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options for its calls.
 
@@ -250,7 +264,7 @@ class ActorMethod:
             raise ValueError(
                 f"num_returns={wanted!r} is for generators; {self._method.full_name} is none"
             )
-        return ActorMethod(self._handle, self._method, merged)
+        return type(self)(self._handle, self._method, merged)
 
     def __repr__(self) -> str:
         return f"ActorMethod({self._handle!r}.{self._method.name})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
 import sys
@@ -69,7 +70,10 @@ class RemoteFunction:
                 self._signature.check(self._name, args, kwargs)
         pool = self._pool
         if pool is None or pool.scope is not refs._scope:
-            pool = self._pool = self._find_pool(ambient.runtime())
+            runtime: Any = ambient.runtime()
+            if runtime.is_local:
+                return runtime.run(self._function, self._label, self._options, args, kwargs)
+            pool = self._pool = self._find_pool(runtime)
         definition, captured = self._shipped.definition(pool.runtime, self._name)
         return submit_task(pool, definition, captured, self._label, self._options, args, kwargs)
 
@@ -83,6 +87,10 @@ class RemoteFunction:
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that will submit this task: see `ract.dag`."""
+        return importlib.import_module("ract.dag").FunctionNode(self, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options.

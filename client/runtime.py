@@ -85,6 +85,8 @@ class Runtime:
         is_driver: Whether this is a driver (else an executor).
     """
 
+    is_local = False  #: see `ract.client.local_mode`
+
     def __init__(self, link: NodeLink, *, is_driver: bool) -> None:
         welcome = link.welcome
         self.link = link
@@ -314,6 +316,8 @@ class Runtime:
                 self.apply_result(call.refs[0], reply[1:])
             for ref in call.refs[1:]:  # an error of a task with several returns
                 self.apply_result(ref, reply[1:])
+        if not call.refs:
+            call.is_over = True
         call.kept = ()
         channel.inflight.pop(call.seq, None)
 
@@ -355,6 +359,8 @@ class Runtime:
             ref._complete(ERROR, value)
         if call.stream is not None:
             call.stream.fail((calls.ERROR, *value))
+        if not call.refs:
+            call.is_over = True
         call.kept = ()
 
     # ------------------------------------------------------------------ refs and holds
@@ -518,7 +524,8 @@ class Runtime:
 
     # ------------------------------------------------------------------ values
 
-    def pack(self, value: Any, what: str) -> Packed:
+    @staticmethod
+    def pack(value: Any, what: str) -> Packed:
         """Serialize, or raise TypeError that says which object and which part of it."""
         try:
             return serialization.pack(value)
@@ -802,7 +809,7 @@ class Runtime:
             with self._lock:  # for both: another thread may add one that comes earlier
                 at, _, seconds, known = self._timeouts[0]
                 call = known()
-                is_over = call is None or all(ref._state >= READY for ref in call.refs)
+                is_over = call is None or _is_over(call)
                 if at > now and not is_over:
                     return
                 heapq.heappop(self._timeouts)
@@ -1082,6 +1089,11 @@ class Runtime:
         self.channels.clear()
         self.link.close()
         self.on_close()
+
+
+def _is_over(call: Call) -> bool:
+    """Whether the call has ended, or its caller has been told so."""
+    return all(ref._state >= READY for ref in call.refs) if call.refs else call.is_over
 
 
 _warned_in_coroutine = False

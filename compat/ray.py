@@ -62,6 +62,8 @@ class _Ray(ModuleType):
     """The module ``ray``: what ract has, with Ray's version, and room for what programs set."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "client":  # a function there, a part of the code here
+            return importlib.import_module("ract.compat.ported.client_builder").client
         try:
             return getattr(ract, name)
         except AttributeError:

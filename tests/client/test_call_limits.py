@@ -9,6 +9,7 @@ import time
 import pytest
 
 import ract
+from ract.client import refs
 from ract.exceptions import (
     ActorDiedError,
     MailboxFullError,
@@ -88,6 +89,34 @@ def test_a_task_that_takes_too_long_fails_and_is_cancelled(signal, tmp_path):
         ract.get(ref)
     assert isinstance(info.value, TimeoutError)
     wait_for_condition(path.exists)
+
+
+def test_a_call_without_returns_is_cancelled_when_it_takes_too_long(tmp_path):
+    @ract.remote(num_returns=0, timeout=0.5)
+    def interrupted(path):
+        try:
+            while True:
+                time.sleep(0.001)
+        except KeyboardInterrupt:
+            open(path, "w").close()
+            raise
+
+    path = tmp_path / "interrupted"
+    assert interrupted.remote(str(path)) is None
+    wait_for_condition(path.exists)
+
+
+def test_a_call_without_returns_that_has_finished_is_waited_for_no_more(tmp_path):
+    path = tmp_path / "notes"
+    worker = Worker.remote()
+    runtime = refs._runtime
+    note.options(num_returns=0, timeout=60).remote(str(path), "x")
+    worker.note.options(num_returns=0, timeout=60).remote(str(path), "x")
+    with runtime._lock:
+        calls = [known() for *_, known in runtime._timeouts]  # as long as they are in use
+    wait_for_condition(lambda: not runtime._timeouts)
+    assert read(path) == ["x", "x"]
+    assert not any(call.cancelled for call in calls if call is not None)
 
 
 def test_a_call_in_time_is_not_disturbed(signal):

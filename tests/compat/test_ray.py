@@ -142,3 +142,32 @@ def test_ray_itself_is_not_replaced_under_its_users(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert "Ray itself is imported already" in done.stderr
+
+
+def test_the_client_builder_connects_as_init_does(tmp_path):
+    code = """
+    import warnings
+    import ract.testing
+    import ract.compat.ray
+    import ray
+    from ray.client_builder import ClientBuilder, ClientContext
+
+    cluster = ract.testing.Cluster(initialize_head=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        builder = ray.client(cluster.address)
+    assert "ray.init" in str(caught[0].message), caught
+    assert isinstance(builder, ClientBuilder)
+    with builder.env({"env_vars": {"A": "b"}}).namespace("here").connect() as context:
+        assert isinstance(context, ClientContext) and context.ray_version
+        assert ray.get_runtime_context().namespace == "here"
+        assert ray.get(ray.remote(lambda: __import__("os").environ["A"]).remote()) == "b"
+    assert not ray.is_initialized()
+    cluster.shutdown()
+    ray.client("local").connect().disconnect()
+    try:
+        ray.client().env(3)
+    except TypeError:
+        print("fine")
+    """
+    assert "fine" in run("-W", "ignore", "-c", textwrap.dedent(code), cwd=tmp_path)

@@ -69,6 +69,8 @@ TREE = {
     "RuntimeEnvSetupError": "RactError",
     "TaskPlacementGroupRemoved": "RactError",
     "ActorPlacementGroupRemoved": "RactError",
+    "TaskKilledWithPlacementGroup": "TaskPlacementGroupRemoved WorkerCrashedError",
+    "ActorKilledWithPlacementGroup": "ActorPlacementGroupRemoved ActorDiedError",
     "PendingCallsLimitExceeded": "RactError",
     "MailboxFullError": "PendingCallsLimitExceeded",
     "TaskTimeoutError": "RactError TimeoutError",

@@ -5,14 +5,13 @@ Everything here is independent of how calls arrive and of which thread or loop r
 
 from __future__ import annotations
 
-import inspect
 import os
 import pickle
 import time
 import traceback
 from array import array
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
@@ -23,6 +22,7 @@ from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
 from ract.core import calls, events, ids, naming, serialization
 from ract.core.errors import RactError, RactTaskError
 from ract.core.messages import Hold, TaskEvents
+from ract.core.returns import exactly, generator_of
 from ract.core.task_error import ByParts
 from ract.worker.executor.callers import OutStream
 
@@ -122,7 +122,7 @@ class Execution:
             return
         results: list[tuple[Any, ...]] = []
         try:
-            for each in _exactly(value, n):
+            for each in exactly(value, n):
                 results.append(self.result(caller, number, len(results) + 1, each))
         except Exception as error:
             if not results:
@@ -319,36 +319,6 @@ class _Run:
 def is_streaming(extra: dict[str, Any] | None) -> bool:
     """Whether the items of a call go to the caller one by one."""
     return extra is not None and extra.get("returns") == "streaming"
-
-
-def generator_of(value: Any, num_returns: str) -> Any:
-    """The generator that a function returned. Raises ValueError."""
-    if not inspect.isgenerator(value):
-        raise ValueError(
-            f'Functions with num_returns="{num_returns}" must return a generator, '
-            f"not a {type(value).__name__}"
-        )
-    return value
-
-
-def _exactly(value: Any, n: int) -> Iterator[Any]:
-    """The ``n`` values of a task with several returns, one by one if it is a generator."""
-    try:
-        values = iter(value)
-    except TypeError:
-        raise ValueError(
-            f"Task returned a {type(value).__name__}, which is not iterable, but num_returns={n}"
-        ) from None
-    if hasattr(value, "__len__") and len(value) != n:
-        raise ValueError(f"Task returned {len(value)} objects, but num_returns={n}")
-    found = 0
-    for each in values:
-        found += 1
-        if found > n:
-            raise ValueError(f"Task yielded more than {n} objects, but num_returns={n}")
-        yield each
-    if found < n:
-        raise ValueError(f"Task yielded {found} objects, but num_returns={n}")
 
 
 _OWN_FILES = (os.sep + os.path.join("worker", "executor") + os.sep,)

@@ -19,6 +19,7 @@ import traceback
 from typing import Any
 
 from ract.client import context
+from ract.client.logging_config import LoggingConfig
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
 from ract.client.strategies import group_of
@@ -180,6 +181,8 @@ class Executor:
                 sys.path.insert(0, path)
         self.runtime.on_infeasible = metadata.get("on_infeasible", "wait")
         self.runtime.default_lifetime = metadata.get("default_actor_lifetime", "non_detached")
+        if metadata.get("logging_config"):
+            LoggingConfig.from_dict(json.loads(metadata["logging_config"])).apply()
         if metadata.get("names") == "ray":
             naming.speak_of_ray()
         for name, value in (
