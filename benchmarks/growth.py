@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
 import ract
-from ract.core import messages as m
-from ract.core.resources import UNIT
-from ract.scheduler.machine import SchedulerMachine
+from ract.benchmarks import scheduling
 
 Row = tuple[str, int, float, str]
 
@@ -26,7 +23,7 @@ def rows(most: int = 1_000_000) -> Iterator[Row]:
         yield from _arrays()
     finally:
         ract.shutdown()
-    yield from _decisions()
+    yield from scheduling.rows(most)
 
 
 @ract.remote
@@ -95,40 +92,3 @@ def _arrays() -> Iterator[Row]:
             raise AssertionError("the array that was read is another one")
         yield "put of one array, megabytes", array.nbytes // 10**6, rate, "GB/s"
         del array, ref
-
-
-def _decisions() -> Iterator[Row]:
-    for n in (10, 100, 1000):
-        yield "scheduler decisions, nodes", n, _decision_rate(n), "grants/s"
-
-
-def _decision_rate(nodes: int, seconds: float = 1.0) -> float:
-    """Leases granted, started and given back per second by the pure machine."""
-    machine = SchedulerMachine(b"benchmark", random.Random(0), {})
-    ids = [i.to_bytes(28, "big") for i in range(nodes)]
-    for i, node_id in enumerate(ids):
-        offer = {"CPU": 4 * UNIT}
-        machine.handle(m.NodeJoined(node_id, f"tls://n{i}:1", f"n{i}", 7, offer, {}, "/s"), 0.0)
-    machine.handle(m.ProcessJoined(ids[0], 1, "driver", 1), 0.0)
-    shape = m.Shape({"CPU": UNIT}, b"job0")
-    granted, executor, now, start = 0, 100, 0.0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        now += 0.001
-        commands = machine.handle(m.LeasesWanted(1, 1, shape, 8, ["f"]), now)
-        for command in commands:
-            if not isinstance(command.message, m.StartLease):
-                continue
-            lease = command.message.lease
-            executor += 1
-            joined = m.ProcessJoined(command.node_id, executor, "executor", executor)
-            machine.handle(joined, now)
-            machine.handle(
-                m.LeaseStarted(command.node_id, lease, executor, "address", executor), now
-            )
-            machine.handle(m.LeaseReleased(1, lease), now)
-            gone = m.ProcessExited(command.node_id, executor, m.ExitCause("idle"))
-            machine.handle(gone, now)
-            granted += 1
-    if not granted:
-        raise AssertionError("the machine granted nothing")
-    return _rate(granted, start)

@@ -227,8 +227,9 @@ class Actors:
             if actor.body is not None and actor.body.node is node:
                 self._body_gone(actor, cause)
         for line in list(self.waiting.values()):
-            for actor in list(line.actors.values()):
-                self._judge(actor)
+            if self.placement.verdict(next(iter(line.actors.values())).ask).kind != "wait":
+                for actor in list(line.actors.values()):
+                    self._judge(actor)
 
     def group_removed(self, group: Group, cause: ExitCause) -> None:
         """End who waits to live in the group, or does."""
@@ -369,6 +370,7 @@ class Actors:
         elif line is not None and line.actors.pop(actor.spec.actor_id, None) is not None:
             if not line.actors:
                 del self.waiting[actor.ask.key]
+                self.reports.forget(actor.ask.queue)
 
     def _judge(self, actor: Actor) -> bool:
         """End or report an actor that no node can take; return whether it stays."""
@@ -378,7 +380,7 @@ class Actors:
             return False
         if verdict.kind == "infeasible":
             names = [f"actor {actor.spec.class_name}"]
-            self.reports.infeasible(actor.spec.owner, actor.spec.actor_id, actor.ask, names)
+            self.reports.infeasible(actor.spec.owner, actor.ask, names)
         return True
 
     def _start(self, actor: Actor, spot: Spot) -> None:
@@ -441,7 +443,6 @@ class Actors:
         _forget(self.by_owner, actor.spec.owner, actor.spec.actor_id)
         _forget(self.by_group, actor.ask.group_id, actor.spec.actor_id)
         self.holds.release(actor.spec.contains)
-        self.reports.forget(actor.spec.actor_id)
         self._dead.append(actor.spec.actor_id)
         if len(self._dead) > self.turn.settings.dead_max:
             self._forget_oldest()

@@ -161,7 +161,6 @@ class Groups:
                 bundle.ledger.on_change = self._emptier(bundle.ledger)
                 self._empty(bundle.ledger)
             bundle.node = bundle.ledger = bundle.allocation = None
-        self.reports.forget(group_id)
         self.turn.retry = True
         self._removed.append(group_id)
         if len(self._removed) > self.turn.settings.dead_max:
@@ -290,6 +289,7 @@ class Groups:
             del queue[group_id]
             if not queue:
                 del self.waiting[group.queue]
+                self.reports.forget(group.queue)
         self._tried_at.pop(group.queue, None)
         self.turn.retry = True
 

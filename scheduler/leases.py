@@ -185,8 +185,8 @@ class Leases:
             if lease.state == STARTING:
                 self._answered(lease)
             self._lose(lease, cause)
-        for want in list(self.wants.values()):
-            if want.need:
+        for line in list(self.queues.values()):
+            for want in list(line.wants.values()):
                 self._judge(want)
 
     def group_removed(self, group: Group, cause: ExitCause) -> None:
@@ -315,7 +315,7 @@ class Leases:
             self._refuse(want, REFUSALS[verdict.kind], verdict.text)
             return False
         if verdict.kind == "infeasible":
-            self.reports.infeasible(want.key[0], want.key, want.ask, want.names)
+            self.reports.infeasible(want.key[0], want.ask, want.names)
         return True
 
     def _refuse(self, want: Want, error: str, detail: str) -> None:
@@ -340,6 +340,7 @@ class Leases:
             line.remove(want.key)
             if not line.wants:
                 del self.queues[want.ask.key]
+                self.reports.forget(want.ask.queue)
 
     def _grant_one(self, ask_key: str) -> bool:
         line = self.queues[ask_key]
@@ -433,7 +434,6 @@ class Leases:
     def _drop(self, want: Want) -> None:
         """Forget a want that is neither queued nor the key to a lease."""
         del self.wants[want.key]
-        self.reports.forget(want.key)
         same = self.of_group.get(want.ask.group_id)
         if same is not None:
             del same[want.key]

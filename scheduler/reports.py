@@ -9,7 +9,7 @@ be acted on. Everything goes to the driver of the job; an executor could not sho
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ract.core.messages import LogLines, Pushed
@@ -26,19 +26,20 @@ class Reports:
 
     nodes: Nodes
     processes: Processes
-    _reported: dict[Hashable, None] = field(default_factory=dict)
+    #: Queue of an ask or of groups -> the drivers that know that it is infeasible.
+    _reported: dict[str, dict[int, None]] = field(default_factory=dict)
 
-    def infeasible(self, process: int, key: Hashable, ask: Ask, names: Sequence[str]) -> None:
+    def infeasible(self, process: int, ask: Ask, names: Sequence[str]) -> None:
         """Tell the driver of ``process`` once that no node can satisfy ``ask``."""
-        if key not in self._reported:
-            self._report(process, key, self.infeasible_text(ask, names))
+        to = self._reader(process)
+        if self._is_news(ask.queue, to):
+            self._tell(to, self.infeasible_text(ask, names))
 
     def infeasible_group(self, group: Group) -> None:
         """Tell the driver once that the nodes could never hold a placement group."""
-        key = group.spec.group_id
-        if key not in self._reported:
-            text = self.group_text(group) + "; it stays pending until nodes join that can"
-            self._report(group.spec.owner, key, text)
+        to = self._reader(group.spec.owner)
+        if self._is_news(group.queue, to):
+            self._tell(to, self.group_text(group) + "; it stays pending until nodes join that can")
 
     def group_text(self, group: Group) -> str:
         """Say what a group demands and what the nodes have."""
@@ -50,11 +51,19 @@ class Reports:
             f"{more} ({group.spec.strategy}), which the nodes can never hold: {'; '.join(nodes)}"
         )
 
-    def _report(self, process: int, key: Hashable, text: str) -> None:
-        self._reported[key] = None
+    def _reader(self, process: int) -> int:
+        """The driver of the job that a process works for; itself, if that is over."""
         asker = self.processes.alive.get(process)
         driver = self.processes.driver_of(asker.job_id) if asker is not None else None
-        to = driver if driver is not None else process
+        return driver if driver is not None else process
+
+    def _is_news(self, queue: str, to: int) -> bool:
+        known = self._reported.setdefault(queue, {})
+        is_news = to not in known
+        known[to] = None
+        return is_news
+
+    def _tell(self, to: int, text: str) -> None:
         self.processes.tell(to, Pushed(to, "error", {"type": "infeasible", "message": text}))
 
     def infeasible_text(self, ask: Ask, names: Sequence[str]) -> str:
@@ -71,9 +80,9 @@ class Reports:
             lines.append("  there are no nodes")
         return "\n".join(lines)
 
-    def forget(self, key: Hashable) -> None:
-        """The demand is gone; if it comes again, it is news again."""
-        self._reported.pop(key, None)
+    def forget(self, queue: str) -> None:
+        """Nobody waits in a queue any more; if somebody does again, it is news again."""
+        self._reported.pop(queue, None)
 
     def log_lines(self, event: LogLines) -> None:
         """Pass what a process wrote to the driver of its job."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ract.benchmarks import growth, limits, operations
+from ract.benchmarks import limits, operations, scheduling
 
 RACT = Path(sys.executable).parent / "ract"
 
@@ -50,9 +50,13 @@ def test_a_wrong_result_is_an_error():
         operations.expect(1, 2)
 
 
-def test_the_machine_decides_at_any_size():
-    assert growth._decision_rate(3, 0.02) > 0
-    assert growth._decision_rate(30, 0.02) > 0
+@pytest.mark.parametrize("name", scheduling.MEASURES)
+def test_the_machine_decides_at_any_size(name, monkeypatch):
+    monkeypatch.setattr(scheduling, "SECONDS", 0.02)
+    bench = scheduling.Bench(10)
+    bench.wait_for_more(100)
+    assert scheduling.MEASURES[name](bench) > 0
+    bench.machine.check()
 
 
 def test_limits_are_measured():
