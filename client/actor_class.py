@@ -73,6 +73,7 @@ class ActorClass:
         info = self._info(runtime)
         client.hold()
         client.kept = refs
+        runtime.release_idle_leases()  # they may stand where the actor is best placed
         if not spec.name:
             handle = client.strong_handle(info)
             runtime.tell(ActorWanted(runtime.process, spec))

@@ -7,6 +7,10 @@ and then by arrival; leases take from it. A lease is pushed no more tasks than k
 depth is ``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue,
 and 1 while nothing of that function has finished, so that a straggler pins no work behind it.
 
+Who wants its tasks spread over nodes gets that: a lease takes no task for which another lease is on
+its way, and goes back when it has done its own, so that the scheduler chooses a node for each task.
+Only many quick tasks are shared out as usual.
+
 A lease is OPEN, BLOCKED (its task waits in get: nothing is pushed) or RECALLED (others wait for it:
 nothing is pushed, and it is released when it is empty). Idle leases are kept for a while, because
 the next call usually comes soon.
@@ -34,6 +38,9 @@ QUICK_S = 0.001
 ANNOUNCE_PERIOD_S = 0.01
 """How often the scheduler hears how many quick tasks wait."""
 
+SPREAD_BULK = 64
+"""More quick tasks than this are not worth a lease each."""
+
 _AVERAGE_WEIGHT = 0.2
 
 
@@ -59,15 +66,21 @@ class Todo:
 
 
 class LeaseMachine:
-    """Tasks of one shape and the leases that run them."""
+    """Tasks of one shape and the leases that run them.
 
-    def __init__(self) -> None:
+    Args:
+        spreads: The scheduler is to choose a node for each task.
+    """
+
+    def __init__(self, *, spreads: bool = False) -> None:
+        self._spreads = spreads
         self.queue: deque[Any] = deque()
         #: All leases granted and neither released nor lost, by id.
         self.leases: dict[int, Lease] = {}
         #: The backlog that the scheduler was last told.
         self.announced = 0
         self._announced_at = 0.0
+        self._priority_told = 0
         self._average_s = 0.0
         #: A submission looks for leases when so many tasks wait; between, replies do.
         self._fill_at = 1
@@ -166,17 +179,26 @@ class LeaseMachine:
         """Whether ticks are needed: the scheduler must also hear that nothing waits any more."""
         return bool(self.queue or self.leases or self.announced)
 
+    @property
+    def priority(self) -> int:
+        """The highest of the waiting calls; 0 if there are none."""
+        return self.queue[0].priority if self.queue else 0
+
     # ------------------------------------------------------------------ rules
 
     def _fill(self, now: float) -> Todo:
         todo = Todo()
         queue = self.queue
+        is_quick = self.leases and 0 < self._average_s < QUICK_S
+        kept = self.announced if self._spreads else 0  # for leases that are on their way
+        if is_quick and len(queue) > SPREAD_BULK:
+            kept = 0
         if queue:
             depth = self._depth()
             # Breadth first: every lease gets one call before any gets a second.
             for lease in sorted(self.leases.values(), key=_by_inflight):
                 if not lease.blocked and not lease.recalled:
-                    while queue and lease.inflight < depth:
+                    while len(queue) > kept and lease.inflight < depth:
                         call = queue.popleft()
                         if call.cancelled:
                             continue
@@ -185,13 +207,13 @@ class LeaseMachine:
                         if call.target not in self._known:
                             depth = 1
         for lease in list(self.leases.values()):
-            if lease.recalled and not lease.inflight:
+            if (lease.recalled or self._spreads) and not lease.inflight:
                 self._release(lease, todo)
         waiting = len(queue)
         self._fill_at = waiting + FILL_EVERY if waiting else 1
         # Quick tasks are soon done by the leases there are; otherwise more are wanted at once.
-        is_quick = self.leases and 0 < self._average_s < QUICK_S
-        if waiting > 2 * self.announced and not is_quick:
+        is_urgent = self._is_mixed and waiting and self.priority > self._priority_told
+        if (waiting > 2 * self.announced and not is_quick) or is_urgent:
             self._announce(todo, now)
         return todo
 
@@ -209,6 +231,7 @@ class LeaseMachine:
 
     def _announce(self, todo: Todo, now: float) -> None:
         self._announced_at = now
+        self._priority_told = self.priority
         self.announced = len(self.queue)
         todo.backlog = self.announced
 

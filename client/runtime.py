@@ -156,14 +156,33 @@ class Runtime:
         """The pool for a shape; ``key`` is hashable and equal for equal shapes."""
         pool = self._pools.get(key)
         if pool is None:
+            shape = make_shape()
+            self.release_idle_leases()  # other shapes' may be in the way of this one
             with self._lock:
                 pool = self._pools.get(key)
                 if pool is None:
-                    number = len(self._pools) + 1
-                    pool = TaskPool(self, number, make_shape())
-                    self._pools_by_key[number] = pool
-                    self._pools[key] = pool
+                    pool = self._add_pool(key, shape, b"")
         return pool
+
+    def _add_pool(self, key: Any, shape: messages.Shape, near: bytes) -> TaskPool:
+        number = len(self._pools) + 1
+        pool = TaskPool(self, number, shape, near)
+        self._pools_by_key[number] = pool
+        self._pools[key] = pool
+        return pool
+
+    def pool_near(self, pool: TaskPool, node_id: bytes) -> TaskPool:
+        """The pool for tasks of the same shape whose arguments lie on another node."""
+        if node_id in (pool.near, self.node_id, b""):
+            return pool
+        key = (pool.key, node_id)
+        near = self._pools.get(key)
+        if near is None:
+            with self._lock:
+                near = self._pools.get(key)
+                if near is None:
+                    near = self._add_pool(key, pool.shape, node_id)
+        return near
 
     def release_idle_leases(self) -> None:
         """Give back executors that are only kept for calls that may come."""

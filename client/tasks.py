@@ -38,15 +38,24 @@ NEVER_STARTED = ("max_calls", "idle")
 
 
 class TaskPool:
-    """All tasks of one shape that this process submits."""
+    """All tasks of one shape that this process submits.
 
-    def __init__(self, runtime: Runtime, key: int, shape: Shape) -> None:
+    Args:
+        runtime: Of this process.
+        key: Of the pool, in messages.
+        shape: What executors must offer.
+        near: The node that stores most of their arguments; b"" if it is this one, or none.
+    """
+
+    def __init__(self, runtime: Runtime, key: int, shape: Shape, near: bytes = b"") -> None:
         self.runtime = runtime
         self.key = key
         self.shape = shape
+        self.near = near
+        self._follows_data = shape.strategy.get("kind", "DEFAULT") == "DEFAULT"
         self.scope = refs._scope  #: in which remote functions may take this pool without asking
         self.refused: Exception | None = None
-        self._machine = LeaseMachine()
+        self._machine = LeaseMachine(spreads=shape.strategy.get("kind") == "SPREAD")
         self._lock = threading.RLock()
         self._leases: dict[int, Lease] = {}  # executor -> lease, as the machine's
         self._causes: dict[int, ExitCause] = {}  # executor -> why it died
@@ -71,6 +80,15 @@ class TaskPool:
                 self._add(call)
 
     def _add(self, call: Call) -> None:
+        if call.extra is not None and self._follows_data and "deps" in call.extra:
+            pool = self.runtime.pool_near(self, _node_with_most(call.extra["deps"]))
+            if pool is not self:
+                call.owner = pool
+                pool._enqueue(call)
+                return
+        self._enqueue(call)
+
+    def _enqueue(self, call: Call) -> None:
         with self._lock:
             if call.name not in self._names and len(self._names) < NAMES_MAX:
                 self._names[call.name] = None
@@ -113,7 +131,15 @@ class TaskPool:
                 self._park(lease.executor, [call])
         if todo.backlog is not None:  # first: who wants leases would get back what it releases
             names = list(self._names)
-            message = LeasesWanted(self.runtime.process, self.key, self.shape, todo.backlog, names)
+            message = LeasesWanted(
+                self.runtime.process,
+                self.key,
+                self.shape,
+                todo.backlog,
+                names,
+                self._machine.priority,
+                self.near,
+            )
             self.runtime.tell(message)
         for lease in todo.release:
             self._leases.pop(lease.executor, None)
@@ -272,6 +298,16 @@ class TaskPool:
                 "leases": len(self._machine.leases),
                 "names": list(self._names),
             }
+
+
+def _node_with_most(deps: list[tuple[Any, ...]]) -> bytes:
+    """The node that stores most bytes of the arguments; b"" if none are stored."""
+    stored: dict[bytes, int] = {}
+    for kind, *rest in deps:
+        if kind == calls.STORED:
+            _, node_id, _, _, size, _ = rest
+            stored[node_id] = stored.get(node_id, 0) + size
+    return max(stored, key=lambda node_id: stored[node_id], default=b"")
 
 
 def _started(lost: list[Call], cause: ExitCause) -> int:

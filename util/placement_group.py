@@ -171,6 +171,7 @@ def placement_group(
     specs = [{key: float(n) for key, n in bundle.items() if n} for bundle in bundles]
     group = PlacementGroup(group_id, specs)
     group._client = runtime.group(spec.group_id, is_new=True)
+    runtime.release_idle_leases()  # they may stand where the bundles are best placed
     if name:
         runtime.link.request("create_group", spec=wire.encode(spec))
     else:

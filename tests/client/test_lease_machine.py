@@ -56,3 +56,29 @@ def test_idle_leases_are_given_back_at_once_on_request_and_nothing_more_is_wante
     machine.replied(lease, 0, 1, 0.001, 0.0)
     assert machine.release_idle(IDLE_S / 10).release == [lease]
     assert not machine.is_active
+
+
+def test_spread_tasks_get_a_lease_each_and_leave_the_rest_to_others():
+    machine = LeaseMachine(spreads=True)
+    for name in "abc":
+        machine.submit(Call(name), 0.0)
+    machine.tick(1.0)
+    assert machine.announced == 3
+    first = Lease(1, 101)
+    todo = machine.granted(first, 1.0)
+    assert [call.name for _, call in todo.pushes] == ["a"]
+    todo = machine.replied(first, 0, 1, 0.1, 1.1)
+    assert (todo.pushes, todo.release) == ([], [first])
+    assert machine.granted(Lease(2, 102), 1.2).pushes[0][1].name == "b"
+
+
+def test_scheduler_hears_when_something_more_urgent_waits(machine):
+    for _ in range(4):
+        machine.submit(Call("a"), 0.0)
+    machine.tick(1.0)
+    todo = machine.submit(Call("b", priority=3), 1.0)
+    machine.tick(1.0)
+    assert machine.priority == 3
+    for _ in range(20):
+        todo = machine.submit(Call("c", priority=4), 1.0) or todo
+    assert todo.backlog is not None

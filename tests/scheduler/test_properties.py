@@ -226,8 +226,9 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(
         target=groups,
-        bundles=st.lists(st.sampled_from([d for d in DEMANDS if any(d.values())]), min_size=1)
-        .map(lambda bundles: bundles[:4]),
+        bundles=st.lists(st.sampled_from([d for d in DEMANDS if any(d.values())]), min_size=1).map(
+            lambda bundles: bundles[:4]
+        ),
         strategy=st.sampled_from(STRATEGIES),
     )
     def reserve(self, bundles, strategy):
