@@ -57,6 +57,9 @@ class ActorClient:
         self._channel: Channel | None = None
         self._parked: list[Call] = []
         self._parked_since = 0.0
+        #: Calls that an incarnation which moves to another node has not begun, and its channel.
+        self._returned: list[Call] = []
+        self._leaving: Channel | None = None
         self._watched = False
         self._handle: weakref.ref[ActorHandle] | None = None
         self._holds = 0
@@ -122,7 +125,7 @@ class ActorClient:
     def unfinished(self) -> int:
         """Calls of this process that are not complete."""
         inflight = len(self._channel.inflight) if self._channel is not None else 0
-        return len(self._queue) + len(self._parked) + inflight
+        return len(self._queue) + len(self._parked) + len(self._returned) + inflight
 
     # ------------------------------------------------------------------ submission
 
@@ -176,7 +179,7 @@ class ActorClient:
     def waiting(self) -> list[Call]:
         """Calls that no executor has, oldest first."""
         with self._lock:
-            return [*self._parked, *self._queue]
+            return [*self._parked, *self._returned, *self._queue]
 
     def ready(self, call: Call) -> None:
         """The arguments of a queued call are ready."""
@@ -187,8 +190,12 @@ class ActorClient:
 
     def _drain(self) -> None:
         channel = self._channel
-        if channel is None or self.state != "ALIVE":
+        if channel is None or self.state != "ALIVE" or self._leaving is not None:
             return
+        if self._returned:
+            self._returned.sort(key=lambda call: call.number)
+            self._queue.extendleft(reversed(self._returned))
+            self._returned.clear()
         queue = self._queue
         if self.info is not None and not self.info.is_ordered:
             late: deque[Call] = deque()
@@ -224,8 +231,9 @@ class ActorClient:
         with self._lock:
             call.cancelled = True
             if call.channel is None:
-                if call in self._queue:
-                    self._queue.remove(call)
+                for calls in (self._queue, self._returned):
+                    if call in calls:
+                        calls.remove(call)
                 error = errors.TaskCancelledError(task_id=call.refs_task_id())
                 self.runtime.fail_call(call, error)
                 self._drain()
@@ -268,6 +276,13 @@ class ActorClient:
     def _restarting(self, message: ActorChanged) -> None:
         self.cause = message.cause
         channel, self._channel = self._channel, None
+        if message.cause is not None and message.cause.kind == "drained":
+            # It has answered all that it has begun; there may be answers on their way.
+            if channel is not None and not channel.is_closed:
+                self._leaving = channel
+            self._returned.extend(self._parked)
+            self._parked = []
+            return
         if channel is not None and not channel.is_closed:
             channel.abort()
         self._settle(self._unavailable())
@@ -282,9 +297,10 @@ class ActorClient:
         if channel is not None and not channel.is_closed:
             channel.abort()  # its calls come through `closed`
         self._settle(self.death())
-        for call in self._queue:
+        for call in [*self._returned, *self._queue]:
             if not call.cancelled:
                 self.runtime.fail_call(call, self.death())
+        self._returned.clear()
         self._queue.clear()
 
     def death(self) -> errors.RactError:
@@ -321,9 +337,10 @@ class ActorClient:
             self.state = "DEAD"
             self._creation_error = None
             self.cause = ExitCause("node_died")
-            for call in [*self._parked, *self._queue]:
+            for call in [*self._parked, *self._returned, *self._queue]:
                 self.runtime.fail_call(call, error)
             self._parked.clear()
+            self._returned.clear()
             self._queue.clear()
 
     # ------------------------------------------------------------------ what the channel says
@@ -334,7 +351,13 @@ class ActorClient:
             self._say_farewell()
 
     def returned(self, channel: Channel, call: Call) -> None:
-        """An actor's executor keeps its calls; nothing comes back unstarted."""
+        """The actor is moving to another node; calls it has not begun follow it there."""
+        with self._lock:
+            call.channel = None
+            self._returned.append(call)
+            self._leaving = channel
+            if self._channel is channel:
+                self._channel = None
 
     def blocked(self, channel: Channel, is_blocked: bool) -> None:
         """The actor's own call waits; its queue is its own business."""
@@ -344,6 +367,11 @@ class ActorClient:
         with self._lock:
             if self._channel is channel:
                 self._channel = None
+            if self._leaving is channel:  # it has answered all that it has begun
+                self._leaving = None
+                self._returned.extend(lost)
+                self._drain()
+                return
             self._parked.extend(lost)
             self._parked_since = time.monotonic()
             if self.state == "DEAD":

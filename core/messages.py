@@ -662,6 +662,14 @@ class ObjectStored:
 
 
 @message
+class ObjectKept:
+    """The node keeps its copy as if the object had been made there (answer to `KeepObject`)."""
+
+    node_id: bytes
+    object_id: bytes
+
+
+@message
 class ObjectMissing:
     """A node could not pull the object from ``source`` (it is gone there)."""
 
@@ -792,6 +800,13 @@ class ObjectLocated:
     addresses: list[str]
     size: int
     is_error: bool = False
+
+
+@message
+class KeepObject:
+    """Have a copy, fetched if need be, and keep it as if it had been made on this node."""
+
+    object_id: bytes
 
 
 @message

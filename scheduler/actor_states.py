@@ -58,6 +58,7 @@ class Body:
     executor: int = 0  #: 0 until the constructor has returned
     address: str = ""
     pid: int = 0
+    is_moving: bool = False  #: told to end so that the actor can go on elsewhere
     #: Told to end, and why; what ended it in the actor's story is this, not how the process fell.
     ending: ExitCause | None = None
 

@@ -24,6 +24,7 @@ it again.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -272,6 +273,20 @@ class Actors:
             self._stop(actor, cause, graceful=False)
         self._finish(actor, cause)
 
+    def on(self, node: Node) -> Iterator[Actor]:
+        """The actors whose bodies are on a node."""
+        for actor in self.table.values():
+            if actor.body is not None and actor.body.node is node:
+                yield actor
+
+    def move(self, actor: Actor, cause: ExitCause) -> None:
+        """Have an actor end after the call that it is in and start elsewhere, if it may restart."""
+        body = actor.body
+        may_move = actor.state == ALIVE and actor.spec.max_restarts != 0
+        if body is not None and may_move and not body.is_moving and body.ending is None:
+            body.is_moving = True
+            self._stop(actor, cause, graceful=True)
+
     # ------------------------------------------------------------------ placing
 
     def place(self, ageing: Ageing) -> None:
@@ -409,6 +424,9 @@ class Actors:
             self._wait(actor)  # its story went on without this body
         elif body.ending is not None:
             self._finish(actor, body.ending)
+        elif cause.kind == "drained" and body.is_moving:
+            actor.restarts -= 1  # this one was not its fault
+            self._restart(actor, cause)
         elif cause.kind in FINAL or actor.restarts_left <= 0:
             self._finish(actor, self._with_restarts(actor, cause))
         else:

@@ -20,7 +20,7 @@ holds goes back to its node when the last of its users is gone, so that nothing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ract.core.messages import ExitCause, GroupChanged, GroupSpec
@@ -210,6 +210,23 @@ class Groups:
             for bundle in lost:
                 bundle.node = bundle.ledger = bundle.allocation = None
             if lost:
+                self._step(group, "node_lost")
+
+    def on(self, node: Node) -> Iterator[tuple[Group, Bundle]]:
+        """The bundles that lie on a node."""
+        for group in self.table.values():
+            for bundle in group.bundles:
+                if bundle.node is node:
+                    yield group, bundle
+
+    def vacate(self, node: Node) -> None:
+        """Give up the bundles on a node that nobody uses now; they get other places."""
+        for group, bundle in list(self.on(node)):
+            assert bundle.ledger is not None, "it is placed"
+            assert bundle.allocation is not None, "it is placed"
+            if not bundle.ledger.holders:
+                bundle.allocation.ledger.give_back(bundle.allocation)
+                bundle.node = bundle.ledger = bundle.allocation = None
                 self._step(group, "node_lost")
 
     # ------------------------------------------------------------------ placing

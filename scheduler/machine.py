@@ -7,7 +7,7 @@ no clock, draws only from the generator it was given, and takes no order from se
 give the same commands. It never opens user payloads.
 
 The work is done by parts, one module each, that share one `Turn`: `Nodes` (with a `Ledger` each),
-`Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Groups` (of bundles), `Ageing`,
+`Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Groups` (of bundles), `Ageing`, `Drains`,
 `Directory` (of objects) with the `HoldTable`, `Tasks`, `Reports`. This module only routes: events
 to parts (`_ROUTES`), deaths to all who are concerned, ids that nothing holds any more to what they
 stand for. After each event it looks once again at what waits, if the turn has changed anything that
@@ -29,6 +29,7 @@ from ract.core.ids import process_of
 from ract.scheduler import queries
 from ract.scheduler.actors import Actors
 from ract.scheduler.ageing import Ageing
+from ract.scheduler.drains import Drains
 from ract.scheduler.groups import Groups, with_namespace
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.kv import KeyValues
@@ -74,6 +75,15 @@ class SchedulerMachine:
         )
         self.ageing = Ageing(self.turn, self.nodes, self.placement, self.leases)
         self.objects = Directory(self.turn, self.nodes, self.holds, rng)
+        self.drains = Drains(
+            self.turn,
+            self.nodes,
+            self.processes,
+            self.leases,
+            self.actors,
+            self.groups,
+            self.objects,
+        )
         self.tasks = Tasks(self.turn)
         self.kv = KeyValues(self.turn)
 
@@ -86,6 +96,7 @@ class SchedulerMachine:
         elif self._is_from_somebody(event):
             route(self, event)
         self._let_go()
+        self.drains.step()
         while self.turn.retry:
             self.turn.retry = False
             self.leases.recalls.begin()
@@ -105,6 +116,7 @@ class SchedulerMachine:
             self.actors.next_deadline(),
             self.leases.recalls.next_at,
             self.ageing.next_deadline(),
+            self.drains.next_deadline(),
         )
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -118,6 +130,7 @@ class SchedulerMachine:
         self.actors.check()
         self.groups.check()
         self.ageing.check()
+        self.drains.check()
         self.objects.check()
         for number in self.holds.by_process:
             assert number in self.processes.alive, f"process {number} is dead but holds"
@@ -174,6 +187,7 @@ class SchedulerMachine:
         self.actors.node_lost(node, event.cause)
         self.groups.node_lost(node)
         self.objects.node_lost(event.node_id)
+        self.drains.node_lost(event.node_id)
         self.nodes.announce()
 
     def _process_joined(self, event: m.ProcessJoined) -> None:
@@ -297,6 +311,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.HoldsChanged: lambda s, e: s._hold(e.holds),
     m.ObjectPublished: SchedulerMachine._published,
     m.ObjectStored: SchedulerMachine._stored,
+    m.ObjectKept: lambda s, e: s.objects.kept(e),
     m.ObjectMissing: lambda s, e: s.objects.missing(e),
     m.ObjectsFreed: lambda s, e: s.objects.freed(e.object_ids),
     m.ObjectSought: lambda s, e: s.objects.sought(e.node_id, e.object_id),

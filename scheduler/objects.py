@@ -29,6 +29,7 @@ from ract.core.messages import (
     Contained,
     ExitCause,
     FreeObject,
+    ObjectKept,
     ObjectLocated,
     ObjectMissing,
     ObjectPublished,
@@ -72,7 +73,8 @@ class Entry:
     state: str = UNKNOWN
     publisher: int = 0  #: who will bring the value, while PENDING
     blob: Blob | None = None
-    nodes: dict[bytes, None] = field(default_factory=dict)  #: those that store it, oldest first
+    #: Those that store it, oldest first, and whether they keep it: mere copies may be evicted.
+    nodes: dict[bytes, bool] = field(default_factory=dict)
     size: int = 0
     is_error: bool = False
     contains: list[Contained] = field(default_factory=list)
@@ -131,7 +133,7 @@ class Directory:
         if entry.state != READY:
             self.turn.send(node_id, FreeObject(event.object_id))
         else:
-            entry.nodes[node_id] = None
+            entry.nodes[node_id] = entry.nodes.get(node_id, False) or not event.is_copy
             entry.size = event.size
             self.by_node.setdefault(node_id, {})[entry.object_id] = None
         self._settle(entry)
@@ -202,6 +204,23 @@ class Directory:
         for entry in [e for e in self.table.values() if node_id in e.seekers]:
             del entry.seekers[node_id]
             self._settle(entry)
+
+    def sole_on(self, node_id: bytes) -> list[bytes]:
+        """Return the objects that no node keeps but this one, or others that are drained."""
+        found = []
+        for object_id in self.by_node.get(node_id, ()):
+            entry = self.table[object_id]
+            keepers = [self.nodes.get(each) for each, keeps in entry.nodes.items() if keeps]
+            stays = any(node is not None and not node.is_draining for node in keepers)
+            if not stays and entry.blob is None:
+                found.append(object_id)
+        return found
+
+    def kept(self, event: ObjectKept) -> None:
+        """A node keeps its copy from now on."""
+        entry = self.table.get(event.object_id)
+        if entry is not None and event.node_id in entry.nodes:
+            entry.nodes[event.node_id] = True
 
     def tick(self) -> None:
         """Answer the seekers of what nobody published in time."""

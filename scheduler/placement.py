@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 from ract.core.resources import describe
 from ract.scheduler.ask import Ask, could_run, lacks, matches
-from ract.scheduler.group_records import REMOVED, Group
+from ract.scheduler.group_records import REMOVED, Bundle, Group
 from ract.scheduler.ledger import ACCELERATORS, Ledger
 from ract.scheduler.nodes import Node, Nodes
 
@@ -158,7 +158,8 @@ class Placement:
         for bundle in _bundles(group, ask):
             if bundle.ledger is not None and bundle.ledger.fits(ask.demand):
                 assert bundle.node is not None, "it is placed"
-                return Spot(bundle.node, bundle.ledger)
+                if not bundle.node.is_draining:
+                    return Spot(bundle.node, bundle.ledger)
         return None
 
     def _group_verdict(self, ask: Ask) -> Verdict:
@@ -277,7 +278,7 @@ def _infeasible(ask: Ask) -> Verdict:
     return Verdict("refused", f"no node of the cluster can ever satisfy {describe(ask.demand)}")
 
 
-def _bundles(group: Group, ask: Ask) -> list:
+def _bundles(group: Group, ask: Ask) -> list[Bundle]:
     if ask.bundle < 0:
         return group.bundles
     return group.bundles[ask.bundle : ask.bundle + 1]

@@ -244,6 +244,23 @@ def kill_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
     return True
 
 
+def drain_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``node_id`` (bytes or hex), ``reason``, ``deadline_s`` or None: have the node end at last."""
+    node_id = args["node_id"]
+    node_id = bytes.fromhex(node_id) if isinstance(node_id, str) else node_id
+    node = machine.nodes.get(node_id)
+    if node is None:
+        raise Refusal("ValueError", f"there is no node {_hex(node_id)} (any more)")
+    if node.is_head:
+        raise Refusal(
+            "ValueError",
+            f"node {node.short} has the scheduler and cannot be drained; stop the cluster",
+        )
+    deadline_s = args.get("deadline_s")
+    machine.drains.begin(node, str(args.get("reason") or "requested"), deadline_s)
+    return {"left": machine.drains.what_is_left(node)}
+
+
 # --------------------------------------------------------------------------- tables and the rest
 
 
@@ -340,6 +357,7 @@ OPS: dict[str, Op] = {
     "store": store,
     "status": status,
     "kill_node": kill_node,
+    "drain_node": drain_node,
     "job": job,
     "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,

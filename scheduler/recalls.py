@@ -86,6 +86,12 @@ class Recalls:
                 if any(lease.allocation.in_use(name) for name in names):
                     self.recall(lease)
 
+    def recall_all(self, node: Node) -> None:
+        """Recall every lease on a node."""
+        for lease in self._leases.on_node.get(node.node_id, {}).values():
+            if lease.state == HELD and not lease.is_recalled:
+                self.recall(lease)
+
     def recall(self, lease: Lease) -> None:
         """Ask for one lease back."""
         lease.is_recalled = True

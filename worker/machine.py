@@ -549,6 +549,7 @@ _HANDLERS: dict[type, _Handler] = {
     m.JobFinished: NodeMachine._job_finished,
     m.EndNode: NodeMachine._end_node,
     m.ObjectLocated: lambda machine, event: machine.objects.located(event),
+    m.KeepObject: lambda machine, event: machine.objects.keep(event),
     m.FreeObject: lambda machine, event: machine.objects.free(event),
     m.NodesChanged: lambda machine, event: None,
     ev.Connected: NodeMachine._connected,

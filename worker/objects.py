@@ -21,6 +21,9 @@ from ract.worker.store import StoreFull, StoreIndex
 ROOM_S = 2.0
 """Who finds no room in the store is refused after this time."""
 
+KEEPER = 0
+"""Stands among the processes that wait for an object: the scheduler wants it to be kept here."""
+
 _Wanted = m.SegmentWanted | m.ObjectLocated
 
 
@@ -220,7 +223,11 @@ class Objects:
     def _answer(self, object_id: bytes, blob: m.Blob | None = None) -> None:
         """Give everybody who waits for the object what there is."""
         for process in self.waiting.pop(object_id, {}):
-            if blob is not None:
+            if process == KEEPER:
+                if blob is None and self.store.keep(object_id):
+                    kept = m.ObjectKept(self._config.node_id, object_id)
+                    self._command(ev.ToScheduler(kept))
+            elif blob is not None:
                 here = m.ObjectHere(process, object_id, blob)
             else:
                 stored = self.store.objects[object_id]
@@ -303,6 +310,10 @@ class Objects:
         self._command(ev.ToScheduler(missing))
         if object_id in self.waiting:
             self._seek(object_id)
+
+    def keep(self, event: m.KeepObject) -> None:
+        """The copy elsewhere will go: have one here that is not evicted."""
+        self._wanted(KEEPER, event.object_id)
 
     def free(self, event: m.FreeObject) -> None:
         """Nobody holds the object."""

@@ -202,6 +202,13 @@ class StoreIndex:
             self.objects.move_to_end(object_id)
         return stored
 
+    def keep(self, object_id: bytes) -> bool:
+        """Never evict the copy; returns whether the object is here."""
+        stored = self.objects.get(object_id)
+        if stored is not None:
+            stored.is_copy = False
+        return stored is not None
+
     def free(self, object_id: bytes) -> bool:
         """Forget an object; returns whether it was here."""
         stored = self.objects.pop(object_id, None)

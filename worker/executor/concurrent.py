@@ -141,6 +141,10 @@ class ConcurrentServer:
     def _maybe_end(self) -> None:
         if self.ending is None or self._done.done():
             return
+        if self.ending.kind == "drained":
+            for group in self._groups.values():
+                while group.queue:
+                    self._return(*group.queue.popleft())
         waiting = any(group.queue for group in self._groups.values())
         if not self._active and (not waiting or self.ending.kind == "exited"):
             self._done.set_result(None)
@@ -192,10 +196,19 @@ class ConcurrentServer:
             self._waits_no_more(item)
             self._flush_soon()
             return
+        if self.ending is not None and self.ending.kind == "drained":
+            self._return(caller, item)
+            return
         if group.running >= group.limit or self.ending is not None:
             insert(group.queue, (caller, item), priority_of)
             return
         self._start(group, caller, item)
+
+    def _return(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """Give back a call that another incarnation is to run."""
+        caller.out.append((item[1], calls.RETURNED, None))
+        self._waits_no_more(item)
+        self._flush_soon()
 
     def _drop(self, caller: Caller, item: tuple[Any, ...]) -> None:
         """Answer a call that is cancelled before it started."""

@@ -436,7 +436,7 @@ class SerialServer:
     def _drain(self) -> ExitCause:
         """The end: give back what was not started, send what is ready."""
         assert self.ending is not None
-        if not self.is_actor:
+        if not self.is_actor or self.ending.kind == "drained":
             self._return_inbox()
         for caller in list(self._callers.values()):
             caller.sock.setblocking(True)
