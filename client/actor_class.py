@@ -31,7 +31,7 @@ class ActorClass:
     def __init__(self, cls: type, options: ActorOptions) -> None:
         self._class = cls
         self._options = options
-        self._name = cls.__qualname__
+        self._name = cls.__name__
         self._signature = None
         if cls.__init__ is not object.__init__:  # type: ignore[misc]
             self._signature = Signature.of(cls.__init__, skip_first=True)  # type: ignore[misc]

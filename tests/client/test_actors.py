@@ -5,6 +5,7 @@ import os
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 import ract
@@ -425,3 +426,19 @@ def test_an_async_actor_takes_no_calls_after_its_termination(tmp_path):
     for ref in (ended, late):
         with pytest.raises(ActorDiedError):
             ract.get(ref)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_the_title_names_the_method_while_it_runs_and_the_class_afterwards(concurrency):
+    class Titled:
+        def title(self):
+            return psutil.Process().cmdline()[0].split()[0]
+
+        def pid(self):
+            return os.getpid()
+
+    actor = ract.remote(Titled).options(max_concurrency=concurrency).remote()
+    assert ract.get(actor.title.remote()) == "ract::Titled.title"
+    assert ract.get(actor.title.options(name="asked").remote()) == "ract::asked"
+    process = psutil.Process(ract.get(actor.pid.remote()))
+    wait_for_condition(lambda: process.cmdline()[0].split()[0] == "ract::Titled")

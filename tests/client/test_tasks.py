@@ -5,6 +5,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 import ract
@@ -541,3 +542,16 @@ def test_number_of_threads_follows_the_cpus():
         return os.environ.get("OMP_NUM_THREADS")
 
     assert ract.get([threads.remote(), threads.options(num_cpus=2).remote()]) == ["1", "2"]
+
+
+def test_names_of_nested_functions_are_short_in_errors_titles_and_the_context():
+    @ract.remote
+    def names():
+        context = ract.get_runtime_context()
+        title = psutil.Process().cmdline()[0].split()[0]
+        return context.get_task_name(), context.get_task_function_name(), title
+
+    assert ract.get(names.remote()) == ("names", "names", "ract::names")
+    assert ract.get(names.options(name="n").remote()) == ("n", "names", "ract::n")
+    with pytest.raises(ZeroDivisionError, match=r"ract::<lambda>\(\)"):
+        ract.get(ract.remote(lambda: 1 / 0).remote())

@@ -215,6 +215,7 @@ class ConcurrentServer:
         function_name = f"{type(self.instance).__name__}.{target}"
         name = (extra or {}).get("name") or function_name
         running = context.Running(number, name, function_name)
+        set_title(name)
         if self.is_async:
             run = self._run_async(group, running, caller, item)
             if group.loop is None:
@@ -394,6 +395,8 @@ class ConcurrentServer:
 
     def _flush(self) -> None:
         self._flush_due = False
+        if not self._active:
+            set_title(type(self.instance).__name__)
         for caller in list(self._callers.values()):
             if caller.out:
                 caller.flush()
@@ -459,8 +462,3 @@ class _Group:
 def _has_room(item: tuple[Any, ...]) -> bool:
     """Whether a call counts in the mailbox."""
     return item[5] is not None and item[5].get("room") is True
-
-
-def title(class_name: str) -> None:
-    """Show an actor's class as the process title."""
-    set_title(class_name)
