@@ -294,7 +294,8 @@ class Runtime:
             call.owner.retry(call)
             return
         if status == calls.CANCELLED:
-            self.fail_call(call, errors.TaskCancelledError(task_id=call.refs_task_id()))
+            cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
+            self.fail_call(call, pickle.loads(reply[2]) if reply[2] else cancelled)
         elif call.stream is not None:
             if status == calls.END:
                 call.stream.end(reply[2])
@@ -810,7 +811,16 @@ class Runtime:
             call.owner.cancel(call, False, True)
 
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
-        """Cancel the call that makes ``ref``; nothing happens if it has finished."""
+        """Cancel the call that makes ``ref``; nothing happens if it has finished.
+
+        Raises:
+            ValueError: ``force`` for an actor call.
+        """
+        if force and ids.is_actor_call(ref.binary()):
+            raise ValueError(
+                "force=True would kill the actor's process and with it its state: it is not "
+                "allowed for actor calls. Use ract.kill(actor) for that."
+            )
         call = ref._call
         if call is not None:
             call.owner.cancel(call, force, recursive)

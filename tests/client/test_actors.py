@@ -442,3 +442,11 @@ def test_the_title_names_the_method_while_it_runs_and_the_class_afterwards(concu
     assert ract.get(actor.title.options(name="asked").remote()) == "ract::asked"
     process = psutil.Process(ract.get(actor.pid.remote()))
     wait_for_condition(lambda: process.cmdline()[0].split()[0] == "ract::Titled")
+
+
+def test_a_forced_cancel_of_an_actor_call_is_refused_though_it_has_finished():
+    counter = Counter.remote()
+    ref = counter.add.remote()
+    ract.get(ref)
+    with pytest.raises(ValueError, match="force=True"):
+        ract.cancel(ref, force=True)

@@ -555,3 +555,13 @@ def test_names_of_nested_functions_are_short_in_errors_titles_and_the_context():
     assert ract.get(names.options(name="n").remote()) == ("n", "names", "ract::n")
     with pytest.raises(ZeroDivisionError, match=r"ract::<lambda>\(\)"):
         ract.get(ract.remote(lambda: 1 / 0).remote())
+
+
+def test_a_call_that_was_cancelled_while_it_ran_says_where(gate):
+    running = after.remote(gate)
+    ract.wait([running], timeout=0.3)
+    ract.cancel(running)
+    with pytest.raises(TaskCancelledError, match="in after") as caught:
+        ract.get(running, timeout=30)
+    assert isinstance(caught.value, RactTaskError)
+    assert caught.value.function_name == "after"

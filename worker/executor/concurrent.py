@@ -251,8 +251,8 @@ class ConcurrentServer:
             else:
                 self.execution.reply(caller, seq, number, extra, value)
             self.execution.note(caller, running, extra, start)
-        except asyncio.CancelledError:
-            caller.out.append((seq, calls.CANCELLED, None))
+        except asyncio.CancelledError as interrupt:
+            self.execution.reply_cancelled(caller, seq, running, interrupt)
             self.execution.note(caller, running, extra, start, is_cancelled=True)
         except AsyncioActorExit:
             self.end(ExitCause("exited", "exit_actor() was called"))

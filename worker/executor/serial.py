@@ -281,8 +281,8 @@ class SerialServer:
             if number not in self._cancelled:
                 self._die(caller, error)
                 return
-            caller.out.append((seq, calls.CANCELLED, None))
             running = self._running or context.Running(number, name, name)
+            execution.reply_cancelled(caller, seq, running, error)
             execution.note(caller, running, extra, start, is_cancelled=True)
         except BaseException as error:
             self._interruptible = False
