@@ -450,3 +450,28 @@ def test_a_forced_cancel_of_an_actor_call_is_refused_though_it_has_finished():
     ract.get(ref)
     with pytest.raises(ValueError, match="force=True"):
         ract.cancel(ref, force=True)
+
+
+def test_a_result_for_a_loop_that_is_closed_does_not_hold_up_others():
+    @ract.remote
+    class Both:
+        def __init__(self):
+            self.gate = asyncio.Event()
+
+        async def wait(self):
+            await self.gate.wait()
+            return 1
+
+        async def open(self):
+            self.gate.set()
+
+    async def give_up():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(abandoned, 0.05)
+
+    both = Both.remote()
+    abandoned, wanted = both.wait.remote(), both.wait.remote()
+    asyncio.run(give_up())
+    both.open.remote()
+    assert ract.get(wanted, timeout=30) == 1
+    assert ract.get(abandoned, timeout=30) == 1
