@@ -346,12 +346,13 @@ class Runtime:
 
     def fail_call(self, call: Call, error: BaseException) -> None:
         """Complete every ref of the call with an error made in this process."""
-        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
+        packed = faults.pack(error)
+        value = (packed.head, packed.copied_buffers(), packed.refs)
         self._errors += 1
         for ref in call.refs:
             ref._complete(ERROR, value)
         if call.stream is not None:
-            call.stream.fail((calls.ERROR, *value))
+            call.stream.fail((calls.ERROR, packed.head, packed.copied_buffers(), []))
         call.kept = ()
 
     # ------------------------------------------------------------------ refs and holds

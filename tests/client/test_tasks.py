@@ -1,9 +1,11 @@
 """Tasks on a real embedded cluster: arguments, results, errors, waiting, cancelling."""
 
 import os
+import pickle
 import sys
 import time
 
+import cloudpickle
 import numpy as np
 import psutil
 import pytest
@@ -565,3 +567,27 @@ def test_a_call_that_was_cancelled_while_it_ran_says_where(gate):
         ract.get(running, timeout=30)
     assert isinstance(caught.value, RactTaskError)
     assert caught.value.function_name == "after"
+
+
+def test_exceptions_with_odd_constructors_keep_their_type_however_far_they_go():
+    class Odd(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a}-{b}")
+            self.a = a
+
+    @ract.remote
+    def odd():
+        raise Odd(1, 2)
+
+    @ract.remote
+    def ask():
+        return ract.get(odd.remote())
+
+    for ref in (ask.remote(), echo.remote(odd.remote()), echo.remote(ask.remote())):
+        with pytest.raises(Odd, match="1-2") as caught:
+            ract.get(ref)
+        assert caught.value.a == 1
+        again = pickle.loads(cloudpickle.dumps(caught.value))
+        assert isinstance(again, Odd)
+        assert isinstance(again, RactTaskError)
+        assert again.cause.args == ("1-2",)
