@@ -1,6 +1,7 @@
 """Actors on a real embedded cluster: state, order, names, lifetime, errors, concurrency."""
 
 import asyncio
+import inspect
 import os
 import time
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 
 import ract
+from ract.actor import ActorClass, ActorHandle, ActorProxy
 from ract.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -475,3 +477,48 @@ def test_a_result_for_a_loop_that_is_closed_does_not_hold_up_others():
     both.open.remote()
     assert ract.get(wanted, timeout=30) == 1
     assert ract.get(abandoned, timeout=30) == 1
+
+
+def test_methods_reach_the_attributes_of_their_class_by_its_name():
+    class Base:
+        inherited = 2
+
+    @ract.remote
+    class Named(Base):
+        limit = 3
+
+        @staticmethod
+        def double(x):
+            return 2 * x
+
+        def all(self):
+            return Named.inherited, Named.limit, Named.double(4), [Named.limit for _ in range(1)]
+
+    assert Named.limit == 3
+    assert ract.get(Named.remote().all.remote()) == (2, 3, 8, [3])
+    with pytest.raises(AttributeError, match="missing"):
+        _ = Named.missing
+
+
+def test_classes_and_handles_take_types_in_annotations():
+    class Calm:
+        pass
+
+    def use(kind: ActorClass[Calm], handle: ActorHandle[Calm], typed: ActorProxy[Calm]):
+        return kind, handle, typed
+
+    assert len(inspect.signature(use).parameters) == 3
+
+
+def test_the_mark_of_a_method_may_be_bare_but_takes_keywords_only():
+    @ract.remote
+    class Marked:
+        @ract.method
+        def twice(self, x: int) -> int:
+            return 2 * x
+
+    assert ract.get(Marked.remote().twice.remote(2)) == 4
+    for wrong in (lambda: ract.method(3), lambda: ract.method(), lambda: ract.method(unknown=1)):
+        for kind in (ValueError, AssertionError):
+            with pytest.raises(kind):
+                wrong()

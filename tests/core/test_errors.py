@@ -83,6 +83,7 @@ TREE = {
     "CrossLanguageError": "RactError",
     "ActorClassInheritanceException": "TypeError",
     "BadDecoratorError": "TypeError AssertionError",
+    "BadMethodError": "ValueError AssertionError",
 }
 
 
