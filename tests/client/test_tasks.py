@@ -591,3 +591,11 @@ def test_exceptions_with_odd_constructors_keep_their_type_however_far_they_go():
         assert isinstance(again, Odd)
         assert isinstance(again, RactTaskError)
         assert again.cause.args == ("1-2",)
+
+
+def test_arguments_of_the_api_have_the_names_that_programs_use():
+    ref = add.remote(1)
+    assert ract.get(object_refs=ref) == 111
+    assert ract.wait(ray_waitables=[ref], num_returns=1, timeout=10) == ([ref], [])
+    ract.cancel(ray_waitable=ref)
+    assert ract.get(ract.put(value=3)) == 3
