@@ -522,3 +522,33 @@ def test_the_mark_of_a_method_may_be_bare_but_takes_keywords_only():
         for kind in (ValueError, AssertionError):
             with pytest.raises(kind):
                 wrong()
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+def test_calls_that_run_on_do_not_hold_up_the_news_of_an_exit(kind, tmp_path):
+    class Async:
+        async def wait_for(self, path):
+            while not os.path.exists(path):
+                await asyncio.sleep(0.001)
+            return "finished"
+
+        async def leave(self):
+            ract.actor.exit_actor()
+
+    class Threads:
+        def wait_for(self, path):
+            while not os.path.exists(path):
+                time.sleep(0.001)
+            return "finished"
+
+        def leave(self):
+            ract.actor.exit_actor()
+
+    actor = ract.remote(Async if kind == "async" else Threads).options(max_concurrency=2).remote()
+    gate = tmp_path / "gate"
+    running = actor.wait_for.remote(str(gate))
+    for ref in (actor.leave.remote(), actor.wait_for.remote(str(gate))):
+        with pytest.raises(ActorDiedError, match="exit_actor"):
+            ract.get(ref, timeout=30)
+    gate.touch()
+    assert ract.get(running, timeout=30) == "finished"

@@ -19,17 +19,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import pickle
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
 from ract.core import calls
-from ract.core.errors import AsyncioActorExit
+from ract.core.errors import AsyncioActorExit, error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
 from ract.worker.executor.callers import Caller, priority_of
@@ -141,8 +143,14 @@ class ConcurrentServer:
     def _maybe_end(self) -> None:
         if self.ending is None or self._done.done():
             return
-        waiting = any(group.queue for group in self._groups.values())
-        if not self._active and (not waiting or self.ending.kind == "exited"):
+        waiting = [group.queue for group in self._groups.values() if group.queue]
+        if self.ending.kind == "exited":
+            while waiting:
+                for entry in waiting.pop():
+                    self._refuse(*entry)
+            for group in self._groups.values():
+                group.queue.clear()
+        if not self._active and not waiting:
             self._done.set_result(None)
 
     def _accept(self) -> None:
@@ -192,6 +200,9 @@ class ConcurrentServer:
             self._waits_no_more(item)
             self._flush_soon()
             return
+        if self.ending is not None and self.ending.kind == "exited":
+            self._refuse(caller, item)
+            return
         if group.running >= group.limit or self.ending is not None:
             insert(group.queue, (caller, item), priority_of)
             return
@@ -202,6 +213,30 @@ class ConcurrentServer:
         caller.out.append((item[1], calls.CANCELLED, None))
         self._waits_no_more(item)
         self._flush_soon()
+
+    def _refuse(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """Answer a call that has no result because the actor leaves.
+
+        At once: others may run for as long as they like before it is gone.
+        """
+        self._answer_exit(caller, item)
+        self._waits_no_more(item)
+        self._flush_soon()
+
+    def _answer_exit(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        assert self.ending is not None
+        spec, runtime = context.process.actor_spec, self.runtime
+        cause = replace(self.ending, node_id=runtime.node_id, pid=os.getpid(), at=time.time())
+        error = error_from_exit(
+            cause,
+            what=spec.class_name,
+            actor_id=spec.actor_id,
+            class_name=spec.class_name,
+            name=spec.name,
+            namespace=spec.namespace,
+            restarts=context.process.actor_incarnation - 1,
+        )
+        caller.out.append((item[1], calls.ERROR, pickle.dumps(error, 5), [], []))
 
     def _waits_no_more(self, item: tuple[Any, ...]) -> None:
         if self._mailbox is not None and _has_room(item):
@@ -256,12 +291,14 @@ class ConcurrentServer:
             self.execution.note(caller, running, extra, start, is_cancelled=True)
         except AsyncioActorExit:
             self.end(ExitCause("exited", "exit_actor() was called"))
+            self._answer_exit(caller, item)
         except Exception as error:
             self.execution.reply_error(caller, seq, running.name, error)
             self.execution.note(caller, running, extra, start, error)
             error.__traceback__ = None
         except BaseException as error:
             self._die(error)
+            self._answer_exit(caller, item)
         finally:
             context.leave(token)
             del kept
@@ -314,6 +351,7 @@ class ConcurrentServer:
             error.__traceback__ = None
         except BaseException as error:
             self._die(error)
+            self._answer_exit(caller, item)
         finally:
             context.leave(token)
             del kept
