@@ -690,7 +690,14 @@ class Runtime:
     def wait(
         self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """Split refs into at most ``num_returns`` complete ones and the rest, in order."""
+        """Split refs into at most ``num_returns`` complete ones and the rest, in order.
+
+        Raises:
+            ValueError: a ref of a cluster that this process has left.
+        """
+        for ref in wanted:
+            if ref._runtime is not self:
+                raise refs.left_cluster(ref)
         found = split(wanted, num_returns)
         if len(found[0]) < num_returns:
             try:
