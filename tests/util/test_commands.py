@@ -314,3 +314,9 @@ def test_actors_are_ended_by_name(ract_start):
         with pytest.raises(ActorDiedError):
             ract.get(actor.ping.remote(), timeout=30)
     assert kill("--name", "n").returncode == 1
+
+
+def test_the_command_is_there_without_its_script(env):
+    said = run(sys.executable, "-P", "-m", "ract", "version", env=env).stdout
+    assert said == run(BIN / "ract", "version", env=env).stdout
+    assert said.startswith("ract ")
