@@ -183,6 +183,7 @@ def kill_actor(
         actor = api.get_actor(name, namespace or _namespace_of(name))
         if force:
             api.kill(actor, no_restart=no_restart)
+            api.wait([actor.__ray_ready__.remote()], timeout=STOP_TIMEOUT_S)  # it has happened
         elif not api.wait([actor.__ray_terminate__.remote()], timeout=STOP_TIMEOUT_S)[0]:
             raise click.ClickException(f"{actor!r} is still busy; --force ends it at once")
     except ValueError as error:

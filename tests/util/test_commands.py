@@ -309,7 +309,8 @@ def test_actors_are_ended_by_name(ract_start):
     wait_for_condition(lambda: ract.get(one.ping.options(max_task_retries=-1).remote()) != first)
     assert kill("--name", "n", "--namespace", "a", "--force", "--no-restart").returncode == 0
     assert kill("--name", "n", "--namespace", "b").returncode == 0
-    assert "ended Actor(Named" in kill("--name", "n").stdout
+    last = kill("--name", "n")
+    assert "ended Actor(Named" in last.stdout, last.stderr
     for actor in (one, two, other):
         with pytest.raises(ActorDiedError):
             ract.get(actor.ping.remote(), timeout=30)
