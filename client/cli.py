@@ -199,9 +199,10 @@ def _namespace_of(name: str) -> str | None:
     Raises:
         ValueError: several have it.
     """
-    from ract.util.named_actors import list_named_actors
+    from ract.client import ambient
 
-    named = list_named_actors(all_namespaces=True)
+    request = ambient.runtime().link.request
+    named = request("list_named_actors", all_namespaces=True, namespace="")
     found = [each["namespace"] for each in named if each["name"] == name]
     if len(found) > 1:
         raise ValueError(f"several actors are named {name!r}, in the namespaces {sorted(found)}")
