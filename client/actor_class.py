@@ -6,7 +6,8 @@ import functools
 import importlib
 import inspect
 import pickle
-from typing import TYPE_CHECKING, Any
+import types
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ract.client import ambient, strategies
 from ract.client.actor_client import ActorClient
@@ -15,7 +16,7 @@ from ract.client.remote_function import check_size
 from ract.client.runtime import contained_of
 from ract.core import ids, serialization, wire
 from ract.core.diagnose import explain_unpicklable
-from ract.core.errors import ActorClassInheritanceException
+from ract.core.errors import ActorClassInheritanceException, BadMethodError
 from ract.core.messages import ActorSpec, ActorWanted, Blob
 from ract.core.options import ActorOptions, actor_options, method_options
 from ract.core.signatures import Signature
@@ -32,7 +33,7 @@ class ActorClass:
     def __init__(self, cls: type, options: ActorOptions) -> None:
         self._class = cls
         self._options = options
-        self._name = cls.__qualname__
+        self._name = cls.__name__
         self._signature = None
         if cls.__init__ is not object.__init__:  # type: ignore[misc]
             self._signature = Signature.of(cls.__init__, skip_first=True)  # type: ignore[misc]
@@ -49,6 +50,16 @@ class ActorClass:
             f"Actors cannot be instantiated directly. Instead of '{self._name}()', "
             f"use '{self._name}.remote()'."
         )
+
+    def __getattr__(self, name: str) -> Any:
+        # Methods name their class to reach its attributes, and find it decorated.
+        if name.startswith("__") or "_class" not in self.__dict__:
+            raise AttributeError(name)
+        value = getattr(self._class, name)
+        # A function that can be found by its name would be sent to executors as that name.
+        return functools.partial(value) if inspect.isfunction(value) else value
+
+    __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         raise ActorClassInheritanceException(
@@ -254,18 +265,25 @@ def make_actor_class(cls: type, **options: Any) -> ActorClass:
 def method(*args: Any, **options: Any) -> Any:
     """Set default options for calls of one actor method.
 
+    Bare, ``@ract.method`` only marks a method, as programs do for type checkers.
+
     Args:
         **options: As `ActorMethod.options` takes: ``num_returns``, ``concurrency_group``,
             ``max_task_retries``, ``retry_exceptions``, ``enable_task_events``.
 
     Raises:
-        ValueError: used bare, with positional arguments, or with unknown options.
+        BadMethodError: positional arguments, unknown options or bad values.
     """
+    if len(args) == 1 and callable(args[0]) and not options:
+        return args[0]
     if args or not options:
-        raise ValueError(
-            "@ract.method needs at least one keyword argument, e.g. @ract.method(num_returns=2)"
+        raise BadMethodError(
+            "@ract.method takes keyword arguments only, e.g. @ract.method(num_returns=2)"
         )
-    method_options(**options)
+    try:
+        method_options(**options)
+    except ValueError as error:
+        raise BadMethodError(*error.args) from None
 
     def decorate(function: Any) -> Any:
         setattr(function, METHOD_OPTIONS, dict(options))

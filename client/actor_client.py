@@ -223,11 +223,7 @@ class ActorClient:
 
     def cancel(self, call: Call, force: bool, recursive: bool) -> None:
         """Cancel a call: drop it from the queue, or ask the actor's node."""
-        if force:
-            raise ValueError(
-                "force=True would kill the actor's process and with it its state: it is not "
-                "allowed for actor calls. Use ract.kill(actor) for that."
-            )
+        assert not force, "checked where it was asked for"
         with self._lock:
             call.cancelled = True
             if call.channel is None:

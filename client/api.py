@@ -135,7 +135,7 @@ def put(
 
 
 def wait(
-    ract_waitables: list[Any],
+    ray_waitables: list[Any],
     *older: Any,
     num_returns: int = 1,
     timeout: float | None = None,
@@ -146,7 +146,7 @@ def wait(
     """Wait until some of the refs are complete (with a value or an error).
 
     Args:
-        ract_waitables: Refs, and generators, without duplicates. A generator is complete when its
+        ray_waitables: Refs, and generators, without duplicates. A generator is complete when its
             next item can be taken without waiting, or it has ended.
         num_returns: How many to wait for, 1..len.
         timeout: Seconds; None waits as long as it takes, 0 looks once.
@@ -164,34 +164,34 @@ def wait(
     """
     if older or worker is not None or timeout_ms is not None:
         num_returns, timeout = _older_wait(older, num_returns, timeout, timeout_ms, worker)
-    if isinstance(ract_waitables, ObjectRef):
+    if isinstance(ray_waitables, ObjectRef):
         raise TypeError("ract.wait() takes a list of ObjectRefs, not a single ObjectRef")
-    if not isinstance(ract_waitables, list):
-        kind = type(ract_waitables).__name__
+    if not isinstance(ray_waitables, list):
+        kind = type(ray_waitables).__name__
         raise TypeError(f"ract.wait() takes a list of ObjectRefs, not {kind}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' of ract.wait() must not be negative, got {timeout}")
     has_generators = False
-    for kind in set(map(type, ract_waitables)):
+    for kind in set(map(type, ray_waitables)):
         if issubclass(kind, ObjectRefGenerator):
             has_generators = True
         elif not issubclass(kind, ObjectRef):
             raise TypeError(f"ract.wait() takes ObjectRefs; the list contains a {kind.__name__}")
-    if not ract_waitables:
+    if not ray_waitables:
         return [], []
-    if len(set(ract_waitables)) != len(ract_waitables):
+    if len(set(ray_waitables)) != len(ray_waitables):
         raise ValueError("ract.wait() takes a list of unique ObjectRefs; it contains duplicates")
     if num_returns <= 0:
         raise ValueError(f"num_returns={num_returns}: ract.wait() waits for at least one object")
-    if num_returns > len(ract_waitables):
+    if num_returns > len(ray_waitables):
         raise ValueError(
             f"num_returns={num_returns} cannot be greater than the number of objects, "
-            f"{len(ract_waitables)}"
+            f"{len(ray_waitables)}"
         )
     runtime = ambient.runtime()
     if has_generators:
-        return _wait_with_generators(runtime, ract_waitables, num_returns, timeout)
-    return runtime.wait(ract_waitables, num_returns, timeout)
+        return _wait_with_generators(runtime, ray_waitables, num_returns, timeout)
+    return runtime.wait(ray_waitables, num_returns, timeout)
 
 
 def _older_wait(
@@ -255,27 +255,27 @@ def _wait_with_generators(
     return [given[ref] for ref in ready], [given[ref] for ref in rest]
 
 
-def cancel(ract_waitable: Any, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task or actor call that makes a ref.
 
     A call that has not started never runs; a running task gets a KeyboardInterrupt, a coroutine
     asyncio.CancelledError; a finished call ignores it. ``get`` then raises TaskCancelledError.
 
     Args:
-        ract_waitable: The ref, or the generator.
+        ray_waitable: The ref, or the generator.
         force: Kill the worker process instead of interrupting it. Not for actor calls.
         recursive: Also cancel the calls that the task has submitted.
 
     Raises:
         TypeError: not a ref. ValueError: ``force`` for an actor call.
     """
-    if isinstance(ract_waitable, ObjectRefGenerator):
-        ract_waitable = ract_waitable.completed()
-    if not isinstance(ract_waitable, ObjectRef):
+    if isinstance(ray_waitable, ObjectRefGenerator):
+        ray_waitable = ray_waitable.completed()
+    if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(
-            f"ract.cancel() only supports ObjectRefs, got {type(ract_waitable).__name__}"
+            f"ract.cancel() only supports ObjectRefs, got {type(ray_waitable).__name__}"
         )
-    ambient.runtime().cancel(ract_waitable, force, recursive)
+    ambient.runtime().cancel(ray_waitable, force, recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

@@ -160,6 +160,55 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+# --------------------------------------------------------------------------- kill-actor
+
+
+@main.command("kill-actor")
+@click.option("--address", help="tls://host:port; default: $RACT_ADDRESS, else the newest here.")
+@click.option("--name", required=True, help="The name that the actor was created with.")
+@click.option("--namespace", help="Where the name is; not needed while only one actor has it.")
+@click.option("--force", is_flag=True, help="At once, instead of when its calls are done.")
+@click.option("--no-restart", is_flag=True, help="With --force: although it has restarts left.")
+def kill_actor(
+    address: str | None, name: str, namespace: str | None, force: bool, no_restart: bool
+) -> None:
+    """End a named actor."""
+    from ract.client import api, bootstrap
+
+    try:
+        bootstrap.init(address or "auto", log_to_driver=False, include_dashboard=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(f"{error}\n{HOW_TO_REACH}") from error
+    try:
+        actor = api.get_actor(name, namespace or _namespace_of(name))
+        if force:
+            api.kill(actor, no_restart=no_restart)
+            api.wait([actor.__ray_ready__.remote()], timeout=STOP_TIMEOUT_S)  # it has happened
+        elif not api.wait([actor.__ray_terminate__.remote()], timeout=STOP_TIMEOUT_S)[0]:
+            raise click.ClickException(f"{actor!r} is still busy; --force ends it at once")
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        bootstrap.shutdown()
+    click.echo(f"ended {actor!r}")
+
+
+def _namespace_of(name: str) -> str | None:
+    """The one namespace that has the name; None if none has.
+
+    Raises:
+        ValueError: several have it.
+    """
+    from ract.client import ambient
+
+    request = ambient.runtime().link.request
+    named = request("list_named_actors", all_namespaces=True, namespace="")
+    found = [each["namespace"] for each in named if each["name"] == name]
+    if len(found) > 1:
+        raise ValueError(f"several actors are named {name!r}, in the namespaces {sorted(found)}")
+    return found[0] if found else None
+
+
 # --------------------------------------------------------------------------- stop
 
 

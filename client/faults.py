@@ -7,7 +7,7 @@ import pickle
 import re
 from typing import Any
 
-from ract.core import errors
+from ract.core import errors, serialization
 
 
 def as_raised(error: Any) -> BaseException:
@@ -51,7 +51,16 @@ def of_argument(name: str, error: BaseException) -> BaseException:
         f"At least one of the input arguments for this task could not be computed:\n"
         f"{type(error).__module__}.{type(error).__qualname__}: {error}"
     )
-    return errors.RactTaskError(name, text, error.cause, actor_id=error.actor_id)
+    return errors.RactTaskError(name, text, error, actor_id=error.actor_id)
+
+
+def pack(error: BaseException) -> serialization.Packed:
+    """An error as it is stored: of any class, since others may read it."""
+    try:
+        return serialization.pack(error)
+    except Exception as problem:  # the user's exception class may do anything when pickled
+        described = f"{type(error).__name__}: {error}\nIt isn't serializable: {problem}"
+        return serialization.pack(errors.RactSystemError(described))
 
 
 _REASONS: dict[bytes, type[errors.ObjectLostError]] = {

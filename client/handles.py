@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+import types
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ract.client import submit
 from ract.core import ids, serialization
@@ -138,6 +139,7 @@ class ActorHandle:
     """
 
     __slots__ = ("__weakref__", "_client", "_runtime", "_strong")
+    __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
     def __init__(self, runtime: Runtime, client: ActorClient, *, strong: bool) -> None:
         self._runtime = runtime

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -157,7 +158,7 @@ class ObjectRef(Generic[T]):
         made: concurrent.futures.Future = concurrent.futures.Future()
 
         def complete(ref: ObjectRef) -> None:
-            if not made.cancelled():
+            if made.set_running_or_notify_cancel():  # from here on it cannot be cancelled
                 try:
                     value = ref._load()
                 except BaseException as error:
@@ -176,11 +177,7 @@ class ObjectRef(Generic[T]):
         if self._state < READY or not _owner(self).is_here(self):
             loop = asyncio.get_running_loop()
             done = loop.create_future()
-
-            def wake(_: ObjectRef) -> None:
-                loop.call_soon_threadsafe(set_if_waiting, done)
-
-            self._when_here(wake)
+            self._when_here(lambda ref: wake(loop, done))
             with _owner(self).lending_cpus(loop):
                 yield from done
         return self._load()
@@ -344,10 +341,15 @@ def left_cluster(ref: ObjectRef) -> ValueError:
     )
 
 
-def set_if_waiting(future: asyncio.Future) -> None:
-    """Wake whoever awaits the future."""
-    if not future.done():
-        future.set_result(None)
+def wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future) -> None:
+    """Wake whoever awaits a future of the loop, from any thread."""
+
+    def set_if_waiting() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+        loop.call_soon_threadsafe(set_if_waiting)
 
 
 def rebuild_ref(id: bytes) -> ObjectRef:

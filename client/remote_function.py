@@ -45,7 +45,7 @@ class RemoteFunction:
         self._shipped = _Shipped(function)
         self._signature = Signature.of(function)
         self._options = options
-        self._name = getattr(function, "__qualname__", None) or repr(function)
+        self._name = getattr(function, "__name__", None) or repr(function)
         self._label = options.name or self._name
         self._least, self._most = 0, sys.maxsize
         if self._signature is not None:

@@ -319,7 +319,8 @@ class Runtime:
             call.owner.retry(call)
             return
         if status == calls.CANCELLED:
-            self.fail_call(call, errors.TaskCancelledError(task_id=call.refs_task_id()))
+            cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
+            self.fail_call(call, pickle.loads(reply[2]) if reply[2] else cancelled)
         elif call.stream is not None:
             if status == calls.END:
                 call.stream.end(reply[2])
@@ -372,12 +373,13 @@ class Runtime:
 
     def fail_call(self, call: Call, error: BaseException) -> None:
         """Complete every ref of the call with an error made in this process."""
-        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
+        packed = faults.pack(error)
+        value = (packed.head, packed.copied_buffers(), packed.refs)
         self._errors += 1
         for ref in call.refs:
             ref._complete(ERROR, value)
         if call.stream is not None:
-            call.stream.fail((calls.ERROR, *value))
+            call.stream.fail((calls.ERROR, packed.head, packed.copied_buffers(), []))
         if not call.refs:
             call.is_over = True
         call.kept = ()
@@ -718,7 +720,14 @@ class Runtime:
     def wait(
         self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """Split refs into at most ``num_returns`` complete ones and the rest, in order."""
+        """Split refs into at most ``num_returns`` complete ones and the rest, in order.
+
+        Raises:
+            ValueError: a ref of a cluster that this process has left.
+        """
+        for ref in wanted:
+            if ref._runtime is not self:
+                raise refs.left_cluster(ref)
         found = split(wanted, num_returns)
         if len(found[0]) < num_returns:
             try:
@@ -840,7 +849,16 @@ class Runtime:
             call.owner.cancel(call, False, True)
 
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
-        """Cancel the call that makes ``ref``; nothing happens if it has finished."""
+        """Cancel the call that makes ``ref``; nothing happens if it has finished.
+
+        Raises:
+            ValueError: ``force`` for an actor call.
+        """
+        if force and ids.is_actor_call(ref.binary()):
+            raise ValueError(
+                "force=True would kill the actor's process and with it its state: it is not "
+                "allowed for actor calls. Use ract.kill(actor) for that."
+            )
         call = ref._call
         if call is not None:
             call.owner.cancel(call, force, recursive)

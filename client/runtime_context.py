@@ -208,12 +208,14 @@ class RuntimeContext:
         """Deprecated: ids and names as one dict."""
         _deprecated("")
         found: dict[str, Any] = {
-            "job_id": self.get_job_id(),
-            "node_id": self.get_node_id(),
+            "job_id": ids.JobID.from_hex(self.get_job_id()),
+            "node_id": ids.NodeID.from_hex(self.get_node_id()),
             "namespace": self.namespace,
         }
-        if context.process.is_executor:
-            found.update(task_id=self.get_task_id(), actor_id=self.get_actor_id())
+        if (task_id := self.get_task_id()) is not None:
+            found["task_id"] = ids.TaskID.from_hex(task_id)
+        if (actor_id := self.get_actor_id()) is not None:
+            found["actor_id"] = ids.ActorID.from_hex(actor_id)
         return found
 
 

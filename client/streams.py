@@ -167,11 +167,7 @@ class Stream:
         if ref._state < READY:
             loop = asyncio.get_running_loop()
             done = loop.create_future()
-
-            def wake(_: ObjectRef) -> None:
-                loop.call_soon_threadsafe(refs.set_if_waiting, done)
-
-            ref._when_done(wake)
+            ref._when_done(lambda ref: refs.wake(loop, done))
             with self._runtime.lending_cpus(loop):
                 await done
 

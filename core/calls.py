@@ -35,7 +35,8 @@ in user code for the batch. A reply is ``(seq, value)`` for one plain result, el
 ``(seq, STORED, object_id, node_id, path, offset, size, is_error)``   in that node's shared memory
 ``(seq, SEVERAL, [result, ...])``             one result (without seq) per return
 ``(seq, RETURNED, None)``                     not started: give it to somebody else
-``(seq, CANCELLED, None)``                    the call was cancelled
+``(seq, CANCELLED, head)``                    the call was cancelled; ``head``: the packed error if
+                                              it had started, else None
 ``(seq, ITEM, index, result)``                one item of a stream
 ``(seq, END, count)``                         the stream is over after ``count`` items; an ERROR or
                                               CANCELLED instead ends it with an item that raises

@@ -331,6 +331,10 @@ class BadDecoratorError(TypeError, AssertionError):
     """
 
 
+class BadMethodError(ValueError, AssertionError):
+    """``@method`` with arguments that it does not take: Ray raises AssertionError for these."""
+
+
 class ActorClassInheritanceException(TypeError):
     """A class inherits from an actor class."""
 
@@ -466,7 +470,7 @@ _BUILTINS = (
 def error_by_name(name: str, detail: str) -> Exception:
     """The error that a message names; only ract's and a few builtin types are known."""
     kind = globals().get(name)
-    own = (RactError, ActorClassInheritanceException, BadDecoratorError)
+    own = (RactError, ActorClassInheritanceException, BadDecoratorError, BadMethodError)
     if isinstance(kind, type) and issubclass(kind, own):
         # The first argument of these is an id.
         if issubclass(kind, ObjectLostError):

@@ -233,6 +233,11 @@ def object_id_bytes(task_id: bytes, index: int) -> bytes:
     return task_id + _INDEX.pack(index)
 
 
+def is_actor_call(object_id: bytes) -> bool:
+    """Whether an actor's call makes the object."""
+    return object_id[8:20] != _NIL_ACTOR
+
+
 def process_of(id: bytes) -> int:
     """The number of the process that made the call behind a task's or object's id."""
     return task_number(id) >> COUNTER_BITS

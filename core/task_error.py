@@ -41,8 +41,11 @@ class RactTaskError(RactError):
         self.function_name = function_name
         self.traceback_str = traceback_str
         self.cause: Any
+        #: Whether the cause cannot be pickled the usual way.
+        self._by_parts = isinstance(cause, ByParts)
         # A failed argument or an inner get: the root error stays the cause.
         while isinstance(cause, RactTaskError):
+            self._by_parts = cause._by_parts
             cause = cause.cause
         self.cause = cause
         self.proctitle = proctitle or naming.title(function_name)
@@ -73,7 +76,10 @@ class RactTaskError(RactError):
                 "actor_id",
             )
         }
-        return _rebuild, (state, self.cause, type(self) is not RactTaskError)
+        cause = self.cause
+        if self._by_parts and not isinstance(cause, ByParts):
+            cause = ByParts(cause)
+        return _rebuild, (state, cause, type(self) is not RactTaskError)
 
     def make_dual_exception_type(self) -> type | None:
         """The class that inherits from RactTaskError and the cause's class; None if impossible."""
@@ -126,12 +132,15 @@ def _copy_slots(cause: BaseException, error: BaseException) -> None:
 
 def _rebuild(state: dict[str, Any], cause: Any, is_dual: bool) -> RactTaskError:
     error = RactTaskError(state["function_name"], state["traceback_str"], cause)
+    if isinstance(cause, ByParts):
+        error.cause = cause.rebuilt()
+        error.args = (error.cause,)
     error.__dict__.update(state)
     return error.as_instanceof_cause() if is_dual else error
 
 
 class ByParts:
-    """Pickles as an exception that is rebuilt without its constructor.
+    """What an exception is rebuilt from without its constructor.
 
     An exception class whose ``__init__`` takes other arguments than ``args`` cannot be unpickled
     the usual way, which calls it with ``args``.
@@ -140,15 +149,13 @@ class ByParts:
     def __init__(self, error: BaseException) -> None:
         self._parts = (type(error), error.args, dict(error.__dict__))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _from_parts, self._parts
-
-
-def _from_parts(cls: type, args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(attributes)
-    return error
+    def rebuilt(self) -> BaseException:
+        """An exception like the one that was taken apart."""
+        cls, args, attributes = self._parts
+        error = cls.__new__(cls, *args)
+        error.args = args
+        error.__dict__.update(attributes)
+        return error
 
 
 def _make_dual(cause_type: type) -> type | None:

@@ -1,13 +1,16 @@
 """Actors on a real embedded cluster: state, order, names, lifetime, errors, concurrency."""
 
 import asyncio
+import inspect
 import os
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 import ract
+from ract.actor import ActorClass, ActorHandle, ActorProxy
 from ract.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -425,3 +428,127 @@ def test_an_async_actor_takes_no_calls_after_its_termination(tmp_path):
     for ref in (ended, late):
         with pytest.raises(ActorDiedError):
             ract.get(ref)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_the_title_names_the_method_while_it_runs_and_the_class_afterwards(concurrency):
+    class Titled:
+        def title(self):
+            return psutil.Process().cmdline()[0].split()[0]
+
+        def pid(self):
+            return os.getpid()
+
+    actor = ract.remote(Titled).options(max_concurrency=concurrency).remote()
+    assert ract.get(actor.title.remote()) == "ract::Titled.title"
+    assert ract.get(actor.title.options(name="asked").remote()) == "ract::asked"
+    process = psutil.Process(ract.get(actor.pid.remote()))
+    wait_for_condition(lambda: process.cmdline()[0].split()[0] == "ract::Titled")
+
+
+def test_a_forced_cancel_of_an_actor_call_is_refused_though_it_has_finished():
+    counter = Counter.remote()
+    ref = counter.add.remote()
+    ract.get(ref)
+    with pytest.raises(ValueError, match="force=True"):
+        ract.cancel(ref, force=True)
+
+
+def test_a_result_for_a_loop_that_is_closed_does_not_hold_up_others():
+    @ract.remote
+    class Both:
+        def __init__(self):
+            self.gate = asyncio.Event()
+
+        async def wait(self):
+            await self.gate.wait()
+            return 1
+
+        async def open(self):
+            self.gate.set()
+
+    async def give_up():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(abandoned, 0.05)
+
+    both = Both.remote()
+    abandoned, wanted = both.wait.remote(), both.wait.remote()
+    asyncio.run(give_up())
+    both.open.remote()
+    assert ract.get(wanted, timeout=30) == 1
+    assert ract.get(abandoned, timeout=30) == 1
+
+
+def test_methods_reach_the_attributes_of_their_class_by_its_name():
+    class Base:
+        inherited = 2
+
+    @ract.remote
+    class Named(Base):
+        limit = 3
+
+        @staticmethod
+        def double(x):
+            return 2 * x
+
+        def all(self):
+            return Named.inherited, Named.limit, Named.double(4), [Named.limit for _ in range(1)]
+
+    assert Named.limit == 3
+    assert ract.get(Named.remote().all.remote()) == (2, 3, 8, [3])
+    with pytest.raises(AttributeError, match="missing"):
+        _ = Named.missing
+
+
+def test_classes_and_handles_take_types_in_annotations():
+    class Calm:
+        pass
+
+    def use(kind: ActorClass[Calm], handle: ActorHandle[Calm], typed: ActorProxy[Calm]):
+        return kind, handle, typed
+
+    assert len(inspect.signature(use).parameters) == 3
+
+
+def test_the_mark_of_a_method_may_be_bare_but_takes_keywords_only():
+    @ract.remote
+    class Marked:
+        @ract.method
+        def twice(self, x: int) -> int:
+            return 2 * x
+
+    assert ract.get(Marked.remote().twice.remote(2)) == 4
+    for wrong in (lambda: ract.method(3), lambda: ract.method(), lambda: ract.method(unknown=1)):
+        for kind in (ValueError, AssertionError):
+            with pytest.raises(kind):
+                wrong()
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+def test_calls_that_run_on_do_not_hold_up_the_news_of_an_exit(kind, tmp_path):
+    class Async:
+        async def wait_for(self, path):
+            while not os.path.exists(path):
+                await asyncio.sleep(0.001)
+            return "finished"
+
+        async def leave(self):
+            ract.actor.exit_actor()
+
+    class Threads:
+        def wait_for(self, path):
+            while not os.path.exists(path):
+                time.sleep(0.001)
+            return "finished"
+
+        def leave(self):
+            ract.actor.exit_actor()
+
+    actor = ract.remote(Async if kind == "async" else Threads).options(max_concurrency=2).remote()
+    gate = tmp_path / "gate"
+    running = actor.wait_for.remote(str(gate))
+    for ref in (actor.leave.remote(), actor.wait_for.remote(str(gate))):
+        with pytest.raises(ActorDiedError, match="exit_actor"):
+            ract.get(ref, timeout=30)
+    gate.touch()
+    assert ract.get(running, timeout=30) == "finished"

@@ -206,7 +206,12 @@ def test_refs_of_the_last_cluster_are_refused():
     ract.init(num_cpus=1)
     try:
         echo = ract.remote(lambda x: x)
-        for use in (lambda: ract.get(old), lambda: ract.get([old]), lambda: echo.remote(old)):
+        for use in (
+            lambda: ract.get(old),
+            lambda: ract.get([old]),
+            lambda: ract.wait([ract.put(1), old]),
+            lambda: echo.remote(old),
+        ):
             with pytest.raises(ValueError, match="owner is unknown"):
                 use()
     finally:

@@ -56,7 +56,23 @@ def test_older_properties_of_the_runtime_context_warn():
         with pytest.warns(DeprecationWarning, match=f"get_{name.removeprefix('current_')}"):
             assert getattr(context, name) is None
     with pytest.warns(DeprecationWarning, match="get_"):
-        assert context.get()["job_id"] == context.get_job_id()
+        assert context.get()["job_id"].hex() == context.get_job_id()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_older_dict_of_the_runtime_context_has_the_ids_that_there_are():
+    class Who:
+        def get(self):
+            return ract.get_runtime_context().get()
+
+    actor = ract.remote(Who).remote()
+    ref = actor.get.remote()
+    found = ract.get(ref)
+    assert found["actor_id"] == actor._actor_id
+    assert found["task_id"] == ref.task_id()
+    in_a_task = ract.get(ract.remote(lambda: ract.get_runtime_context().get()).remote())
+    assert set(in_a_task) == {"job_id", "node_id", "namespace", "task_id"}
+    assert set(ract.get_runtime_context().get()) == {"job_id", "node_id", "namespace"}
 
 
 def test_an_error_that_nobody_reads_is_said(caplog, monkeypatch):

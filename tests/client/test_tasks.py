@@ -1,10 +1,13 @@
 """Tasks on a real embedded cluster: arguments, results, errors, waiting, cancelling."""
 
 import os
+import pickle
 import sys
 import time
 
+import cloudpickle
 import numpy as np
+import psutil
 import pytest
 
 import ract
@@ -541,3 +544,58 @@ def test_number_of_threads_follows_the_cpus():
         return os.environ.get("OMP_NUM_THREADS")
 
     assert ract.get([threads.remote(), threads.options(num_cpus=2).remote()]) == ["1", "2"]
+
+
+def test_names_of_nested_functions_are_short_in_errors_titles_and_the_context():
+    @ract.remote
+    def names():
+        context = ract.get_runtime_context()
+        title = psutil.Process().cmdline()[0].split()[0]
+        return context.get_task_name(), context.get_task_function_name(), title
+
+    assert ract.get(names.remote()) == ("names", "names", "ract::names")
+    assert ract.get(names.options(name="n").remote()) == ("n", "names", "ract::n")
+    with pytest.raises(ZeroDivisionError, match=r"ract::<lambda>\(\)"):
+        ract.get(ract.remote(lambda: 1 / 0).remote())
+
+
+def test_a_call_that_was_cancelled_while_it_ran_says_where(gate):
+    running = after.remote(gate)
+    ract.wait([running], timeout=0.3)
+    ract.cancel(running)
+    with pytest.raises(TaskCancelledError, match="in after") as caught:
+        ract.get(running, timeout=30)
+    assert isinstance(caught.value, RactTaskError)
+    assert caught.value.function_name == "after"
+
+
+def test_exceptions_with_odd_constructors_keep_their_type_however_far_they_go():
+    class Odd(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a}-{b}")
+            self.a = a
+
+    @ract.remote
+    def odd():
+        raise Odd(1, 2)
+
+    @ract.remote
+    def ask():
+        return ract.get(odd.remote())
+
+    for ref in (ask.remote(), echo.remote(odd.remote()), echo.remote(ask.remote())):
+        with pytest.raises(Odd, match="1-2") as caught:
+            ract.get(ref)
+        assert caught.value.a == 1
+        again = pickle.loads(cloudpickle.dumps(caught.value))
+        assert isinstance(again, Odd)
+        assert isinstance(again, RactTaskError)
+        assert again.cause.args == ("1-2",)
+
+
+def test_arguments_of_the_api_have_the_names_that_programs_use():
+    ref = add.remote(1)
+    assert ract.get(object_refs=ref) == 111
+    assert ract.wait(ray_waitables=[ref], num_returns=1, timeout=10) == ([ref], [])
+    ract.cancel(ray_waitable=ref)
+    assert ract.get(ract.put(value=3)) == 3

@@ -85,6 +85,7 @@ TREE = {
     "CrossLanguageError": "RactError",
     "ActorClassInheritanceException": "TypeError",
     "BadDecoratorError": "TypeError AssertionError",
+    "BadMethodError": "ValueError AssertionError",
 }
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import ract
+from ract.exceptions import ActorDiedError
 from ract.testing import wait_for_condition
 
 BIN = Path(sys.executable).parent
@@ -287,3 +289,35 @@ print("and dask:", client.submit(sum, [1, 2]).result())
     assert worker.stop() == 0
     assert scheduler.stop() == 0
     wait_for_condition(lambda: not leftovers(env))
+
+
+def test_actors_are_ended_by_name(ract_start):
+    @ract.remote(num_cpus=0, max_restarts=1)
+    class Named:
+        def ping(self):
+            return os.getpid()
+
+    def kill(*arguments):
+        return run(BIN / "ract", "kill-actor", *arguments, env=os.environ, check=False)
+
+    one, two, other = (Named.options(name="n", namespace=s).remote() for s in ("a", "b", "c"))
+    first = ract.get([actor.ping.remote() for actor in (one, two, other)])[0]
+    ambiguous = kill("--name", "n")
+    assert ambiguous.returncode == 1
+    assert "['a', 'b', 'c']" in ambiguous.stderr
+    assert kill("--name", "n", "--namespace", "a", "--force").returncode == 0
+    wait_for_condition(lambda: ract.get(one.ping.options(max_task_retries=-1).remote()) != first)
+    assert kill("--name", "n", "--namespace", "a", "--force", "--no-restart").returncode == 0
+    assert kill("--name", "n", "--namespace", "b").returncode == 0
+    last = kill("--name", "n")
+    assert "ended Actor(Named" in last.stdout, last.stderr
+    for actor in (one, two, other):
+        with pytest.raises(ActorDiedError):
+            ract.get(actor.ping.remote(), timeout=30)
+    assert kill("--name", "n").returncode == 1
+
+
+def test_the_command_is_there_without_its_script(env):
+    said = run(sys.executable, "-P", "-m", "ract", "version", env=env).stdout
+    assert said == run(BIN / "ract", "version", env=env).stdout
+    assert said.startswith("ract ")

@@ -19,17 +19,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import pickle
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
 from ract.core import calls
-from ract.core.errors import AsyncioActorExit
+from ract.core.errors import AsyncioActorExit, error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
 from ract.worker.executor.callers import Caller, priority_of
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from ract.worker.executor.execution import Execution
 
 ASYNC_CONCURRENCY = 1000
+
+UNSTARTED = ("exited", "drained")
+"""Ends after which calls that wait are not begun."""
 
 
 class ConcurrentServer:
@@ -141,12 +146,11 @@ class ConcurrentServer:
     def _maybe_end(self) -> None:
         if self.ending is None or self._done.done():
             return
-        if self.ending.kind == "drained":
-            for group in self._groups.values():
-                while group.queue:
-                    self._return(*group.queue.popleft())
+        for group in self._groups.values() if self.ending.kind in UNSTARTED else ():
+            while group.queue:
+                self._send_away(*group.queue.popleft())
         waiting = any(group.queue for group in self._groups.values())
-        if not self._active and (not waiting or self.ending.kind == "exited"):
+        if not self._active and not waiting:
             self._done.set_result(None)
 
     def _accept(self) -> None:
@@ -196,25 +200,47 @@ class ConcurrentServer:
             self._waits_no_more(item)
             self._flush_soon()
             return
-        if self.ending is not None and self.ending.kind == "drained":
-            self._return(caller, item)
+        if self.ending is not None and self.ending.kind in UNSTARTED:
+            self._send_away(caller, item)
             return
         if group.running >= group.limit or self.ending is not None:
             insert(group.queue, (caller, item), priority_of)
             return
         self._start(group, caller, item)
 
-    def _return(self, caller: Caller, item: tuple[Any, ...]) -> None:
-        """Give back a call that another incarnation is to run."""
-        caller.out.append((item[1], calls.RETURNED, None))
-        self._waits_no_more(item)
-        self._flush_soon()
-
     def _drop(self, caller: Caller, item: tuple[Any, ...]) -> None:
         """Answer a call that is cancelled before it started."""
         caller.out.append((item[1], calls.CANCELLED, None))
         self._waits_no_more(item)
         self._flush_soon()
+
+    def _send_away(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """Answer a call that is not begun because the actor leaves: it failed, or goes along.
+
+        At once: others may run for as long as they like before it is gone.
+        """
+        assert self.ending is not None
+        if self.ending.kind == "drained":
+            caller.out.append((item[1], calls.RETURNED, None))
+        else:
+            self._answer_exit(caller, item)
+        self._waits_no_more(item)
+        self._flush_soon()
+
+    def _answer_exit(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        assert self.ending is not None
+        spec, runtime = context.process.actor_spec, self.runtime
+        cause = replace(self.ending, node_id=runtime.node_id, pid=os.getpid(), at=time.time())
+        error = error_from_exit(
+            cause,
+            what=spec.class_name,
+            actor_id=spec.actor_id,
+            class_name=spec.class_name,
+            name=spec.name,
+            namespace=spec.namespace,
+            restarts=context.process.actor_incarnation - 1,
+        )
+        caller.out.append((item[1], calls.ERROR, pickle.dumps(error, 5), [], []))
 
     def _waits_no_more(self, item: tuple[Any, ...]) -> None:
         if self._mailbox is not None and _has_room(item):
@@ -228,6 +254,7 @@ class ConcurrentServer:
         function_name = f"{type(self.instance).__name__}.{target}"
         name = (extra or {}).get("name") or function_name
         running = context.Running(number, name, function_name)
+        set_title(name)
         if self.is_async:
             run = self._run_async(group, running, caller, item)
             if group.loop is None:
@@ -263,17 +290,19 @@ class ConcurrentServer:
             else:
                 self.execution.reply(caller, seq, number, extra, value)
             self.execution.note(caller, running, extra, start)
-        except asyncio.CancelledError:
-            caller.out.append((seq, calls.CANCELLED, None))
+        except asyncio.CancelledError as interrupt:
+            self.execution.reply_cancelled(caller, seq, running, interrupt)
             self.execution.note(caller, running, extra, start, is_cancelled=True)
         except AsyncioActorExit:
             self.end(ExitCause("exited", "exit_actor() was called"))
+            self._answer_exit(caller, item)
         except Exception as error:
             self.execution.reply_error(caller, seq, running.name, error)
             self.execution.note(caller, running, extra, start, error)
             error.__traceback__ = None
         except BaseException as error:
             self._die(error)
+            self._answer_exit(caller, item)
         finally:
             context.leave(token)
             del kept
@@ -326,6 +355,7 @@ class ConcurrentServer:
             error.__traceback__ = None
         except BaseException as error:
             self._die(error)
+            self._answer_exit(caller, item)
         finally:
             context.leave(token)
             del kept
@@ -407,6 +437,8 @@ class ConcurrentServer:
 
     def _flush(self) -> None:
         self._flush_due = False
+        if not self._active:
+            set_title(type(self.instance).__name__)
         for caller in list(self._callers.values()):
             if caller.out:
                 caller.flush()
@@ -472,8 +504,3 @@ class _Group:
 def _has_room(item: tuple[Any, ...]) -> bool:
     """Whether a call counts in the mailbox."""
     return item[5] is not None and item[5].get("room") is True
-
-
-def title(class_name: str) -> None:
-    """Show an actor's class as the process title."""
-    set_title(class_name)

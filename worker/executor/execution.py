@@ -20,7 +20,7 @@ from ract.client.runtime import INLINE_BYTES_MAX, contained_of, id_of
 from ract.client.store import Location
 from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
 from ract.core import calls, events, ids, naming, serialization
-from ract.core.errors import RactError, RactTaskError
+from ract.core.errors import RactError, RactTaskError, TaskCancelledError
 from ract.core.messages import Hold, TaskEvents
 from ract.core.returns import exactly, generator_of
 from ract.core.task_error import ByParts
@@ -188,6 +188,15 @@ class Execution:
     def reply_error(self, caller: Caller, seq: int, name: str, error: BaseException) -> None:
         """Queue the reply for an exception of user code."""
         caller.out.append((seq, *self._error(caller, name, error)))
+
+    def reply_cancelled(
+        self, caller: Caller, seq: int, running: context.Running, interrupt: BaseException
+    ) -> None:
+        """Queue the reply for a call that ``interrupt`` has ended."""
+        task = ids.task_id_bytes(running.number, self.runtime.job_id, self.actor_id)
+        error = TaskCancelledError(task_id=task.hex())
+        error.__cause__ = interrupt
+        caller.out.append((seq, calls.CANCELLED, self.pack_error(running.name, error)[0]))
 
     def _error(self, caller: Caller, name: str, error: BaseException) -> tuple[Any, ...]:
         head, buffers, refs = self.pack_error(name, error)

@@ -125,8 +125,7 @@ class SerialServer:
 
     def _idle(self) -> None:
         self._running_title = False
-        if not self.is_actor:
-            set_title("IDLE")
+        set_title(type(self.instance).__name__ if self.is_actor else "IDLE")
 
     def _attend(self, fd: int) -> None:
         if fd == self._wake_fd:
@@ -282,8 +281,8 @@ class SerialServer:
             if number not in self._cancelled:
                 self._die(caller, error)
                 return
-            caller.out.append((seq, calls.CANCELLED, None))
             running = self._running or context.Running(number, name, name)
+            execution.reply_cancelled(caller, seq, running, error)
             execution.note(caller, running, extra, start, is_cancelled=True)
         except BaseException as error:
             self._interruptible = False
@@ -369,7 +368,7 @@ class SerialServer:
     def _name_of(self, target: Any, function: Any) -> str:
         if self.is_actor:
             return f"{type(self.instance).__name__}.{target}"
-        return getattr(function, "__qualname__", None) or repr(function)
+        return getattr(function, "__name__", None) or repr(function)
 
     def _method(self, name: str) -> Any:
         if not name.startswith("__ray_"):
