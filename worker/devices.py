@@ -46,11 +46,16 @@ def find(root: Path = ROOT) -> list[Found]:
     names = set(_files(root / "dev"))
     found: dict[str, Found] = {}
     for name, look in _LOOKS.items():
-        count, types = look(root, names)
-        if count:
+        n, types = look(root, names)
+        if n:
             vendor = VENDORS[name]
-            found.setdefault(vendor.resource, Found(vendor, count, types))
+            found.setdefault(vendor.resource, Found(vendor, n, types))
     return list(found.values())
+
+
+def number_of(vendor: str, root: Path = ROOT) -> int:
+    """How many devices of one vendor, by its name, there are."""
+    return _LOOKS[vendor](root, set(_files(root / "dev")))[0]
 
 
 def gpu_vendor(root: Path = ROOT) -> Vendor:
@@ -58,7 +63,7 @@ def gpu_vendor(root: Path = ROOT) -> Vendor:
     names = set(_files(root / "dev"))
     if not names & _NVIDIA_DRIVERS:
         for name in ("amd", "intel"):
-            if _LOOKS[name](root, names)[0]:
+            if number_of(name, root):
                 return VENDORS[name]
     return NVIDIA
 
@@ -125,9 +130,9 @@ def _nvidia(root: Path, names: set[str]) -> Count:
     except Exception:  # no library, or no driver behind the file
         return _NOTHING
     try:
-        count = int(pynvml.nvmlDeviceGetCount())
-        name: Any = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)) if count else ""
-        return count, nvidia_types(name.decode() if isinstance(name, bytes) else name)
+        n = int(pynvml.nvmlDeviceGetCount())
+        name: Any = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)) if n else ""
+        return n, nvidia_types(name.decode() if isinstance(name, bytes) else name)
     except Exception:  # such as a device that has fallen off the bus
         return _NOTHING
     finally:

@@ -11,8 +11,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from ract.core.accelerators import OF_RESOURCE, visible
 from ract.worker import devices
 
 TIMEOUT_S = 1.0
@@ -97,8 +97,11 @@ def _attribute(name: str) -> str:
     return ""
 
 
-def chips_here(environ: Mapping[str, str]) -> int:
-    """Chips of this machine that the environment lets this process see."""
-    there = next((f.count for f in devices.find() if f.vendor.resource == "TPU"), 0)
-    shown = visible(OF_RESOURCE["TPU"], environ)
-    return there if shown is None else min(there, len(shown))
+def chips_here(root: Path = devices.ROOT) -> int:
+    """TPU chips of this machine."""
+    return devices.number_of("google", root)
+
+
+def hosts(of: Pod, chips: int) -> int:
+    """How many machines a pod has, each with as many chips; 0: not known."""
+    return of.hosts or (-(-of.chips // chips) if chips else 0)

@@ -89,3 +89,19 @@ def test_without_a_metadata_server_there_is_no_pod(metadata, monkeypatch):
 def test_a_pods_type_says_how_many_chips_it_has(kind, accelerator_type, chips):
     pod = tpu.Pod(kind=kind)
     assert (pod.accelerator_type, pod.chips) == (accelerator_type, chips)
+
+
+def test_a_pod_has_as_many_machines_as_its_chips_need():
+    assert tpu.hosts(tpu.Pod(kind="v4-16"), chips=4) == 2
+    assert tpu.hosts(tpu.Pod(kind="v5litepod-8"), chips=8) == 1
+    assert tpu.hosts(tpu.Pod(kind="v4-16", hosts=3), chips=4) == 3
+    assert tpu.hosts(tpu.Pod(kind="v4-16"), chips=0) == 0
+    assert tpu.hosts(tpu.Pod(), chips=4) == 0
+
+
+def test_chips_are_device_files(tmp_path):
+    assert tpu.chips_here(tmp_path) == 0
+    (tmp_path / "dev").mkdir()
+    for number in range(4):
+        (tmp_path / f"dev/accel{number}").touch()
+    assert tpu.chips_here(tmp_path) == 4
