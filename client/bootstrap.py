@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from ract.client import context, node_processes
 from ract.client.node_processes import NodeProcess
 from ract.core import naming
-from ract.core.resources import offered
 from ract.core.session import setting
 from ract.core.version import __version__
+from ract.worker.options import check
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -181,7 +181,8 @@ def init(
         RuntimeError: called twice, or an unknown keyword.
         ConnectionError: no cluster at the address.
         AuthenticationError: the cluster has another join token.
-        TypeError, ValueError: a bad quantity of a resource.
+        TypeError, ValueError: a bad quantity of a resource, a bad label, or more accelerators than
+            this process may see.
         ValueError: node resources together with an address, or a malformed address.
     """
     global _context
@@ -224,6 +225,7 @@ def init(
                 "Start one with rworker."
             )
         if address is None:
+            check(node, os.environ)
             node |= {"is-head": True, "name": kwargs.get("_node_name") or ""}
             port = None if include_dashboard is False else (dashboard_host, dashboard_port)
             place = _start_embedded(node, port)
@@ -278,16 +280,12 @@ def _wants_logs(given: bool | None) -> bool:
 def _described(
     num_cpus: Any, num_gpus: Any, resources: Any, labels: Any, store: Any, memory: Any
 ) -> dict[str, Any]:
-    """The options of a new node, those that are given. Raises TypeError, ValueError."""
+    """The options of a new node, those that are given. Raises ValueError."""
     if store is not None and store < STORE_BYTES_MIN:
         raise ValueError(
             f"object_store_memory={store} is too small: at least {STORE_BYTES_MIN} bytes (75 MiB) "
             "are needed"
         )
-    offered(num_cpus or 0, num_gpus or 0, memory or 0, store or 0, resources)
-    for key in labels or {}:
-        if key.startswith("ray.io/"):
-            raise ValueError(f"label {key!r}: the prefix 'ray.io/' is for labels that ract sets")
     given = {
         "num-cpus": num_cpus,
         "num-gpus": num_gpus,
@@ -411,7 +409,8 @@ def _join_machine(address: str, token_file: str | None) -> dict[str, Any]:
     global _started
     from ract.core.security import check_peer, load_token
 
-    config: dict[str, Any] = {"scheduler": address, "node": {"num-cpus": 0, "num-gpus": 0}}
+    node = {"num-cpus": 0, "num-gpus": 0, "for-driver": True}
+    config: dict[str, Any] = {"scheduler": address, "node": node}
     config["token"] = False
     if not address.startswith("tcp://"):
         config["token"] = load_token(token_file)

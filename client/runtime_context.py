@@ -10,6 +10,7 @@ from typing import Any
 from ract.client import ambient, context
 from ract.client.handles import ActorHandle
 from ract.core import ids
+from ract.core.accelerators import ACCELERATORS, VENDORS, visible
 from ract.core.errors import AsyncioActorExit
 from ract.core.messages import EndProcess, ExitCause
 
@@ -80,16 +81,12 @@ class RuntimeContext:
         return {name: units / 10_000 for name, units in demand.items()}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Accelerator ids by resource name, as strings.
+        """Ids of the accelerators assigned to the running task or actor, as strings.
 
-        Raises:
-            AssertionError: in a driver.
+        By resource name, of those that ract knows. In a driver: those to which its environment
+        restricts it.
         """
-        assert context.process.is_executor, (
-            "This method should not be called in a driver: it holds no resources."
-        )
-        assigned = context.process.assigned
-        return {"GPU": list(assigned.get("GPU", []))}
+        return {name: _accelerator_ids(name) for name in ACCELERATORS}
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON."""
@@ -232,10 +229,14 @@ def get_runtime_context() -> RuntimeContext:
 def get_gpu_ids() -> list[int | str]:
     """The GPUs assigned to the running task or actor; in a driver those that are visible."""
     ambient.runtime()
-    ids = context.process.assigned.get("GPU")
-    if ids is None and not context.process.is_executor:
-        ids = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-    return [int(i) if i.isdecimal() else i for i in ids or ()]
+    return [int(i) if i.isdecimal() else i for i in _accelerator_ids("GPU")]
+
+
+def _accelerator_ids(resource: str) -> list[str]:
+    if context.process.is_executor:
+        return list(context.process.assigned.get(resource, ()))
+    vendors = (vendor for vendor in VENDORS.values() if vendor.resource == resource)
+    return next(filter(None, (visible(vendor, os.environ) for vendor in vendors)), [])
 
 
 def exit_actor() -> None:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from ract.core import labels
 from ract.core import resources as res
 from ract.core.session import setting
 
@@ -150,10 +151,8 @@ def _one_of(*allowed: Any) -> Check:
     return check
 
 
-_LABEL_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
-_LABEL_KEY = re.compile(rf"({_LABEL_NAME}(\.{_LABEL_NAME})*/)?{_LABEL_NAME}")
 _LABEL_CONDITION = re.compile(
-    rf"!?({_LABEL_NAME}|in\(\s*{_LABEL_NAME}(\s*,\s*{_LABEL_NAME})*\s*\))"
+    rf"!?({labels.NAME}|in\(\s*{labels.NAME}(\s*,\s*{labels.NAME})*\s*\))"
 )
 
 
@@ -171,7 +170,7 @@ def check_label_selector(name: str, value: Any) -> Any:
         for text in (key, condition):
             if not isinstance(text, str):
                 _fail(name, text, "a dict of strings", kind=True)
-        if not _LABEL_KEY.fullmatch(key):
+        if not labels.KEY.fullmatch(key):
             _fail(name, key, "labels by their names: letters, digits, '-', '_', '.', and a prefix")
         if not _LABEL_CONDITION.fullmatch(condition):
             _fail(f"{name}[{key!r}]", condition, "like 'v', '!v', 'in(v,w)' or '!in(v,w)'")

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ract.core.accelerators import ACCELERATORS, check_quantity
+
 UNIT = 10_000
 """Units of one whole resource; 1/10,000 is the finest share."""
 
@@ -20,7 +22,7 @@ UNITS_MAX = 2**63 - 1
 """What a control message carries, with room for sums."""
 
 PREDEFINED = ("CPU", "GPU", "memory", "object_store_memory")
-WHOLE_ABOVE_ONE = ("GPU",)
+WHOLE_ABOVE_ONE = frozenset(ACCELERATORS)
 
 
 def to_units(name: str, quantity: Any) -> int:
@@ -70,8 +72,8 @@ def demand_from_options(
     """The demand that options describe; zero quantities are left out.
 
     Raises:
-        TypeError: a quantity is not a number. ValueError: a bad quantity, or a predefined resource
-            among the custom ones.
+        TypeError: a quantity is not a number. ValueError: a bad quantity, also of accelerators that
+            cannot be shared, or a predefined resource among the custom ones.
     """
     demand: dict[str, int] = {}
     given = {"CPU": default_cpus if num_cpus is None else num_cpus, "GPU": num_gpus}
@@ -85,6 +87,7 @@ def demand_from_options(
             option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
             raise ValueError(f"use the '{option}' option instead of {name!r} in 'resources'")
         demand[name] = to_units(name, quantity)
+        check_quantity(name, quantity)
     if accelerator_type is not None:
         demand[f"accelerator_type:{accelerator_type}"] = ACCELERATOR_TYPE_UNITS
     return {name: units for name, units in demand.items() if units}

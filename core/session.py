@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -24,9 +25,11 @@ def root_folder() -> Path:
     return folder
 
 
-def setting(name: str, default: str | None = None) -> str | None:
+def setting(
+    name: str, default: str | None = None, environ: Mapping[str, str] = os.environ
+) -> str | None:
     """The environment variable ``RACT_<name>``, else ``RAY_<name>``, for ported programs."""
-    return os.environ.get(f"RACT_{name}", os.environ.get(f"RAY_{name}", default))
+    return environ.get(f"RACT_{name}", environ.get(f"RAY_{name}", default))
 
 
 def child_environment(**more: str) -> dict[str, str]:

@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ract.core.accelerators import ACCELERATORS
+
 UNIT = 10_000
 """One CPU, one GPU, one of anything."""
-
-ACCELERATORS = ("GPU", "TPU", "NPU", "HPU", "neuron_cores")
-"""Resources that are numbered devices."""
 
 
 @dataclass(slots=True, eq=False)

@@ -14,6 +14,7 @@ from ract.util.placement_group import (
 
 if TYPE_CHECKING:
     from ract.util import (
+        accelerators,
         actor_group,
         actor_pool,
         annotations,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActorPool",
+    "accelerators",
     "actor_group",
     "actor_pool",
     "annotations",
@@ -70,6 +72,7 @@ _HOME = {
     "serialization": ("deregister_serializer", "register_serializer"),
 }
 _SUBMODULES = (
+    "accelerators",
     "actor_group",
     "actor_pool",
     "annotations",

@@ -12,7 +12,7 @@ from typing import Any
 import ract
 from ract.client import node_processes
 from ract.client.tool import ask_node
-from ract.core.resources import offered
+from ract.worker.options import check
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
 _NODE_OPTIONS = {
@@ -107,7 +107,8 @@ class Cluster:
                 dashboard_host and dashboard_port.
 
         Raises:
-            TypeError, ValueError: an unknown argument, or a bad quantity of a resource.
+            TypeError, ValueError: an unknown argument, a bad quantity of a resource, a bad label,
+                or more accelerators than the node may see.
             RuntimeError: the node could not start.
         """
         _check(node_args)
@@ -117,13 +118,7 @@ class Cluster:
             for name, option in _NODE_OPTIONS.items()
             if given.get(name) is not None
         }
-        offered(
-            given["num_cpus"],
-            given["num_gpus"],
-            given.get("memory") or 0,
-            given["object_store_memory"],
-            given.get("resources"),
-        )
+        check(options, {**os.environ, **(given.get("env_vars") or {})})
         config: dict[str, Any] = {"node": options}
         if self.head_node is None:
             options["is-head"] = True

@@ -33,10 +33,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from ract.core import messages as m
 from ract.core import wire
-from ract.core.resources import UNIT, offered
+from ract.core.resources import UNIT
 from ract.core.security import fingerprint
 from ract.core.version import __version__
-from ract.worker import compat, detect, shm, transfer
+from ract.worker import compat, detect, offer, shm, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
@@ -92,15 +92,15 @@ class RactWorkerPlugin(WorkerPlugin):
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
         self.session_dir = session.dir
-        self._resources = self._find_resources()
-        store = self._resources["object_store_memory"] // UNIT
+        self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
+        resources = self._offer.resources
         self._machine = NodeMachine(
             Config(
                 node_id,
                 session.dir,
                 session.shm_prefix,
-                self._resources.get("CPU", 0) // UNIT,
-                store,
+                resources.get("CPU", 0) // UNIT,
+                resources["object_store_memory"] // UNIT,
                 self._host,
                 worker.scheduler.address,
                 version=__version__,
@@ -114,7 +114,7 @@ class RactWorkerPlugin(WorkerPlugin):
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
         )
         self._undo.callback(self._zygote.close)
-        await self._zygote.start()
+        await self._zygote.start(self._offer.devices)
         self._server = ControlServer(
             os.path.join(session.dir, "node.sock"), self._received, self._closed
         )
@@ -148,44 +148,22 @@ class RactWorkerPlugin(WorkerPlugin):
     def _host(self) -> str:
         return detect.host_ip(self._worker.address)
 
-    def _find_resources(self) -> dict[str, int]:
-        options = self._options
-        cpus = options.get("num-cpus")
-        if cpus is None:
-            cpus = self._default_cpus()
-        gpus = options.get("num-gpus")
-        found = offered(
-            cpus,
-            detect.num_gpus() if gpus is None else gpus,
-            options.get("memory") or detect.memory_bytes(),
-            options.get("object-store-memory") or detect.store_bytes(),
-            options.get("resources"),
-        )
-        found[f"node:{self._host}"] = UNIT
-        if options.get("is-head"):
-            found["node:__internal_head__"] = UNIT
-        return found
-
-    def _default_cpus(self) -> int:
-        """A plain Dask worker offers as many CPUs as it has threads; ours, all."""
+    def _told(self) -> dict[str, Any]:
+        """The options. A plain Dask worker offers as many CPUs as it has threads; ours, all."""
         if dask.config.get("ract.token", None) is None:
-            return self._worker.state.nthreads
-        return detect.num_cpus()
+            return {"num-cpus": self._worker.state.nthreads, **self._options}
+        return self._options
 
     def _join(self) -> None:
         options = self._options
-        labels = {
-            "ract.io/node-id": self.node_id.hex(),
-            **{str(k): str(v) for k, v in (options.get("labels") or {}).items()},
-        }
         self._send(
             m.NodeJoined(
                 self.node_id,
                 self._worker.address,
                 self._host,
                 os.getpid(),
-                self._resources,
-                labels,
+                self._offer.resources,
+                self._offer.labels,
                 self.session_dir,
                 socket.gethostname(),
                 bool(options.get("is-head")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 from typing import Any
 
@@ -12,8 +13,9 @@ import click
 
 from ract.core import security, session
 from ract.core.errors import AuthenticationError
-from ract.core.resources import offered
+from ract.core.labels import check_labels, parse_labels
 from ract.worker import supervisor
+from ract.worker.options import check
 
 PRELOAD = "ract.worker.preload"
 CONNECT_TIMEOUT_S = 15
@@ -27,6 +29,10 @@ JOIN_TIMEOUT_S = 30.0
 @click.option("--num-gpus", type=float, help="GPUs to offer; default: those that are visible.")
 @click.option("--resources", default="{}", help='Custom resources as JSON, e.g. {"Custom": 1}.')
 @click.option("--labels", default="", help="Labels of the node: k=v,k=v.")
+@click.option(
+    "--labels-file", type=click.Path(dir_okay=False), help="More labels: YAML, key: value."
+)
+@click.option("--memory", type=int, help="Bytes of memory to offer; default: what is available.")
 @click.option("--object-store-memory", type=int, help="Bytes of shared memory for objects.")
 @click.option("--name", default="", help="A name for the node.")
 @click.option("--token-file", type=click.Path(dir_okay=False), help="The cluster's join token.")
@@ -37,6 +43,8 @@ def main(
     num_gpus: float | None,
     resources: str,
     labels: str,
+    labels_file: str | None,
+    memory: int | None,
     object_store_memory: int | None,
     name: str,
     token_file: str | None,
@@ -47,12 +55,13 @@ def main(
         "num-cpus": num_cpus,
         "num-gpus": num_gpus,
         "resources": _resources(resources),
-        "labels": _labels(labels),
+        "labels": {**_labels_of_file(labels_file), **_labels(labels)},
+        "memory": memory,
         "object-store-memory": object_store_memory,
         "name": name or None,
     }
     try:
-        offered(num_cpus or 0, num_gpus or 0, 0, object_store_memory or 0, node["resources"])
+        check(node, os.environ)
         address = security.full_address(address)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
@@ -87,13 +96,22 @@ def _resources(text: str) -> dict[str, float]:
 
 
 def _labels(text: str) -> dict[str, str]:
-    labels = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{part!r} is not k=v", param_hint="--labels")
-        labels[key] = value
-    return labels
+    try:
+        return parse_labels(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--labels") from error
+
+
+def _labels_of_file(path: str | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        with open(path) as file:
+            return check_labels(yaml.safe_load(file) or {})
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--labels-file") from error
 
 
 def configure(node: dict[str, Any], token: str) -> None:

@@ -83,12 +83,22 @@ class Zygote:
         self._unsent: deque[bytes] = deque()
         self._pids: set[int] = set()
 
-    async def start(self) -> None:
-        """Start the process; requests may follow at once."""
+    async def start(self, devices: dict[str, Any]) -> None:
+        """Start the process; requests may follow at once.
+
+        Args:
+            devices: The node's accelerators (`ract.worker.offer.Devices`).
+        """
         self._loop = asyncio.get_running_loop()
         self._popen, self._sock = _take_early() or _spawn()
         self._loop.add_reader(self._sock, self._readable)
-        self._send({"session_dir": self._session_dir, "shm_prefix": self._shm_prefix})
+        self._send(
+            {
+                "session_dir": self._session_dir,
+                "shm_prefix": self._shm_prefix,
+                "devices": devices,
+            }
+        )
 
     def fork(self, process: int, env: dict[str, str]) -> None:
         """Fork an executor with a process number and further environment variables."""

@@ -7,7 +7,7 @@ few milliseconds instead of half a second. It stays single-threaded, so that for
 
 It shares a SEQPACKET socket with its daemon; a packet is one msgpack map:
 
-    daemon -> zygote   {"session_dir": path, "shm_prefix": prefix}   first, and once
+    daemon -> zygote   {"session_dir": path, "shm_prefix": prefix, "devices": {...}}   first
                        {"fork": process, "env": {...}}    {"kill": pid, "signal": number}
     zygote -> daemon   {"forked": process, "pid": pid}
                        {"exited": process, "pid": pid, "status": n, "task": number}
@@ -40,6 +40,7 @@ import msgpack
 import numpy as np
 
 from ract.worker import shm
+from ract.worker.executor import accelerators
 from ract.worker.executor import main as executor
 from ract.worker.executor.titles import set_title
 
@@ -196,6 +197,7 @@ def main() -> None:
     first = sock.recv(PACKET_BYTES_MAX)
     if first:  # else the daemon has ended while it started
         node = msgpack.unpackb(first)
+        accelerators.devices.update(node["devices"])
         Zygote(sock, node["session_dir"], node["shm_prefix"]).run()
 
 

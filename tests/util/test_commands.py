@@ -89,9 +89,14 @@ def address_of(scheduler):
 def three_daemons(start, env):
     scheduler = start(BIN / "rscheduler", "--port", "0", env=env, until="dashboard")
     address = address_of(scheduler)
+    labels = Path(env["RACT_HOME"], "labels.yaml")
+    labels.write_text("zone: a\nmy.org/tier: gpu\n")
     nodes = [
         start(BIN / "rworker", address, "--num-cpus", "2", *more, env=env, until="joined")
-        for more in (["--resources", '{"Custom": 1}'], ["--num-gpus", "1", "--labels", "zone=b"])
+        for more in (
+            ["--resources", '{"Custom": 1}'],
+            ["--num-gpus", "1", "--labels", "zone=b", "--memory", "1000", "--labels-file", labels],
+        )
     ]
     return scheduler, address, nodes
 
@@ -128,7 +133,12 @@ custom = Where.options(resources={{"Custom": 1}}).remote()
 gpu = Where.options(num_gpus=1).remote()
 nodes = {{n["NodeID"]: n for n in ract.nodes()}}
 assert nodes[ract.get(custom.node.remote())]["Resources"]["Custom"] == 1
-assert nodes[ract.get(gpu.node.remote())]["Resources"]["GPU"] == 1
+with_gpu = nodes[ract.get(gpu.node.remote())]
+assert with_gpu["Resources"]["GPU"] == 1
+assert with_gpu["Resources"]["memory"] == 1000
+assert with_gpu["Labels"]["zone"] == "b"  # the command line wins over the file
+assert with_gpu["Labels"]["my.org/tier"] == "gpu"
+assert with_gpu["Labels"]["ray.io/node-id"] == with_gpu["NodeID"]
 assert ract.get(gpu.make.remote(1_000_000)).sum() == 1_000_000
 print("nodes", len(nodes))
 """
@@ -237,6 +247,11 @@ def test_killed_scheduler_and_nodes_leave_nothing(env, daemons):
         (["rworker", "127.0.0.1:1", "--resources", '{"CPU": 1}'], "use 'num_cpus'"),
         (["rworker", "127.0.0.1:1", "--resources", '{"X": -1}'], "negative"),
         (["rworker", "127.0.0.1:1", "--labels", "zone"], "not k=v"),
+        (["rworker", "127.0.0.1:1", "--labels", "ray.io/x=y"], "'ray.io/'"),
+        (["rworker", "127.0.0.1:1", "--labels-file", "nowhere.yaml"], "nowhere.yaml"),
+        (["rworker", "127.0.0.1:1", "--labels-file", __file__], "test_commands.py"),
+        (["rworker", "127.0.0.1:1", "--num-gpus", "1.5"], "whole"),
+        (["rworker", "127.0.0.1:1", "--num-gpus", "3"], "CUDA_VISIBLE_DEVICES"),
         (["rworker", "127.0.0.1:1"], "no join token"),
         (["rscheduler", "--token-file", "/"], "is a directory"),
         (["ract", "status"], "no running cluster"),
@@ -245,6 +260,7 @@ def test_killed_scheduler_and_nodes_leave_nothing(env, daemons):
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
 def test_bad_input_of_commands(env, arguments, what):
+    env = {**env, "CUDA_VISIBLE_DEVICES": "0,1"}
     done = run(BIN / arguments[0], *arguments[1:], env=env, check=False)
     assert done.returncode != 0
     assert what in done.stderr

@@ -74,6 +74,12 @@ def at(target, resource, **more):
     return target.options(resources={resource: 1}, **more)
 
 
+def test_a_node_offers_no_more_than_its_own_variables_let_it_see(cluster):
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"):
+        cluster.add_node(num_gpus=2, env_vars={"CUDA_VISIBLE_DEVICES": "0"})
+    assert len(cluster.list_all_nodes()) == 3
+
+
 def test_tasks_and_actors_land_where_their_resources_are(ids):
     for name, node_id in zip("ABC", ids, strict=True):
         assert ract.get(at(where, name).remote()) == node_id

@@ -1,31 +1,47 @@
-"""Which GPUs an executor may use: by the variable that CUDA libraries read when they start."""
+"""Which accelerators an executor may use: by the variables that libraries read when they start."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"
-KEEP = (
-    "RACT_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",
-    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",
-)
+from ract.core.accelerators import VENDORS, is_left_alone, variables, visible
 
-_of_node = os.environ.get(VARIABLE)
-"""What the node was restricted to when it started, by ids or UUIDs; None for all it has."""
+devices: dict[str, tuple[str, list[str]]] = {}
+"""What the node offers: by resource, the vendor and the ids by number. Set by the zygote."""
+
+_before = dict(os.environ)
 
 
-def show(assigned: dict[str, Any]) -> dict[str, list[str]]:
-    """Make exactly the assigned GPUs visible to this process; none if none are assigned.
+def show(assigned: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, list[str]]:
+    """Make exactly the assigned accelerators visible to this process; none if none are assigned.
 
     Args:
-        assigned: By resource, the numbers of the node's devices, counted from 0.
+        assigned: By resource, the numbers of the node's devices.
+        own: Variables that the job sets itself, which stay as they are.
 
     Returns:
         By resource, the ids under which the machine knows them.
     """
-    offered = _of_node.split(",") if _of_node else None
-    ids = [offered[i] if offered is not None else str(i) for i in assigned.get("GPU", ())]
-    if not any(os.environ.get(name) == "1" for name in KEEP):
-        os.environ[VARIABLE] = ",".join(ids)
-    return {"GPU": ids} if ids else {}
+    shown = {}
+    for resource, (name, offered) in devices.items():
+        vendor = VENDORS[name]
+        numbers = assigned.get(resource, ())
+        ids = [offered[number] for number in numbers]
+        if vendor.variable in own:
+            ids = (visible(vendor, own) or ids) if numbers else []
+        elif not is_left_alone(vendor, os.environ):
+            for variable, value in variables(vendor, ids).items():
+                _set(variable, value)
+        if ids:
+            shown[resource] = ids
+    return shown
+
+
+def _set(variable: str, value: str | None) -> None:
+    value = _before.get(variable) if value is None else value
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value

@@ -16,6 +16,7 @@ import pickle
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from ract.client import context
@@ -88,10 +89,14 @@ def _leave(code: int) -> None:
 _threads_of_user = os.environ.get(THREADS)
 
 
-def _limit_threads(demand: dict[str, int]) -> None:
+def _limit_threads(demand: dict[str, int], own: Mapping[str, str]) -> None:
     """As many threads for libraries that are imported from now on as there are CPUs."""
-    if _threads_of_user is None:
+    if _threads_of_user is None and THREADS not in own:
         os.environ[THREADS] = str(max(1, demand.get("CPU", 0) // UNIT))
+
+
+def _variables(runtime_env: str) -> dict[str, str]:
+    return (json.loads(runtime_env) if runtime_env else {}).get("env_vars", {})
 
 
 class Executor:
@@ -157,9 +162,8 @@ class Executor:
         if isinstance(message, UseLease):
             context.process.shape = message.shape
             enter_group(group_of(message.shape.strategy))
-            context.process.assigned = accelerators.show(message.assigned)
             self._join_job(message.shape.job_id, message.shape.runtime_env)
-            _limit_threads(message.shape.demand)
+            self._equip(message.assigned, message.shape.demand, message.shape.runtime_env)
             context.process.lease = message.lease
         elif isinstance(message, EndProcess):
             self.server.end(message.cause)
@@ -185,10 +189,15 @@ class Executor:
             LoggingConfig.from_dict(json.loads(metadata["logging_config"])).apply()
         if metadata.get("names") == "ray":
             naming.speak_of_ray()
-        for name, value in (
-            (json.loads(runtime_env) if runtime_env else {}).get("env_vars", {}).items()
-        ):
+        for name, value in _variables(runtime_env).items():
             os.environ[name] = os.path.expandvars(value)
+
+    @staticmethod
+    def _equip(assigned: dict[str, Any], demand: dict[str, int], runtime_env: str) -> None:
+        """Show the process what it may use: libraries read it when they are imported."""
+        own = _variables(runtime_env)
+        context.process.assigned = accelerators.show(assigned, own)
+        _limit_threads(demand, own)
 
     # ------------------------------------------------------------------ becoming an actor
 
@@ -200,10 +209,9 @@ class Executor:
         process.actor_spec = spec
         process.actor_incarnation = message.incarnation
         enter_group(group_of(spec.strategy))
-        process.assigned = accelerators.show(message.assigned)
+        self._equip(message.assigned, spec.running_demand, spec.runtime_env)
         self.execution.actor_id = spec.actor_id
         self.execution.notes_calls = spec.enable_task_events
-        _limit_threads(spec.running_demand)
         set_title(spec.class_name)
         try:
             class_head, args_head = pickle.loads(spec.creation.head)

@@ -1,0 +1,94 @@
+"""The limits of the control groups that this process is in, of both versions.
+
+Theory of operation
+-------------------
+``/proc/self/cgroup`` says which group the process is in, per controller (version 1) or for all of
+them (version 2, the line with no controllers); ``/proc/self/mountinfo`` says where the groups can
+be seen, and from which group on: in a container that is often the container's own. A limit of a
+group holds for all groups in it, so the way up to the mount point is searched as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")
+
+_LIMIT = ("memory.max", "memory.limit_in_bytes")
+_USED = ("memory.current", "memory.usage_in_bytes")
+_RECLAIMABLE = ("inactive_file", "total_inactive_file")
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """CPUs' worth of time that the process may use; None: no limit.
+
+    Args:
+        root: Where the file system begins, for tests.
+    """
+    return min((n for folder in _folders("cpu", root) for n in _quota(folder)), default=None)
+
+
+def memory_available(root: Path = ROOT) -> int | None:
+    """Bytes that the process' group may still use; None: no limit. Idle caches do not count."""
+    left = []
+    for folder in _folders("memory", root):
+        limit, used = _number(folder, _LIMIT), _number(folder, _USED)
+        if limit is not None:
+            left.append(max(0, limit - max(0, (used or 0) - _reclaimable(folder))))
+    return min(left, default=None)
+
+
+def _folders(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process' group and of those around it."""
+    groups: dict[str, str] = {}
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, group = line.split(":", 2)
+        groups.update(dict.fromkeys(controllers.split(","), group))
+    for line in _lines(root / "proc/self/mountinfo"):
+        mount, _, system = line.partition(" - ")
+        kind, _, options = system.split(" ", 2)
+        if kind == "cgroup2":
+            group = groups.get("", "")
+        elif kind == "cgroup" and controller in options.split(","):
+            group = groups.get(controller, "")
+        else:
+            continue
+        shown, top = mount.split(" ")[3:5]
+        folder = base = root / top.lstrip("/")
+        shown = shown.rstrip("/")
+        if group.startswith(f"{shown}/") and ".." not in group:
+            folder = base / group.removeprefix(shown).lstrip("/")
+        yield folder
+        if folder != base:
+            yield from folder.parents[: len(folder.parts) - len(base.parts)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:  # no control groups here
+        return []
+
+
+def _quota(folder: Path) -> Iterator[float]:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()  # "max": none, a ValueError
+        yield float(int(quota) / int(period))
+    with contextlib.suppress(OSError, ValueError):
+        micros = int((folder / "cpu.cfs_quota_us").read_text())
+        if micros > 0:
+            yield micros / int((folder / "cpu.cfs_period_us").read_text())
+
+
+def _number(folder: Path, names: tuple[str, ...]) -> int | None:
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            return int((folder / name).read_text())
+    return None
+
+
+def _reclaimable(folder: Path) -> int:
+    counted = dict(line.partition(" ")[::2] for line in _lines(folder / "memory.stat"))
+    return max(int(counted.get(name, 0)) for name in _RECLAIMABLE)
