@@ -1,16 +1,9 @@
 """What programs often need beside tasks and actors. Everything is imported at its first use."""
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
-
-# At once: the function has the name of its module, and an import of that later would replace it.
-from ract.util.placement_group import (
-    get_current_placement_group,
-    get_placement_group,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
 
 if TYPE_CHECKING:
     from ract.util import (
@@ -29,6 +22,12 @@ if TYPE_CHECKING:
     from ract.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
     from ract.util.named_actors import list_named_actors
     from ract.util.network import get_node_instance_id, get_node_ip_address
+    from ract.util.placement_group import (
+        get_current_placement_group,
+        get_placement_group,
+        placement_group_table,
+        remove_placement_group,
+    )
     from ract.util.progress_bar import progress
     from ract.util.serialization import deregister_serializer, register_serializer
 
@@ -68,6 +67,12 @@ _HOME = {
     "debug": ("disable_log_once_globally", "enable_periodic_logging", "log_once"),
     "named_actors": ("list_named_actors",),
     "network": ("get_node_instance_id", "get_node_ip_address"),
+    "placement_group": (
+        "get_current_placement_group",
+        "get_placement_group",
+        "placement_group_table",
+        "remove_placement_group",
+    ),
     "progress_bar": ("progress",),
     "serialization": ("deregister_serializer", "register_serializer"),
 }
@@ -97,3 +102,26 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """What this module is an instance of, because a function has the name of its own module.
+
+    ``ract.util.placement_group`` is the function, though to import the module of that name would
+    make it the module.
+    """
+
+    @property
+    def placement_group(self) -> Any:
+        """The function, see `ract.util.placement_group`."""
+        return importlib.import_module("ract.util.placement_group").placement_group
+
+    @placement_group.setter
+    def placement_group(self, value: Any) -> None:
+        """The import of the module wants to be seen here."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -49,6 +49,15 @@ def test_progress_is_the_function_in_every_order_of_imports():
     assert done.stdout.split() == ["True"], done.stderr
 
 
+def test_placement_group_is_the_function_in_every_order_of_imports():
+    script = "import ract.util.placement_group as g, ract.util; print(g.__code__.co_name)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/")
+    assert done.stdout.split() == ["placement_group"], done.stderr
+    script = "from ract.util import placement_group; print(placement_group.__code__.co_name)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/")
+    assert done.stdout.split() == ["placement_group"], done.stderr
+
+
 # --------------------------------------------------------------------------- log_once
 
 
