@@ -160,6 +160,59 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+# --------------------------------------------------------------------------- drain-node
+
+DRAIN_LOOK_S = 0.2
+
+
+@main.command("drain-node")
+@click.option("--address", help="tls://host:port; default: $RACT_ADDRESS, else the newest here.")
+@click.option("--node-id", required=True, help="56 hex digits, or the first of them.")
+@click.option("--reason", default="ract drain-node", help="What those who ask are told.")
+@click.option("--reason-message", default="", help="More of it.")
+@click.option(
+    "--deadline-remaining-seconds",
+    "deadline_s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End the node then with whatever is left on it; default: wait as long as it takes.",
+)
+@click.option("--no-wait", is_flag=True, help="Return when it has begun.")
+def drain_node(
+    address: str | None,
+    node_id: str,
+    reason: str,
+    reason_message: str,
+    deadline_s: float | None,
+    no_wait: bool,
+) -> None:
+    """End a node without loss: nothing new starts there; work is finished or moved, objects too."""
+    why = f"{reason}: {reason_message}" if reason_message else reason
+    try:
+        nodes = ask_cluster(address, "nodes")
+        alive = [n["NodeID"] for n in nodes if n["Alive"] and n["NodeID"].startswith(node_id)]
+        if len(alive) != 1:
+            known = ", ".join(node["NodeID"][:8] for node in nodes if node["Alive"])
+            raise click.ClickException(
+                f"{len(alive)} living nodes have an id that begins with {node_id!r}; alive: {known}"
+            )
+        args = {"node_id": alive[0], "reason": why}
+        left = ask_cluster(address, "drain_node", **args, deadline_s=deadline_s)["left"]
+        shown: list[str] | None = None
+        while not no_wait:
+            states = {n["NodeID"]: n["Alive"] for n in ask_cluster(address, "nodes")}
+            if not states.get(alive[0]):
+                click.echo(f"node {alive[0][:8]} has ended")
+                return
+            if left != shown:
+                click.echo(f"draining node {alive[0][:8]}; left: {', '.join(left) or 'nothing'}")
+                shown = left
+            time.sleep(DRAIN_LOOK_S)  # nobody tells a tool
+            left = ask_cluster(address, "drain_left", node_id=alive[0])
+        click.echo(f"draining node {alive[0][:8]}; left: {', '.join(left) or 'nothing'}")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(f"{error}\n{HOW_TO_REACH}") from error
+
+
 # --------------------------------------------------------------------------- kill-actor
 
 

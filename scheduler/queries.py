@@ -257,8 +257,16 @@ def drain_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
             f"node {node.short} has the scheduler and cannot be drained; stop the cluster",
         )
     deadline_s = args.get("deadline_s")
+    if deadline_s is not None and not deadline_s > 0:
+        raise ValueError(f"deadline_s must be more than 0 seconds, got {deadline_s}")
     machine.drains.begin(node, str(args.get("reason") or "requested"), deadline_s)
     return {"left": machine.drains.what_is_left(node)}
+
+
+def drain_left(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``node_id`` (hex): what a node that is drained still has; empty if it is gone."""
+    node = machine.nodes.get(bytes.fromhex(args["node_id"]))
+    return machine.drains.what_is_left(node) if node is not None else []
 
 
 # --------------------------------------------------------------------------- tables and the rest
@@ -358,6 +366,7 @@ OPS: dict[str, Op] = {
     "status": status,
     "kill_node": kill_node,
     "drain_node": drain_node,
+    "drain_left": drain_left,
     "job": job,
     "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,

@@ -227,7 +227,8 @@ class Objects:
                 if blob is None and self.store.keep(object_id):
                     kept = m.ObjectKept(self._config.node_id, object_id)
                     self._command(ev.ToScheduler(kept))
-            elif blob is not None:
+                continue
+            if blob is not None:
                 here = m.ObjectHere(process, object_id, blob)
             else:
                 stored = self.store.objects[object_id]

@@ -172,10 +172,11 @@ class World:
             self.rng.choice(victims).die(9)
         elif dice < 0.67 and nodes:
             self.crash_node(self.rng.choice(nodes))
-        elif dice < 0.7 and nodes and drivers:
+        elif dice < 0.72 and nodes and drivers:
             node, driver = self.rng.choice(nodes), self.rng.choice(drivers)
-            ask = Request(driver.number, next(self.ids), "kill_node", {"node_id": node.node_id})
-            driver.say(ask)
+            args = {"node_id": node.node_id, "deadline_s": self.rng.choice((0.2, 2.0))}
+            op = self.rng.choice(("kill_node", "drain_node"))
+            driver.say(Request(driver.number, next(self.ids), op, args))
         elif dice < 0.8 and len(nodes) < 6:
             self.add_node()
         elif dice < 0.85 and len(drivers) > 1:
