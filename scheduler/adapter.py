@@ -32,7 +32,7 @@ from ract.core.messages import EndNode, ExitCause, NodeJoined
 from ract.core.version import __version__
 from ract.scheduler import compat
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.turn import NodeLost, Send, Tick
+from ract.scheduler.turn import NodeLost, NodesToGo, Send, Tick
 
 logger = logging.getLogger("ract.scheduler")
 
@@ -75,6 +75,9 @@ class RactSchedulerPlugin(SchedulerPlugin):
         self._machine = SchedulerMachine(self.cluster_id, random.Random(), config)
         compat.add_stream_handler(scheduler, "ract", self._receive)
         compat.add_rpc(scheduler, "ract_ping", self._ping)
+        self._dasks_target = compat.rpc(scheduler, "adaptive_target")
+        compat.add_rpc(scheduler, "adaptive_target", self._adaptive_target)
+        compat.add_rpc(scheduler, "workers_to_close", self._workers_to_close)
         for worker in list(scheduler.workers):
             compat.hurry(scheduler, worker)
 
@@ -110,6 +113,31 @@ class RactSchedulerPlugin(SchedulerPlugin):
         return self._machine
 
     # ------------------------------------------------------------------ inside
+
+    def _adaptive_target(self, target_duration: Any = None) -> int:
+        """How many workers Dask's adaptive scaling should have: as ract needs, or Dask's tasks."""
+        dasks = self._dasks_target(target_duration=target_duration)
+        wanted = max(self.machine.scaling.wanted(), dasks)
+        if wanted >= len(self.machine.scaling.managed()):
+            self._turn([NodesToGo(0)])
+        return wanted
+
+    def _workers_to_close(
+        self, target: int | None = None, attribute: str = "address", **_: Any
+    ) -> list[Any]:
+        """The workers that Dask's adaptive scaling may close: they hold nothing any more."""
+        assert self._scheduler is not None
+        have = len(self.machine.scaling.managed())
+        self._turn([NodesToGo(have - (have if target is None else target))])
+        found = []
+        for node_id in self.machine.may_go:
+            worker = self._worker_of.get(node_id)
+            if worker is not None and compat.is_idle(self._scheduler, worker):
+                cause = ExitCause("shutdown", "the cluster is scaled down", node_id=node_id)
+                self._ending[node_id] = cause
+                by_name = attribute == "name"
+                found.append(compat.name_of(self._scheduler, worker) if by_name else worker)
+        return found
 
     def _receive(self, *, worker: str, frames: list[Any], **_: Any) -> None:
         """Take one message of a worker's stream."""

@@ -78,7 +78,12 @@ def matches(node: Node, selector: Mapping[str, str]) -> bool:
 
 def could_run(node: Node, ask: Ask, selector: Mapping[str, str]) -> bool:
     """Return whether the node, idle, would take ``ask`` with these labels."""
-    return not node.is_draining and node.ledger.is_feasible(ask.demand) and matches(node, selector)
+    return not node.is_draining and has_all(node, ask, selector)
+
+
+def has_all(node: Node, ask: Ask, selector: Mapping[str, str]) -> bool:
+    """Return whether the node is large enough for ``ask`` and has these labels."""
+    return node.ledger.is_feasible(ask.demand) and matches(node, selector)
 
 
 def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:

@@ -3,7 +3,8 @@
 Checked against distributed 2026.8.0. What is relied on: ``Scheduler.stream_handlers`` and
 ``handlers`` are dicts by op, consulted per message; ``Scheduler.stream_comms`` maps a worker's
 address to its `BatchedSend`; ``BatchedSend.interval`` is read after each batch. A stream handler
-that raises closes and removes the worker, so ours never raise.
+that raises closes and removes the worker, so ours never raise. ``distributed.deploy.Adaptive`` asks
+the remote calls ``adaptive_target`` and ``workers_to_close``, and retires what the latter names.
 """
 
 from __future__ import annotations
@@ -23,6 +24,22 @@ def add_stream_handler(scheduler: Scheduler, op: str, handler: Callable[..., Non
 def add_rpc(scheduler: Scheduler, op: str, handler: Callable[..., Any]) -> None:
     """Answer the remote call ``op`` with what ``handler`` returns."""
     scheduler.handlers[op] = handler
+
+
+def rpc(scheduler: Scheduler, op: str) -> Callable[..., Any]:
+    """What answers the remote call ``op`` now."""
+    return scheduler.handlers[op]
+
+
+def name_of(scheduler: Scheduler, worker: str) -> Any:
+    """The name under which a deployer knows a worker."""
+    return scheduler.workers[worker].name
+
+
+def is_idle(scheduler: Scheduler, worker: str) -> bool:
+    """Whether a worker has neither tasks nor data of Dask's own."""
+    state = scheduler.workers.get(worker)
+    return state is None or not (state.processing or state.has_what)
 
 
 def hurry(scheduler: Scheduler, worker: str) -> None:

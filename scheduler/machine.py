@@ -39,8 +39,9 @@ from ract.scheduler.objects import Directory
 from ract.scheduler.placement import Placement
 from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
+from ract.scheduler.scaling import Scaling
 from ract.scheduler.tasks import Tasks
-from ract.scheduler.turn import NodeLost, Send, Settings, Tick, Turn
+from ract.scheduler.turn import NodeLost, NodesToGo, Send, Settings, Tick, Turn
 
 
 class SchedulerMachine:
@@ -84,6 +85,11 @@ class SchedulerMachine:
             self.groups,
             self.objects,
         )
+        self.scaling = Scaling(
+            self.nodes, self.processes, self.leases, self.actors, self.groups, self.drains
+        )
+        #: The nodes that may be ended since the newest `NodesToGo`: they hold nothing.
+        self.may_go: list[bytes] = []
         self.tasks = Tasks(self.turn)
         self.kv = KeyValues(self.turn)
 
@@ -152,9 +158,12 @@ class SchedulerMachine:
         self.actors.tick()
         self.turn.retry = True  # a recall may be due
 
+    def _nodes_to_go(self, event: NodesToGo) -> None:
+        self.may_go = [node.node_id for node in self.scaling.shrink(event.count)]
+
     def _is_from_somebody(self, event: Any) -> bool:
         """Drop what comes from nodes and processes that are not alive (any more)."""
-        if isinstance(event, m.NodeJoined | NodeLost | Tick):
+        if isinstance(event, m.NodeJoined | NodeLost | NodesToGo | Tick):
             return True
         node_id = getattr(event, "node_id", None)
         if node_id is not None:
@@ -282,6 +291,7 @@ class SchedulerMachine:
 
 _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     NodeLost: SchedulerMachine._node_lost,
+    NodesToGo: SchedulerMachine._nodes_to_go,
     Tick: SchedulerMachine._tick,
     m.NodeJoined: SchedulerMachine._node_joined,
     m.NodeStats: SchedulerMachine._stats,

@@ -18,6 +18,7 @@ from ract.core.messages import ActorSpec, EndNode, ExitCause, GroupSpec, Reply, 
 from ract.core.resources import describe
 from ract.scheduler import groups, rows
 from ract.scheduler.actor_states import Actor
+from ract.scheduler.ask import Ask
 from ract.scheduler.explain import explain
 from ract.scheduler.group_records import Group
 
@@ -226,6 +227,11 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
         "nodes": list(rows.nodes(machine)),
         "resources": {name: {"used": n - free[name], "total": n} for name, n in total.items()},
         "pending_demands": list(demands.values()),
+        "requested": [rows.amounts(ask.demand) for ask in machine.scaling.requested],
+        "draining": {
+            drain.node.node_id.hex(): machine.drains.what_is_left(drain.node)
+            for drain in machine.drains.table.values()
+        },
         "actors": states,
         "leases": len(machine.leases.table),
         "objects": len(machine.objects.table),
@@ -261,6 +267,15 @@ def drain_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
         raise ValueError(f"deadline_s must be more than 0 seconds, got {deadline_s}")
     machine.drains.begin(node, str(args.get("reason") or "requested"), deadline_s)
     return {"left": machine.drains.what_is_left(node)}
+
+
+def request_resources(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """``bundles``, ``selectors``: what there should be room for; replaces earlier requests."""
+    machine.scaling.requested = [
+        Ask.of(bundle, {}, selector)
+        for bundle, selector in zip(args["bundles"], args["selectors"], strict=True)
+    ]
+    return machine.scaling.wanted()
 
 
 def drain_left(machine: SchedulerMachine, process: int, args: Args) -> Any:
@@ -367,6 +382,7 @@ OPS: dict[str, Op] = {
     "kill_node": kill_node,
     "drain_node": drain_node,
     "drain_left": drain_left,
+    "request_resources": request_resources,
     "job": job,
     "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,

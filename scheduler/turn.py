@@ -7,8 +7,8 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost` and `Tick`. The only command is `Send`: a message for a node, which passes it on to the
-process that the message names, if it names one.
+`NodeLost`, `NodesToGo` and `Tick`. The only command is `Send`: a message for a node, which passes
+it on to the process that the message names, if it names one.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ class NodeLost:
 @dataclass(frozen=True, slots=True)
 class Tick:
     """Local event: time has passed (`SchedulerMachine.next_deadline` asked for it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesToGo:
+    """Local event: whoever scales the cluster wants so many nodes fewer (0: none any more)."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ SOURCES = sorted(
 
 CORE = {"core"}
 SIDES = {"scheduler", "worker", "client"}
-TOOLS = {"util", "dag", "dashboard", "benchmarks", "compat", "experimental"}
+TOOLS = {"autoscaler", "util", "dag", "dashboard", "benchmarks", "compat", "experimental"}
 
 #: What each package may import; a module's own package is always allowed.
 ALLOWED = {

@@ -1,0 +1,1 @@
+"""Clusters that grow and shrink: see `ract.autoscaler.sdk`."""
