@@ -17,7 +17,8 @@ def request_resources(
     """Have the cluster grow until all of this would fit on it if it were idle, and stay so.
 
     It reserves nothing: it is a wish to whoever adds nodes (``cluster.adapt()`` of a Dask
-    deployer). Each call replaces what was asked for before; without arguments nothing is asked for any more.
+    deployer). Each call replaces what was asked for before; without arguments nothing is asked for
+    any more.
 
     Args:
         num_cpus: CPUs, which may lie on any nodes.

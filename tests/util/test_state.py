@@ -4,7 +4,7 @@ import pytest
 
 import ract
 from ract.testing import wait_for_condition
-from ract.util import state
+from ract.util import placement_group, remove_placement_group, state
 from ract.util.state.exception import RayStateApiException
 
 
@@ -60,6 +60,19 @@ def test_nodes_workers_jobs_and_objects_are_listed():
     assert state.get_job(ract.get_runtime_context().get_job_id()).status == "RUNNING"
     wait_for_condition(lambda: len(state.get_objects(ref.hex())) == 1)
     assert state.get_objects(ref.hex())[0].object_size >= 1_000_000
+
+
+def test_placement_groups_are_listed_with_their_bundles():
+    group = placement_group([{"CPU": 1}], name="listed", lifetime="detached")
+    assert group.wait(30)
+    row = state.get_placement_group(group.id.hex())
+    assert (row.name, row.state, row.is_detached) == ("listed", "CREATED", True)
+    assert row in state.list_placement_groups(filters=[("name", "=", "listed")])
+    (bundle,) = row.bundles
+    assert bundle["unit_resources"] == {"CPU": 1.0}
+    assert bundle["node_id"] == ract.get_runtime_context().get_node_id()
+    remove_placement_group(group)
+    wait_for_condition(lambda: state.get_placement_group(group.id.hex()).state == "REMOVED")
 
 
 def test_rows_behave_as_objects_and_as_dicts():

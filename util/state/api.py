@@ -21,6 +21,7 @@ from ract.util.state.common import (
     JobState,
     NodeState,
     ObjectState,
+    PlacementGroupState,
     StateRow,
     TaskState,
     WorkerState,
@@ -76,6 +77,9 @@ list_nodes = _lister(NodeState, "list_nodes", "The nodes, dead ones included")
 list_workers = _lister(WorkerState, "workers", "Drivers and executors")
 list_objects = _lister(ObjectState, "objects", "The objects that the cluster knows, per holder")
 list_jobs = _lister(JobState, "jobs", "The jobs, finished ones included")
+list_placement_groups = _lister(
+    PlacementGroupState, "placement_groups", "The placement groups, removed ones included"
+)
 
 
 def _getter(kind: type[Row], table: str, what: str) -> Callable[..., Row | None]:
@@ -96,6 +100,7 @@ get_actor = _getter(ActorState, "actors", "actor")
 get_node = _getter(NodeState, "list_nodes", "node")
 get_worker = _getter(WorkerState, "workers", "process")
 get_job = _getter(JobState, "jobs", "job")
+get_placement_group = _getter(PlacementGroupState, "placement_groups", "placement group")
 
 
 def get_task(

@@ -82,6 +82,12 @@ class ObjectState(StateRow):
     ID = "object_id"
 
 
+class PlacementGroupState(StateRow):
+    """A placement group."""
+
+    ID = "placement_group_id"
+
+
 class JobState(StateRow):
     """A job."""
 
