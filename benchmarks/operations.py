@@ -411,6 +411,21 @@ def create_100():
     return _create_actors(100)
 
 
+@operation("placement groups made and removed", 50)
+def placement_groups():
+    util = importlib.import_module(f"{api.__name__}.util")
+
+    def run():
+        groups = [util.placement_group([{"CPU": 0.001}] * 2) for _ in range(50)]
+        for group in groups:
+            if not group.wait(30):
+                raise AssertionError("a placement group was not made")
+        for group in groups:
+            util.remove_placement_group(group)
+
+    return run
+
+
 # --------------------------------------------------------------------------- Dask's futures
 
 DASK = {
