@@ -88,11 +88,7 @@ def has_all(node: Node, ask: Ask, selector: Mapping[str, str]) -> bool:
 
 def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
     """Say in words what ``node`` lacks for ``ask``, given what it has (total or free)."""
-    missing = [
-        f"{name}: {in_units(name, n)} asked, {in_units(name, have.get(name, 0))} there"
-        for name, n in sorted(ask.demand.items())
-        if have.get(name, 0) < n
-    ]
+    missing = short_of(ask.demand, have)
     if not any(matches(node, selector) for selector in ask.selectors):
         missing.append(f"labels {ask.selectors[0]} do not match")
     if ask.kind == "NODE_AFFINITY" and not ask.is_soft and node.node_id != ask.node_id:
@@ -100,6 +96,15 @@ def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
     if node.is_draining:
         missing.append("it is being drained")
     return missing
+
+
+def short_of(demand: Mapping[str, int], have: Mapping[str, int]) -> list[str]:
+    """Say in words which resources are too few."""
+    return [
+        f"{name}: {in_units(name, n)} asked, {in_units(name, have.get(name, 0))} there"
+        for name, n in sorted(demand.items())
+        if have.get(name, 0) < n
+    ]
 
 
 def _matches_one(label: str | None, wanted: str) -> bool:

@@ -3,26 +3,33 @@
 Theory of operation
 -------------------
 An explanation is ``{"id", "kind", "state", "text", "reasons": [...]}``. Each reason is a dict with
-a ``what``: a node that was looked at and what it lacks, what is ahead in the queue, who has yet to
-bring a value, why something ended. ``text`` says the same in plain language.
+a ``what``: a node (or bundle) that was looked at, what it lacks and who holds that; what is ahead
+in the queue; who has yet to bring a value; why something ended. ``text`` says the same in plain
+language.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ract.core.resources import describe
 from ract.scheduler.actor_states import Actor
-from ract.scheduler.ask import Ask, lacks
+from ract.scheduler.ask import Ask, lacks, short_of
 from ract.scheduler.bundles import search
 from ract.scheduler.group_records import Group
 from ract.scheduler.lease_records import Want
+from ract.scheduler.ledger import Allocation, Ledger
 from ract.scheduler.objects import Entry
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
 
 Explanation = dict[str, Any]
+Reason = dict[str, Any]
+
+HOLDERS_MAX = 5
+"""So many holders of what is lacking are told of in the text."""
 
 BUNDLES_MAX = 8
 """So many bundles of a group are told of."""
@@ -126,7 +133,7 @@ def _group(machine: SchedulerMachine, group: Group) -> Explanation:
 def _object(machine: SchedulerMachine, entry: Entry) -> Explanation:
     ident = entry.object_id.hex()
     name = f" of task {entry.task_name}" if entry.task_name else ""
-    reasons: list[dict[str, Any]] = []
+    reasons: list[Reason] = []
     if entry.state == "PENDING":
         process = machine.processes.alive.get(entry.publisher)
         where = f" ({process.kind}, pid {process.pid})" if process else ""
@@ -154,7 +161,7 @@ def _pending(
     kind: str,
     ask: Ask,
     lead: str,
-    reasons: list[dict[str, Any]],
+    reasons: list[Reason],
 ) -> Explanation:
     verdict = machine.placement.verdict(ask)
     state = {
@@ -169,30 +176,82 @@ def _pending(
     return _made(ident, kind, state, text, reasons)
 
 
-def _lookup(machine: SchedulerMachine, ask: Ask) -> list[dict[str, Any]]:
+def _lookup(machine: SchedulerMachine, ask: Ask) -> list[Reason]:
+    """One reason per place that was looked at: nodes, or the bundles of a group."""
+    if ask.group_id:
+        return _in_group(machine, ask)
     reasons = []
     for node in machine.nodes.alive:
         never = lacks(node, ask, node.ledger.total)
         now = lacks(node, ask, node.ledger.free)
+        holders = _holders(machine, node.ledger, ask.demand) if now and not never else []
+        claim = node.claim
         if never:
             text = f"Node {node.short} can never run it ({'; '.join(never)})"
         elif now:
-            text = f"Node {node.short} is busy ({'; '.join(now)})"
+            text = f"Node {node.short} is busy ({'; '.join(now)}){_held_by(holders)}"
+        elif claim is not None and claim.queue != ask.queue:
+            text = f"Node {node.short} is kept for others who have waited longer"
         else:
             text = f"Node {node.short} has room"
-        reasons.append(
-            {
-                "what": "node",
-                "node_id": node.node_id.hex(),
-                "feasible": not never,
-                "lacks": never or now,
-                "text": text,
-            }
-        )
+        reason = {"what": "node", "node_id": node.node_id.hex(), "feasible": not never}
+        reasons.append({**reason, "lacks": never or now, "holders": holders, "text": text})
     return reasons
 
 
-def _made(
-    ident: str, kind: str, state: str, text: str, reasons: list[dict[str, Any]]
-) -> Explanation:
+def _in_group(machine: SchedulerMachine, ask: Ask) -> list[Reason]:
+    group = machine.groups.table.get(ask.group_id)
+    if group is None:
+        return []
+    who = f"placement group {group.spec.name or ask.group_id.hex()[:8]}"
+    if group.waits:
+        text = f"{who[0].upper()}{who[1:]} is {group.state}: {_group(machine, group)['text']}"
+        return [{"what": "placement_group", "id": ask.group_id.hex(), "text": text.rstrip(".")}]
+    reasons = []
+    for bundle in group.bundles if ask.bundle < 0 else group.bundles[ask.bundle :][:1]:
+        if bundle.ledger is None or bundle.node is None:
+            continue
+        now = short_of(ask.demand, bundle.ledger.free)
+        holders = _holders(machine, bundle.ledger, ask.demand) if now else []
+        where = f"Bundle {bundle.index} of {who} on node {bundle.node.short}"
+        text = (
+            f"{where} is busy ({'; '.join(now)}){_held_by(holders)}" if now else f"{where} has room"
+        )
+        reason = {"what": "bundle", "bundle": bundle.index, "node_id": bundle.node.node_id.hex()}
+        reasons.append({**reason, "lacks": now, "holders": holders, "text": text})
+    return reasons
+
+
+def _holders(machine: SchedulerMachine, ledger: Ledger, demand: Mapping[str, int]) -> list[str]:
+    """Say who holds what is asked, in these books."""
+    found: dict[str, int] = {}
+
+    def count(who: str, allocation: Allocation | None) -> None:
+        if allocation is not None and allocation.ledger is ledger:
+            if any(allocation.in_use(name) for name in demand):
+                found[who] = found.get(who, 0) + 1
+
+    for lease in machine.leases.table.values():
+        want = machine.leases.wants.get(lease.want_key)
+        names = ", ".join(want.names) if want is not None and want.names else "tasks"
+        count(f"task {names} of process {lease.want_key[0]}", lease.allocation)
+    for actor_id, actor in machine.actors.table.items():
+        body = actor.body
+        name = f" {actor.spec.name!r}" if actor.spec.name else ""
+        who = f"actor {actor.spec.class_name}{name}({actor_id.hex()[:8]})"
+        count(who, body.allocation if body is not None else None)
+    for group_id, group in machine.groups.table.items():
+        for bundle in group.bundles:
+            count(f"placement group {group.spec.name or group_id.hex()[:8]}", bundle.allocation)
+    return [f"{who} ({n} x)" if n > 1 else who for who, n in found.items()]
+
+
+def _held_by(holders: list[str]) -> str:
+    if not holders:
+        return ""
+    more = f" and {len(holders) - HOLDERS_MAX} more" if len(holders) > HOLDERS_MAX else ""
+    return f"; held by {', '.join(holders[:HOLDERS_MAX])}{more}"
+
+
+def _made(ident: str, kind: str, state: str, text: str, reasons: list[Reason]) -> Explanation:
     return {"id": ident, "kind": kind, "state": state, "text": text, "reasons": reasons}

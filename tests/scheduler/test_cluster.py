@@ -305,3 +305,27 @@ def test_store_counts_bytes_per_node(cluster):
     told = cluster.ask(1, "store").value[cluster.a.hex()]
     assert (told["object_bytes"], told["store_bytes"], told["objects"]) == (123, 500, 1)
     assert CPU
+
+
+def test_explain_says_who_holds_what_is_lacking(cluster):
+    cluster.want(1, backlog=1, cpus=1)
+    cluster.create(b"x" * 16, running_demand={"CPU": 10_000}, class_name="Hog", name="ann")
+    cluster.want(1, backlog=1, key=2, cpus=2)
+    told = cluster.ask(1, "explain", shape_key=2).value
+    assert "held by task f of process 1, actor Hog 'ann'" in told["text"]
+    [node] = [reason for reason in told["reasons"] if reason["what"] == "node"]
+    assert len(node["holders"]) == 2
+
+
+def test_explain_looks_into_the_placement_group_that_is_named(cluster):
+    cluster.group(b"g" * 18, [{"CPU": 1}], name="mine")
+    strategy = {"kind": "PLACEMENT_GROUP", "group_id": b"g" * 18}
+    cluster.want(1, backlog=2, strategy=strategy)
+    told = cluster.ask(1, "explain", shape_key=1).value
+    assert "Bundle 0 of placement group mine" in told["text"]
+    assert "is busy (CPU: 1 asked, 0 there); held by task f of process 1" in told["text"]
+    cluster.group(b"h" * 18, [{"CPU": 9}], name="large")
+    strategy = {"kind": "PLACEMENT_GROUP", "group_id": b"h" * 18}
+    cluster.want(1, backlog=2, key=5, strategy=strategy)
+    told = cluster.ask(1, "explain", shape_key=5).value
+    assert "can never hold" in told["text"]
