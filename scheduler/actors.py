@@ -110,7 +110,7 @@ class Actors:
         spec = replace(spec, contains=[each for each in spec.contains if each.count > 0])
         refused = ""
         try:
-            ask = Ask.of(spec.placement_demand, spec.strategy, spec.label_selector)
+            ask = Ask.of(spec.placement_demand, _spread_if_weightless(spec), spec.label_selector)
         except (ValueError, TypeError) as error:
             refused = str(error)
             ask = Ask.of(spec.placement_demand, {}, {})
@@ -498,6 +498,14 @@ class Actors:
             max_task_retries=actor.spec.max_task_retries,
         )
         self.processes.tell(process, message)
+
+
+def _spread_if_weightless(spec: ActorSpec) -> dict[str, Any]:
+    """Its strategy; actors that ask for nothing would else all be packed onto one node."""
+    is_default = spec.strategy.get("kind", "DEFAULT") == "DEFAULT"
+    if any(spec.placement_demand.values()) or not is_default:
+        return spec.strategy
+    return {**spec.strategy, "kind": "SPREAD"}
 
 
 def _forget(index: dict[Any, dict[bytes, None]], key: Any, actor_id: bytes) -> None:

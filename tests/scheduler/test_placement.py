@@ -39,6 +39,13 @@ def test_spread_goes_round(cluster):
     assert places(cluster, 4, strategy=strategy) == [cluster.a, cluster.b] * 2
 
 
+def test_actors_that_ask_for_nothing_are_not_packed_onto_one_node(cluster):
+    for i in range(6):
+        cluster.create(bytes([i]) * 16, placement_demand={})
+    bodies = [actor.body.node.node_id for actor in cluster.machine.actors.table.values()]
+    assert sorted(bodies) == [cluster.a] * 3 + [cluster.b] * 3
+
+
 def test_hard_affinity_waits_for_its_busy_node(cluster):
     strategy = {"kind": "NODE_AFFINITY", "node_id": cluster.a, "soft": False}
     assert places(cluster, 6, strategy=strategy) == [cluster.a] * 4
