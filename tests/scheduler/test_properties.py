@@ -11,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
+from ract.scheduler.turn import NodesToGo
 
 DEMANDS = (
     {"CPU": 1.0},
@@ -102,6 +103,21 @@ class Scheduling(RuleBasedStateMachine):
         for sent in self.cluster.sent:
             self.note(sent.node_id, sent.message)
         self.forget_the_dead()
+
+    @rule(node=consumes(nodes))
+    def drain(self, node):
+        """It may take as long as it likes; then it is gone."""
+        self.cluster.machine.nodes.table[node].is_head = False
+        args = {"node_id": node.hex(), "reason": "test"}
+        self.say(m.Request(1, self.number(), "drain_node", args))
+
+    @rule(count=st.integers(0, 3))
+    def scale_down(self, count):
+        self.say(NodesToGo(count))
+        for node_id in self.cluster.machine.may_go:
+            node = self.cluster.machine.nodes.table[node_id]
+            assert not node.ledger.holders
+            assert node_id not in self.starting.values()
 
     def forget_the_dead(self):
         self.bodies = {e: a for e, a in self.bodies.items() if e in self.alive}
@@ -278,6 +294,7 @@ class Scheduling(RuleBasedStateMachine):
             self.cluster.wait(1.0)
             for sent in self.cluster.sent:
                 self.note(sent.node_id, sent.message)
+        self.say(NodesToGo(0))
         for want in machine.leases.wants.values():
             assert not want.need or machine.placement.verdict(want.ask).kind == "infeasible", want
         assert not machine.leases.table
