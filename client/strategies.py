@@ -29,6 +29,7 @@ def plan(
         name: Of the function or class, for messages.
 
     Raises:
+        TypeError: something else stands where a placement group should.
         ValueError: the placement group has no such bundle, or none that could hold the demand.
     """
     strategy = options.scheduling_strategy
@@ -73,6 +74,8 @@ def _group_of_options(
 def _in_group(
     group: Any, index: int, capture: bool | None, demand: Mapping[str, int], name: str
 ) -> Plain:
+    if group is not None and not hasattr(group, "bundle_specs"):
+        raise TypeError(f"a PlacementGroup is needed to run {name} in one, got {group!r}")
     if group is None or group.is_empty:
         check_bundle_index((), index, is_empty=True)
         return {"kind": "DEFAULT"}

@@ -139,7 +139,8 @@ def placement_group(
             warn, and wait for nodes that join. Default: as given to ``init``.
 
     Raises:
-        TypeError: a quantity is no number. ValueError: another bad argument, or the name is taken.
+        TypeError: a quantity is no number, or the name no string.
+        ValueError: another bad argument, or the name is taken.
     """
     validate_placement_group(
         bundles=bundles,
@@ -149,6 +150,8 @@ def placement_group(
         _soft_target_node_id=_soft_target_node_id,
         bundle_label_selector=bundle_label_selector,
     )
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}")
     if topology_strategy is not None:
         raise NotImplementedError("topology_strategy is not supported; use bundle_label_selector")
     if on_infeasible not in (None, "raise", "wait"):
@@ -222,7 +225,10 @@ def validate_placement_group(
                 f"{len(bundles)} bundles: give one for each"
             )
         for selector in bundle_label_selector:
-            check_label_selector("bundle_label_selector", selector)
+            try:
+                check_label_selector("bundle_label_selector", selector)
+            except TypeError as error:
+                raise ValueError(str(error)) from error
     return True
 
 

@@ -245,6 +245,17 @@ def test_bad_groups_are_refused_at_the_call(arguments):
         placement_group(**arguments)
 
 
+def test_what_has_another_type_is_said():
+    with pytest.raises(TypeError, match="name must be a string"):
+        placement_group([{"CPU": 1}], name=1)
+    with pytest.raises(TypeError, match="PlacementGroup is needed to run current"):
+        current.options(scheduling_strategy=within("group")).remote()
+    with pytest.raises(TypeError, match="must be a number"):
+        placement_group([{"CPU": "1"}])
+    with pytest.raises(ValueError, match="dict of strings"):
+        placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": 1}])
+
+
 def test_demand_that_fits_no_bundle_is_refused_at_the_call():
     group = placement_group([{"CPU": 1}, {"CPU": 2}])
     for options in ({"num_cpus": 3}, {"num_gpus": 1}, {"resources": {"x": 1}}):
