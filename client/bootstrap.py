@@ -45,7 +45,6 @@ _lock = threading.RLock()
 _started: NodeProcess | None = None
 
 _PRIVATE = {
-    "object_spilling_directory",
     "_enable_object_reconstruction",
     "_plasma_directory",
     "_node_ip_address",
@@ -131,6 +130,7 @@ def init(
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -159,6 +159,8 @@ def init(
         resources: Custom resources that it offers, by name.
         labels: Labels of the node.
         object_store_memory: Bytes of shared memory for objects.
+        object_spilling_directory: Where objects go that have no room in it; an absolute path.
+            Default: the session's directory.
         local_mode: Start no cluster: tasks and actors run in this process, one after another, for
             debugging.
         ignore_reinit_error: Return the existing context instead of raising when called twice.
@@ -213,7 +215,13 @@ def init(
         if config is not None:
             metadata["logging_config"] = json.dumps(config.to_dict())
         node = _described(
-            num_cpus, num_gpus, resources, labels, object_store_memory, kwargs.get("_memory")
+            num_cpus,
+            num_gpus,
+            resources,
+            labels,
+            object_store_memory,
+            kwargs.get("_memory"),
+            object_spilling_directory,
         )
         if local_mode:
             return _init_local(address, namespace, node)
@@ -278,7 +286,13 @@ def _wants_logs(given: bool | None) -> bool:
 
 
 def _described(
-    num_cpus: Any, num_gpus: Any, resources: Any, labels: Any, store: Any, memory: Any
+    num_cpus: Any,
+    num_gpus: Any,
+    resources: Any,
+    labels: Any,
+    store: Any,
+    memory: Any,
+    spilling_directory: Any,
 ) -> dict[str, Any]:
     """The options of a new node, those that are given. Raises ValueError."""
     if store is not None and store < STORE_BYTES_MIN:
@@ -293,6 +307,7 @@ def _described(
         "labels": dict(labels) if labels else None,
         "object-store-memory": store,
         "memory": memory,
+        "object-spilling-directory": spilling_directory,
     }
     return {key: value for key, value in given.items() if value is not None}
 

@@ -1000,6 +1000,8 @@ class Runtime:
                 group.changed(message)
         elif isinstance(message, messages.ObjectHere):
             self._object_here(message)
+        elif isinstance(message, messages.SegmentsMoved):
+            self.store.forget(message.paths)
         elif isinstance(message, CancelAsked):
             self._cancel_asked(message)
         elif isinstance(message, (messages.SegmentGranted, messages.SegmentRefused)):

@@ -147,6 +147,12 @@ class StoreClient:
             cache[path] = mapping
         return mapping
 
+    def forget(self, paths: list[str]) -> None:
+        """Map these anew when they are needed; memory goes when no array looks at it any more."""
+        for cache in (self._readable, self._writable):
+            for path in paths:
+                cache.pop(path, None)
+
     @staticmethod
     def _trim(cache: dict[str, mmap.mmap]) -> None:
         if len(cache) < MAPPINGS_MAX:

@@ -211,6 +211,14 @@ class SegmentRefused:
 
 
 @message
+class SegmentsMoved:
+    """node -> process: these are on disk now; do not keep what you have mapped of them."""
+
+    process: int
+    paths: list[str]
+
+
+@message
 class SegmentClosed:
     """The process writes no further objects into the segment."""
 

@@ -22,6 +22,7 @@ _NODE_OPTIONS = {
     "labels": "labels",
     "memory": "memory",
     "object_store_memory": "object-store-memory",
+    "object_spilling_directory": "object-spilling-directory",
     "node_name": "name",
 }
 _ELSEWHERE = {"env_vars", "include_dashboard", "dashboard_host", "dashboard_port"}

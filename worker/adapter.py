@@ -21,6 +21,7 @@ import os
 import platform
 import random
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Coroutine
@@ -35,13 +36,14 @@ from ract.core import messages as m
 from ract.core import wire
 from ract.core.resources import UNIT
 from ract.core.security import fingerprint
+from ract.core.session import setting
 from ract.core.version import __version__
 from ract.worker import compat, detect, offer, shm, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
 from ract.worker.server import Connection, ControlServer
-from ract.worker.session import Session, clean_dead_sessions
+from ract.worker.session import Session, clean_dead_sessions, spill_folder
 from ract.worker.supervisor import Zygote
 from ract.worker.tunnel import Tunnels
 
@@ -50,6 +52,9 @@ logger = logging.getLogger("ract.worker")
 STATS_PERIOD_S = 1.0
 LOGS_PERIOD_S = 0.1
 JOIN_TIMEOUT_S = 10.0
+
+SPILLS_MAX = 2
+"""So many segments are copied to disk at a time."""
 
 
 class RactWorkerPlugin(WorkerPlugin):
@@ -92,6 +97,9 @@ class RactWorkerPlugin(WorkerPlugin):
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
         self.session_dir = session.dir
+        self._spill_dir = spill_folder(self._options.get("object-spilling-directory"), session.dir)
+        self._undo.callback(shutil.rmtree, self._spill_dir, ignore_errors=True)
+        self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
         resources = self._offer.resources
         self._machine = NodeMachine(
@@ -106,6 +114,8 @@ class RactWorkerPlugin(WorkerPlugin):
                 version=__version__,
                 python_version=platform.python_version(),
                 prestart=self._options.get("prestart", True),
+                spills=setting("automatic_object_spilling_enabled", "1") not in ("0", "false"),
+                spill_above=float(setting("object_spilling_threshold", "0.8") or 0.8),
             ),
             random.Random(),
         )
@@ -316,6 +326,8 @@ class RactWorkerPlugin(WorkerPlugin):
             self._create_segment(command)
         elif isinstance(command, ev.RemoveSegment):
             shm.remove(self._segment_path(command.segment))
+        elif isinstance(command, ev.Spill):
+            self._spawn(self._spill(command.segment))
         elif isinstance(command, ev.Pull):
             self._spawn(self._pull(command))
         elif isinstance(command, ev.Shutdown):
@@ -336,13 +348,33 @@ class RactWorkerPlugin(WorkerPlugin):
     def _segment_path(self, segment: int) -> str:
         return f"{self._session.shm_prefix}{segment}"
 
+    def _disk_path(self, segment: int) -> str:
+        return os.path.join(self._spill_dir, str(segment))
+
+    async def _spill(self, segment: int) -> None:
+        async with self._disk_turns:
+            paths = self._segment_path(segment), self._disk_path(segment)
+            try:
+                await asyncio.to_thread(shm.move_to_disk, *paths)
+            except OSError as error:
+                self._turn(ev.SpillFailed(segment, str(error)))
+            else:
+                self._turn(ev.SpillDone(segment))
+
     def _create_segment(self, command: ev.CreateSegment) -> None:
+        path = self._segment_path(command.segment)
         try:
-            shm.create(self._segment_path(command.segment), command.size)
+            if command.on_disk:
+                shm.create_on_disk(path, self._disk_path(command.segment), command.size)
+            else:
+                shm.create(path, command.size)
         except OSError as error:
-            detail = f"{command.size} bytes of shared memory: {error}"
+            where = "on disk" if command.on_disk else "of shared memory"
+            detail = f"{command.size} bytes {where}: {error}"
             self._turn_soon(
-                ev.SegmentFailed(command.segment, command.process, command.request, detail)
+                ev.SegmentFailed(
+                    command.segment, command.process, command.request, detail, command.on_disk
+                )
             )
             return
         if isinstance(command.then, ev.Pull):
@@ -416,6 +448,7 @@ class RactWorkerPlugin(WorkerPlugin):
             "store_used": store.used_bytes,
             "store_objects": len(store.objects),
             "store_object_bytes": store.object_bytes,
+            "store_spilled": store.spilled_bytes,
             "executors": [
                 {"process": e.process, "pid": e.pid, "state": e.state}
                 for e in self._machine.executors.values()

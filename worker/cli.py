@@ -34,6 +34,11 @@ JOIN_TIMEOUT_S = 30.0
 )
 @click.option("--memory", type=int, help="Bytes of memory to offer; default: what is available.")
 @click.option("--object-store-memory", type=int, help="Bytes of shared memory for objects.")
+@click.option(
+    "--object-spilling-directory",
+    type=click.Path(file_okay=False),
+    help="Where objects go that have no room in shared memory; default: below the session.",
+)
 @click.option("--name", default="", help="A name for the node.")
 @click.option("--token-file", type=click.Path(dir_okay=False), help="The cluster's join token.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
@@ -46,6 +51,7 @@ def main(
     labels_file: str | None,
     memory: int | None,
     object_store_memory: int | None,
+    object_spilling_directory: str | None,
     name: str,
     token_file: str | None,
     host: str,
@@ -58,6 +64,7 @@ def main(
         "labels": {**_labels_of_file(labels_file), **_labels(labels)},
         "memory": memory,
         "object-store-memory": object_store_memory,
+        "object-spilling-directory": object_spilling_directory,
         "name": name or None,
     }
     try:

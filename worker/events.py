@@ -65,6 +65,22 @@ class SegmentFailed:
     process: int
     request: int
     detail: str
+    on_disk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpillDone:
+    """A segment was copied to disk; its path leads there now."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpillFailed:
+    """A segment could not be copied to disk; it stays in memory."""
+
+    segment: int
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +148,19 @@ class CreateSegment:
     process: int
     request: int
     then: Any
+    on_disk: bool = False  #: its path is to lead to a file on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Copy a segment's file to disk and have its path lead there."""
+
+    segment: int
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveSegment:
-    """Remove a segment's file, its pages at once."""
+    """Remove a segment's file, its pages at once; on disk too, if it is there."""
 
     segment: int
 

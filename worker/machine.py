@@ -103,6 +103,8 @@ class Config:
     version: str = ""
     python_version: str = ""
     prestart: bool = True
+    spills: bool = True  #: objects may be moved to disk when the store is full
+    spill_above: float = 0.8  #: so much of the store is used before the oldest are moved
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -122,7 +124,7 @@ class NodeMachine:
         self.executors: dict[int, Executor] = {}
         self.drivers: dict[int, Driver] = {}
         self._finished_jobs: deque[bytes] = deque(maxlen=FINISHED_JOBS_MAX)
-        self.objects = Objects(config, rng, self._command)
+        self.objects = Objects(config, rng, self._command, self._connected_processes)
         self._commands: list[Any] = []
         self._numbers: list[tuple[int, int]] = []  # (next, end) blocks
         self._block_asked = False
@@ -198,6 +200,10 @@ class NodeMachine:
         self._numbers.append((event.first_process, event.first_process + event.process_count))
 
     # ------------------------------------------------------------------ processes come and go
+
+    def _connected_processes(self) -> list[int]:
+        executors = [e.process for e in self.executors.values() if e.connected]
+        return [*self.drivers, *executors]
 
     def _connected(self, event: ev.Connected) -> None:
         hello, process = event.hello, event.process
@@ -558,6 +564,8 @@ _HANDLERS: dict[type, _Handler] = {
     ev.ExecutorForked: NodeMachine._forked,
     ev.ExecutorExited: NodeMachine._exited,
     ev.SegmentFailed: lambda machine, event: machine.objects.segment_failed(event),
+    ev.SpillDone: lambda machine, event: machine.objects.spill_done(event),
+    ev.SpillFailed: lambda machine, event: machine.objects.spill_failed(event),
     ev.PullDone: lambda machine, event: machine.objects.pull_done(event),
     ev.PullFailed: lambda machine, event: machine.objects.pull_failed(event),
     ev.Tick: NodeMachine._tick,

@@ -6,12 +6,17 @@ object is sought again; it knows another copy, or that the object is lost.
 
 What finds no room in the store waits for it, because the release of what fills the store may be on
 its way here. Room goes to whoever has waited longest, of those whom it is enough for.
+
+When the store is nearly full, what was used longest ago is *spilled*: its segment is copied to disk
+and its path made to lead there, so that whoever maps it from then on maps the file, through the
+kernel's page cache. Nothing has to be restored, and no location changes. Who has it mapped keeps
+the memory until its views go. An object that is larger than the store is written to disk at once.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ract.core import messages as m
@@ -20,6 +25,9 @@ from ract.worker.store import StoreFull, StoreIndex
 
 ROOM_S = 2.0
 """Who finds no room in the store is refused after this time."""
+
+SPILL_S = 60.0
+"""The same while something is being spilled."""
 
 KEEPER = 0
 """Stands among the processes that wait for an object: the scheduler wants it to be kept here."""
@@ -30,7 +38,14 @@ _Wanted = m.SegmentWanted | m.ObjectLocated
 class Objects:
     """The object side of the node machine."""
 
-    def __init__(self, config: Any, rng: random.Random, command: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        config: Any,
+        rng: random.Random,
+        command: Callable[[Any], None],
+        processes: Callable[[], Iterable[int]],
+    ) -> None:
+        self._processes = processes
         self.store = StoreIndex(config.capacity)
         self.commands: list[Any] = []
         self._config = config
@@ -47,6 +62,7 @@ class Objects:
         #: What waits for room, longest first: (until when, process or 0, what is to be repeated).
         self._roomless: list[tuple[float, int, _Wanted]] = []
         self._releases = 0  # of the store, when they were looked at last
+        self._disk_error = ""  # why the newest spill failed; empty if it did not
         self.now = 0.0
 
     def path(self, segment: int) -> str:
@@ -100,17 +116,72 @@ class Objects:
         self, process: int, wanted: _Wanted, until: float | None, error: StoreFull
     ) -> None:
         """Let it wait for room until then, if that can help."""
-        until = self.now + ROOM_S if until is None else until
-        if until > self.now and not error.is_final:
+        if self._config.spills and error.is_final and isinstance(wanted, m.SegmentWanted):
+            self._grant_on_disk(process, wanted)
+            return
+        if not self._disk_error:
+            self._spill(wanted.size)
+        is_spilling = self.store.spilling_bytes > 0
+        until = self.now + (SPILL_S if is_spilling else ROOM_S) if until is None else until
+        if until > self.now and not error.is_final and not (self._disk_error and not is_spilling):
             self._roomless.append((until, process, wanted))
         elif isinstance(wanted, m.SegmentWanted):
-            refused = m.SegmentRefused(process, wanted.request, "ObjectStoreFullError", str(error))
-            self._command(ev.ToProcess(process, refused))
+            name = "OutOfDiskError" if self._disk_error else "ObjectStoreFullError"
+            why = (
+                f"{error}; spilling failed: {self._disk_error}" if self._disk_error else str(error)
+            )
+            self._command(
+                ev.ToProcess(process, m.SegmentRefused(process, wanted.request, name, why))
+            )
+            self._disk_error = ""  # who asks next may be luckier
         else:
             self._refuse(wanted.object_id, str(error))
 
+    def _grant_on_disk(self, process: int, wanted: m.SegmentWanted) -> None:
+        segment = self.store.allocate_on_disk(process, wanted.size)
+        path = self.path(segment.id)
+        granted = m.SegmentGranted(process, wanted.request, segment.id, path, segment.size, False)
+        create = ev.CreateSegment(
+            segment.id, segment.size, process, wanted.request, granted, on_disk=True
+        )
+        self._command(create)
+
+    # ------------------------------------------------------------------ spilling
+
+    def _spill(self, wanted: int) -> None:
+        """Begin to copy as much to disk as is wanted, if that is allowed."""
+        if self._config.spills:
+            for segment in self.store.spill(wanted):
+                self._command(ev.Spill(segment.id))
+
+    def _spill_early(self) -> None:
+        """Keep some room, so that nobody has to wait for the disk."""
+        excess = self.store.used_bytes - int(self.store.capacity * self._config.spill_above)
+        if excess > 0 and not self._disk_error:
+            self._spill(excess)
+
+    def spill_done(self, event: ev.SpillDone) -> None:
+        """A segment is on disk: it takes no memory as soon as nobody has it mapped."""
+        self._disk_error = ""
+        if not self.store.spilled(event.segment, is_done=True):
+            self._command(ev.RemoveSegment(event.segment))
+            return
+        for process in self._processes():
+            moved = m.SegmentsMoved(process, [self.path(event.segment)])
+            self._command(ev.ToProcess(process, moved))
+
+    def spill_failed(self, event: ev.SpillFailed) -> None:
+        """The disk is full, or broken."""
+        self._disk_error = event.detail
+        if not self.store.spilled(event.segment, is_done=False):
+            self._command(ev.RemoveSegment(event.segment))
+        self.store.releases += 1  # who waits for room is to hear of it
+
     def after_event(self, is_tick: bool) -> None:
         """Give room to those who wait for it, if there may be some now."""
+        for segment in [each for each in self.store.leaving if each.is_spilled]:
+            self.store.leaving.remove(segment)
+            self._command(ev.RemoveSegment(segment.id))
         if not self._roomless or (self.store.releases == self._releases and not is_tick):
             return
         self._releases = self.store.releases
@@ -135,9 +206,8 @@ class Objects:
         """The file could not be created: the machine has less memory than the quota says."""
         self.store.abandon(event.segment)
         if event.process:
-            refused = m.SegmentRefused(
-                event.process, event.request, "ObjectStoreFullError", event.detail
-            )
+            name = "OutOfDiskError" if event.on_disk else "ObjectStoreFullError"
+            refused = m.SegmentRefused(event.process, event.request, name, event.detail)
             self._command(ev.ToProcess(event.process, refused))
             return
         for object_id, (segment, _, _, _) in list(self._pulls.items()):
@@ -164,6 +234,7 @@ class Objects:
             message.object_id, message.size, message.contains, message.holds, message.is_error
         )
         self._answer(message.object_id)
+        self._spill_early()
 
     def _tell_stored(
         self,

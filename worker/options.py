@@ -8,6 +8,7 @@ this before it does, so it imports little.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,12 +33,17 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         environ: The environment that it will have.
 
     Raises:
-        TypeError, ValueError: a bad quantity or label, or more accelerators than can be seen.
+        TypeError, ValueError: a bad quantity, label or folder, or more accelerators than there are.
     """
     options = overridden(options, environ)
     cpus, gpus, memory, store = (options.get(option) or 0 for option in _OPTION_OF.values())
     offered(cpus, gpus, memory, store, options.get("resources"))
     check_labels(options.get("labels") or {})
+    folder = options.get("object-spilling-directory")
+    if folder is not None and not (os.path.isabs(folder) and os.path.isdir(folder)):
+        raise ValueError(
+            f"object_spilling_directory={folder!r} is not the absolute path of a folder that exists"
+        )
     counts = {name: n for name, n in asked_accelerators(options).items() if n}
     if counts:
         from ract.worker.devices import gpu_vendor

@@ -26,6 +26,12 @@ def shm_prefix(name: str) -> str:
     return f"{shm.FOLDER}/ract-{os.getuid()}-{name}-"
 
 
+def spill_folder(given: str | None, session_dir: str) -> str:
+    """Where a node keeps objects on disk: below the folder that it was given, or its session's."""
+    name = f"ract_spilled_objects_{os.path.basename(session_dir)}"
+    return os.path.join(given or session_dir, name)
+
+
 class Session:
     """The session directory of a living node.
 

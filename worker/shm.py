@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
+import shutil
 from pathlib import Path
+
+from ract.core.session import setting
 
 FOLDER = "/dev/shm"
 
@@ -28,12 +32,66 @@ def create(path: str, size: int) -> None:
         os.close(fd)
 
 
+def create_on_disk(path: str, target: str, size: int) -> None:
+    """Create a segment whose path leads to a file on disk, for what is larger than the memory.
+
+    Raises:
+        OSError: no room on the disk; then there is no file.
+    """
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    _check_room(os.path.dirname(target), size)
+    try:
+        create(target, size)
+        os.symlink(target, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        raise
+
+
+def move_to_disk(path: str, target: str) -> None:
+    """Copy a segment to disk and have its path lead there.
+
+    Whoever opens the path meanwhile gets the one or the other. Who has the memory mapped keeps it.
+
+    Raises:
+        OSError: no room on the disk; then nothing has changed.
+    """
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    _check_room(os.path.dirname(target), os.stat(path).st_size)
+    link = f"{path}.link"  # beside the path, so that it can take its place at once
+    try:
+        shutil.copyfile(path, target)
+        os.chmod(target, 0o600)
+        os.symlink(target, link)
+        os.replace(link, path)
+    except OSError:
+        for left in (target, link):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
+        raise
+
+
+def _check_room(folder: str, size: int) -> None:
+    """Leave some of the disk to others. Raises OSError."""
+    found = os.statvfs(folder)
+    total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    most = float(setting("local_fs_capacity_threshold", "0.95") or 0.95)
+    if total - free + size > most * total:
+        used = f"{(total - free) / total:.0%} of {total} bytes are used"
+        raise OSError(errno.ENOSPC, f"no room for {size} bytes: {used}, {most:.0%} may be", folder)
+
+
 def remove(path: str) -> None:
-    """Remove a segment's file, if it is there, and give its pages back.
+    """Remove a segment's file, if it is there, and give its pages back; on disk likewise.
 
     Whoever still maps the file keeps it in existence. Therefore only files of objects that nobody
     holds are removed, and the pages go when the last mapping does.
     """
+    with contextlib.suppress(OSError):  # most are not on disk
+        target = os.readlink(path)
+        os.unlink(target)
+        os.rmdir(os.path.dirname(target))  # the last one takes the folder along
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 

@@ -7,7 +7,8 @@ process fills from the front until it closes it. A segment whose objects are all
 nobody writes, goes to the pool: its pages are there already, and writing to them again is ten times
 faster than to fresh ones, so an equal request gets it back, best of all in the process that has it
 mapped. Pooled segments count against the capacity, but are the first to go when room is needed;
-then copies of objects that live on other nodes too, the least recently used first.
+then copies of objects that live on other nodes too, the least recently used first. Segments of
+other objects can be on disk instead: then they do not count.
 
 The index is pure: it says which files to create and remove; the adapter does it.
 """
@@ -40,6 +41,8 @@ class Segment:
     size: int
     writer: int  #: process that may write it, or wrote it last
     is_open: bool = True  #: somebody may still write objects into it
+    is_spilling: bool = False  #: it is being copied to disk
+    is_spilled: bool = False  #: its file is on disk; it takes no shared memory
     objects: set[bytes] = field(default_factory=set)
 
 
@@ -77,14 +80,20 @@ class StoreIndex:
         self.pool: OrderedDict[int, Segment] = OrderedDict()
         #: Objects by id, least recently used first.
         self.objects: OrderedDict[bytes, Stored] = OrderedDict()
+        #: Of those the ones in memory and not on their way to disk, in the same order.
+        self._in_memory: OrderedDict[bytes, None] = OrderedDict()
         #: How often something became free, or could be evicted from then on.
         self.releases = 0
+        #: Segments on disk, or on their way there, that nobody needs: their files are to go.
+        self.leaving: list[Segment] = []
+        self.spilled_bytes = 0  #: of segments in use that are on disk
+        self.spilling_bytes = 0  #: of segments that are being copied to disk
         self._next = 1
-        self._bytes = 0  # of segments and pool together
+        self._bytes = 0  # of segments and pool together, without those on disk
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of segments in use."""
+        """Bytes of shared memory in use."""
         return self._bytes - sum(s.size for s in self.pool.values())
 
     @property
@@ -142,7 +151,11 @@ class StoreIndex:
             raise full
         while self._bytes + wanted > self.capacity:
             if not self.pool:
-                copy = next(i for i, s in self.objects.items() if s.is_copy)
+                copy = next(
+                    i
+                    for i, s in self.objects.items()
+                    if s.is_copy and not self.segments[s.segment].is_spilled
+                )
                 evicted.append(copy)
                 self.free(copy)
                 continue
@@ -156,14 +169,70 @@ class StoreIndex:
         return sum(s.size for s in self.pool.values()) + sum(
             segment.size
             for segment in self.segments.values()
-            if not segment.is_open and all(self.objects[i].is_copy for i in segment.objects)
+            if not (segment.is_open or segment.is_spilled or segment.is_spilling)
+            and all(self.objects[i].is_copy for i in segment.objects)
         )
+
+    def allocate_on_disk(self, process: int, size: int) -> Segment:
+        """A segment on disk, for what is larger than the whole store."""
+        segment = Segment(self._next, size_class(size), process, is_spilled=True)
+        self._next += 1
+        self.segments[segment.id] = segment
+        self.spilled_bytes += segment.size
+        return segment
+
+    def spill(self, wanted: int) -> list[Segment]:
+        """Choose segments to be copied to disk: the objects used longest ago, until it is enough.
+
+        Args:
+            wanted: Bytes that are to become free, with what is on its way to disk already.
+
+        Returns:
+            The segments; they count as in memory until `spilled`.
+        """
+        chosen: list[Segment] = []
+        for object_id in self._in_memory:
+            if self.spilling_bytes >= wanted:
+                break
+            stored = self.objects[object_id]
+            segment = self.segments[stored.segment]
+            if not (stored.is_copy or segment.is_open or segment.is_spilling):
+                segment.is_spilling = True
+                self.spilling_bytes += segment.size
+                chosen.append(segment)
+        for segment in chosen:
+            for object_id in segment.objects:
+                self._in_memory.pop(object_id, None)
+        return chosen
+
+    def spilled(self, segment_id: int, *, is_done: bool) -> bool:
+        """A segment was copied to disk, or could not be; returns whether it is still needed."""
+        segment = self.segments.get(segment_id)
+        is_needed = segment is not None
+        if segment is None:  # freed meanwhile
+            segment = next(each for each in self.leaving if each.id == segment_id)
+            self.leaving.remove(segment)
+        segment.is_spilling = False
+        self.spilling_bytes -= segment.size
+        if is_done or not is_needed:
+            self._bytes -= segment.size
+            self.releases += 1
+        if is_done and is_needed:
+            segment.is_spilled = True
+            self.spilled_bytes += segment.size
+        elif is_needed:
+            for object_id in segment.objects:
+                self._in_memory[object_id] = None
+        return is_needed
 
     def abandon(self, segment_id: int) -> None:
         """The segment's file could not be created."""
         self.releases += 1
         segment = self.segments.pop(segment_id)
-        self._bytes -= segment.size
+        if segment.is_spilled:
+            self.spilled_bytes -= segment.size
+        else:
+            self._bytes -= segment.size
 
     def seal(
         self,
@@ -179,7 +248,10 @@ class StoreIndex:
         also = [] if before is None else [*before.also, before.segment]
         is_copy = is_copy and (before is None or before.is_copy)
         self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, also)
-        self.segments[segment_id].objects.add(object_id)
+        segment = self.segments[segment_id]
+        segment.objects.add(object_id)
+        if not segment.is_spilled:
+            self._in_memory[object_id] = None
 
     def close(self, segment_id: int) -> None:
         """Nobody writes into the segment any more."""
@@ -200,6 +272,8 @@ class StoreIndex:
         stored = self.objects.get(object_id)
         if stored is not None:
             self.objects.move_to_end(object_id)
+            if object_id in self._in_memory:
+                self._in_memory.move_to_end(object_id)
         return stored
 
     def keep(self, object_id: bytes) -> bool:
@@ -215,6 +289,7 @@ class StoreIndex:
         if stored is None:
             return False
         self.releases += 1
+        self._in_memory.pop(object_id, None)
         for segment_id in dict.fromkeys((stored.segment, *stored.also)):
             segment = self.segments[segment_id]
             segment.objects.discard(object_id)
@@ -222,19 +297,33 @@ class StoreIndex:
         return True
 
     def _maybe_pool(self, segment: Segment) -> None:
-        if not segment.is_open and not segment.objects:
-            del self.segments[segment.id]
+        if segment.is_open or segment.objects:
+            return
+        del self.segments[segment.id]
+        if segment.is_spilled or segment.is_spilling:
+            self.leaving.append(segment)
+            self.spilled_bytes -= segment.size if segment.is_spilled else 0
+        else:
             self.pool[segment.id] = segment
 
     def check(self) -> None:
         """Assert the invariants."""
-        everything = [*self.segments.values(), *self.pool.values()]
-        assert self._bytes == sum(s.size for s in everything) <= self.capacity
+        leaving = [s for s in self.leaving if not s.is_spilled]
+        everything = [*self.segments.values(), *self.pool.values(), *leaving]
+        in_memory = [segment for segment in everything if not segment.is_spilled]
+        assert self._bytes == sum(s.size for s in in_memory) <= self.capacity
+        spilled = [s.size for s in self.segments.values() if s.is_spilled]
+        assert self.spilled_bytes == sum(spilled)
+        assert self.spilling_bytes == sum(s.size for s in everything if s.is_spilling)
         for object_id, stored in self.objects.items():
             segment = self.segments[stored.segment]
             assert object_id in segment.objects
             assert stored.offset + stored.size <= segment.size
             assert all(object_id in self.segments[i].objects for i in stored.also)
+        for object_id in self._in_memory:
+            segment = self.segments[self.objects[object_id].segment]
+            assert not segment.is_spilled
+            assert not segment.is_spilling
         assert all(s.objects or s.is_open for s in self.segments.values())
         assert all(i in self.objects for s in self.segments.values() for i in s.objects)
         assert all(not s.objects and not s.is_open for s in self.pool.values())

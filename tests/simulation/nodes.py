@@ -122,6 +122,12 @@ class SimNode:
             del self.files[command.segment]
             # Who looks at it keeps its pages; no segment gets this number again.
             self.views = {k: v for k, v in self.views.items() if v[0] != command.segment}
+        elif isinstance(command, ev.Spill):
+            fails = world.crashes and world.rng.random() < 0.05
+            spilt = (
+                ev.SpillFailed(command.segment, "full") if fails else ev.SpillDone(command.segment)
+            )
+            world.after(world.rng.random() * 0.05, lambda: self.feed(spilt))
         elif isinstance(command, ev.Pull):
             link = ("pull", command.source, self.node_id)
             world.travel(link, lambda: self._pulled(command))

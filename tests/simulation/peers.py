@@ -361,8 +361,11 @@ class SimProcess:
         assert segment_of(message.path) == message.segment
         self.asked.pop(message.request)(message)
 
+    def _on_SegmentsMoved(self, message: m.SegmentsMoved) -> None:
+        """What it looks at it keeps; the rest it maps anew."""
+
     def _on_SegmentRefused(self, message: m.SegmentRefused) -> None:
-        assert message.error == "ObjectStoreFullError"
+        assert message.error in ("ObjectStoreFullError", "OutOfDiskError")
         self.asked.pop(message.request)(None)
 
     def _get(self) -> None:

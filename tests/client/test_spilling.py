@@ -1,0 +1,128 @@
+"""Objects that have no room in shared memory go to disk, and are read as if they had not."""
+
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ract
+from ract.exceptions import ObjectStoreFullError
+from ract.testing import Cluster, session_dir, wait_for_condition
+
+MB = 10**6
+STORE = 80 * 2**20
+
+
+@pytest.fixture
+def start(tmp_path):
+    ract.shutdown()
+
+    def start(**more):
+        ract.init(num_cpus=2, object_store_memory=STORE, **more)
+
+    yield start
+    ract.shutdown()
+
+
+def array(i, size=10 * MB):
+    return np.full(size // 8, i, dtype=np.float64)
+
+
+def on_disk(folder):
+    return sorted(path for path in Path(folder).glob("ract_spilled_objects_*/*"))
+
+
+def in_memory():
+    name = Path(session_dir()).name
+    files = [path for path in Path("/dev/shm").glob(f"ract-{os.getuid()}-{name}-*")]
+    return sum(path.stat().st_size for path in files if not path.is_symlink())
+
+
+def test_three_times_as_much_as_the_store_holds_is_kept_and_read_back(start, tmp_path):
+    start(object_spilling_directory=str(tmp_path))
+    refs = [ract.put(array(i)) for i in range(25)]
+    assert in_memory() <= STORE
+    assert len(on_disk(tmp_path)) >= 17
+    for _ in range(2):
+        for i in (*range(25), *reversed(range(25))):
+            found = ract.get(refs[i])
+            assert found[0] == found[-1] == i
+            assert not found.flags.writeable
+            del found
+    total = ract.remote(lambda *arrays: float(sum(a.sum() for a in arrays)))
+    assert ract.get(total.remote(*refs)) == sum(range(25)) * 10 * MB / 8
+    del refs
+    gc.collect()
+    wait_for_condition(lambda: not on_disk(tmp_path))
+    assert ract.get(ract.put(array(7)))[3] == 7
+
+
+def test_results_of_tasks_spill_too_and_are_shuffled(start):
+    start()
+
+    @ract.remote(num_returns=4)
+    def split(i):
+        return [np.arange(i * 4 * n, i * 4 * n + n) for n in [3 * MB // 8] * 4]
+
+    @ract.remote
+    def merge(*parts):
+        return float(sum(part.sum() for part in parts))
+
+    parts = [split.remote(i) for i in range(20)]
+    sums = ract.get([merge.remote(*column) for column in zip(*parts, strict=True)])
+    n = 3 * MB // 8
+    each = [sum(range(i * 4 * n, i * 4 * n + n)) for i in range(20)]
+    assert sums == [float(sum(each))] * 4
+    assert on_disk(session_dir())
+
+
+def test_array_in_use_stays_right_while_its_object_goes_to_disk(start):
+    start()
+    first = ract.put(array(1))
+    looked_at = ract.get(first)
+    kept = [ract.put(array(i)) for i in range(12)]
+    assert (looked_at == 1).all()
+    assert (ract.get(first) == 1).all()
+    del kept
+
+
+def test_object_larger_than_the_store_is_written_to_disk(start):
+    start()
+    large = ract.put(array(3, 100 * MB))
+    assert in_memory() < STORE
+    assert float(ract.get(large).sum()) == 3 * 100 * MB / 8
+    assert len(on_disk(session_dir())) == 1
+
+
+def test_spilled_object_is_read_on_another_node(start):
+    with Cluster(True, head_node_args={"num_cpus": 1, "object_store_memory": STORE}) as cluster:
+        cluster.add_node(num_cpus=1, resources={"far": 1}, object_store_memory=STORE)
+        cluster.connect()
+        refs = [ract.put(array(i)) for i in range(12)]
+        ends = ract.remote(resources={"far": 1})(lambda a: (a[0], a[-1]))
+        assert [ract.get(ends.remote(ref)) for ref in refs] == [(i, i) for i in range(12)]
+        ract.shutdown()
+
+
+def test_without_spilling_a_full_store_is_an_error(start, monkeypatch):
+    monkeypatch.setenv("RACT_automatic_object_spilling_enabled", "0")
+    start()
+    with pytest.raises(ObjectStoreFullError):
+        kept = [ract.put(array(i)) for i in range(12)]
+        assert not kept
+
+
+def test_disk_that_is_full_is_said(start, monkeypatch):
+    monkeypatch.setenv("RACT_local_fs_capacity_threshold", "0.000001")
+    start()
+    with pytest.raises(ract.exceptions.OutOfDiskError, match="no room for"):
+        kept = [ract.put(array(i)) for i in range(12)]
+        assert not kept
+
+
+@pytest.mark.parametrize("folder", ["relative", "/nowhere/at/all"])
+def test_folder_must_be_there(start, folder):
+    with pytest.raises(ValueError, match="absolute path of a folder"):
+        start(object_spilling_directory=folder)
