@@ -148,7 +148,7 @@ class ActorClient:
                 except ConnectionError:
                     pass
             if self.state == "DEAD":
-                self.runtime.fail_call(call, self.death())
+                self.runtime.fail_soon(call, self.death())
                 return
             self._queue.append(call)
             self.watch()
@@ -231,7 +231,7 @@ class ActorClient:
                     if call in calls:
                         calls.remove(call)
                 error = errors.TaskCancelledError(task_id=call.refs_task_id())
-                self.runtime.fail_call(call, error)
+                self.runtime.fail_soon(call, error)
                 self._drain()
                 return
             executor = call.channel.executor
@@ -295,7 +295,7 @@ class ActorClient:
         self._settle(self.death())
         for call in [*self._returned, *self._queue]:
             if not call.cancelled:
-                self.runtime.fail_call(call, self.death())
+                self.runtime.fail_soon(call, self.death())
         self._returned.clear()
         self._queue.clear()
 
@@ -334,7 +334,7 @@ class ActorClient:
             self._creation_error = None
             self.cause = ExitCause("node_died")
             for call in [*self._parked, *self._returned, *self._queue]:
-                self.runtime.fail_call(call, error)
+                self.runtime.fail_soon(call, error)
             self._parked.clear()
             self._returned.clear()
             self._queue.clear()
@@ -350,6 +350,9 @@ class ActorClient:
         """The actor is moving to another node; calls it has not begun follow it there."""
         with self._lock:
             call.channel = None
+            if self.state == "DEAD":
+                self.runtime.fail_soon(call, self.death())
+                return
             self._returned.append(call)
             self._leaving = channel
             if self._channel is channel:
@@ -365,9 +368,10 @@ class ActorClient:
                 self._channel = None
             if self._leaving is channel:  # it has answered all that it has begun
                 self._leaving = None
-                self._returned.extend(lost)
-                self._drain()
-                return
+                if self.state != "DEAD":
+                    self._returned.extend(lost)
+                    self._drain()
+                    return
             self._parked.extend(lost)
             self._parked_since = time.monotonic()
             if self.state == "DEAD":
@@ -383,12 +387,12 @@ class ActorClient:
             call.channel = None
             if call.cancelled:
                 cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
-                self.runtime.fail_call(call, cancelled)
+                self.runtime.fail_soon(call, cancelled)
             elif call.retries != 0 and self.state != "DEAD":
                 call.retries -= 1 if call.retries > 0 else 0
                 again.append(call)
             else:
-                self.runtime.fail_call(call, error or self._unavailable())
+                self.runtime.fail_soon(call, error or self._unavailable())
         self._queue.extendleft(reversed(again))
         self._say_farewell()
 

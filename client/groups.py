@@ -85,6 +85,12 @@ class GroupClient:
         packed_value = (packed.head, packed.copied_buffers(), packed.refs)
         call.refs[0]._complete(refs.INLINE, packed_value)
 
+    @property
+    def waiting(self) -> list[Call]:
+        """The calls of `ready` that are not decided."""
+        with self._lock:
+            return [call for call, _ in self._waiting]
+
     # ------------------------------------------------------------------ as the owner of a call
 
     def cancel(self, call: Call, force: bool, recursive: bool) -> None:

@@ -132,6 +132,7 @@ class Runtime:
         self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
         self._dropped_handles: deque[bytes] = deque()
         self._dropped_streams: deque[Stream] = deque()
+        self._failures: deque[tuple[Call, BaseException]] = deque()
         self._errors = 0
         self._timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  # a heap
         self.reactor = Reactor(self._tick)
@@ -384,13 +385,25 @@ class Runtime:
             call.is_over = True
         call.kept = ()
 
+    def fail_soon(self, call: Call, error: BaseException) -> None:
+        """As `fail_call`, by the reactor: for who holds a lock.
+
+        What waits for the call may be somebody else's, whose lock is taken then.
+        """
+        self._failures.append((call, error))
+        self.reactor.wake()
+
+    def _fail_all(self) -> None:
+        while self._failures:
+            self.fail_call(*self._failures.popleft())
+
     # ------------------------------------------------------------------ refs and holds
 
     def adopt(self, id: bytes, count: int) -> Any:
         """A ref or handle whose ``count`` holds somebody announced for this process."""
+        if len(id) == ACTOR_ID_BYTES:
+            return self.actor(id).adopt(count)  # it may wait for who waits for our lock
         with self._lock:
-            if len(id) == ACTOR_ID_BYTES:
-                return self.actor(id).adopt(count)
             ref = self._find(id)
             if ref is None:
                 return self._new_held(id, count)
@@ -906,6 +919,8 @@ class Runtime:
             found += client.waiting
         for channel in list(self.channels.values()):
             found += list(channel.inflight.values())
+        for group in list(self._groups.values()):
+            found += group.waiting
         return found
 
     # ------------------------------------------------------------------ connections
@@ -970,6 +985,9 @@ class Runtime:
                 self.fail_call(call, error)
         for client in list(self.actors.values()):
             client.lost_cluster(error)
+        for group in list(self._groups.values()):
+            for call in group.waiting:
+                self.fail_call(call, error)
         for known in list(self._held.values()):
             ref = known()
             if ref is not None and ref._state == SOUGHT:
@@ -1078,6 +1096,7 @@ class Runtime:
             self.reactor.wake()
 
     def _tick(self) -> bool:
+        self._fail_all()
         while self._dropped_streams:
             self._dropped_streams.popleft().let_go()
         while self._dropped_handles:
@@ -1118,6 +1137,7 @@ class Runtime:
             self.link.flush_holds()
         except OSError:  # the node went first
             pass
+        self._fail_all()
         self._release_waiting()
         self.closed = True
         self.reactor.close()

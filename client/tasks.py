@@ -76,8 +76,8 @@ class TaskPool:
         """All arguments of the call are there."""
         with self._lock:
             self._late.pop(call.number, None)
-            if not call.cancelled:
-                self._add(call)
+        if not call.cancelled:
+            self._add(call)  # perhaps in another pool, whose lock is taken then
 
     def _add(self, call: Call) -> None:
         if call.extra is not None and self._follows_data and "deps" in call.extra:
@@ -107,7 +107,7 @@ class TaskPool:
                 self._late.pop(call.number, None)
                 if call in self._machine.queue:
                     self._machine.queue.remove(call)
-                self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
+                self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
                 return
         self.runtime.ask_to_cancel(call, channel.executor, force, recursive)
 
@@ -174,6 +174,7 @@ class TaskPool:
                 channel = self.runtime.connect(message.executor, message.node_id, message.address)
             except OSError:
                 # It died between grant and connection; LeaseLost is on its way.
+                self._machine.announced = max(0, self._machine.announced - 1)
                 self._leases[message.executor] = lease
                 self._machine.leases[lease.id] = lease
                 lease.blocked = True
@@ -267,14 +268,14 @@ class TaskPool:
         for i, call in enumerate(lost):
             call.channel = None
             if call.cancelled:
-                self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
+                self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
             elif i >= started:
                 again.append(call)
             elif call.retries != 0 and cause.kind != "group_removed":
                 call.retries -= 1 if call.retries > 0 else 0
                 again.append(call)
             else:
-                self.runtime.fail_call(call, error_from_exit(cause, what=f"task {call.name}"))
+                self.runtime.fail_soon(call, error_from_exit(cause, what=f"task {call.name}"))
         if again:
             self._perform(self._machine.resubmit(again, time.monotonic()))
 

@@ -93,7 +93,7 @@ def average(bench, do, *args):
         (one_group, "STRICT_SPREAD"),
         (one_group, "STRICT_PACK"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None),
 )
 def test_decision_costs_the_same_on_10_and_on_1_000_nodes(do, how):
     few, many = (average(Bench(n), do, how) for n in (10, 1000))
