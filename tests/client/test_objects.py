@@ -202,12 +202,6 @@ def test_a_list_of_many_refs_in_one_argument():
     assert ract.get(summed.remote([ract.put(i) for i in range(500)])) == 124750
 
 
-def test_full_store_says_so():
-    capacity = store()["store_capacity"]
-    with pytest.raises(ract.exceptions.ObjectStoreFullError, match="bytes"):
-        ract.put(np.empty(capacity, dtype=np.uint8))
-
-
 def test_refs_after_shutdown_say_that_their_cluster_is_gone():
     # In another process: this one shares its cluster with other tests.
     import subprocess

@@ -19,8 +19,8 @@ HERE, THERE = b"h" * 28, b"t" * 28
 class Node:
     """A node with two drivers and a store of 64 MiB."""
 
-    def __init__(self) -> None:
-        config = Config(HERE, "/s", "/s/m", 0, 64 * MIB)
+    def __init__(self, *, spills: bool = False) -> None:
+        config = Config(HERE, "/s", "/s/m", 0, 64 * MIB, spills=spills)
         self.machine = NodeMachine(config, random.Random(0))
         self.now = 0.0
         for process in (1, 2):
@@ -132,3 +132,92 @@ def test_who_waits_for_a_fetch_without_room_gets_an_error(node):
     (told,) = node.do(ev.Tick())
     assert told.message.blob.is_error
     assert b"do not fit" in told.message.blob.head
+
+
+# --------------------------------------------------------------------------- spilling
+
+
+def sealed(node, process, request, object_id):
+    """Write an object into the segment that was granted."""
+    granted = node.answers[request]
+    node.do(
+        ev.FromProcess(
+            process,
+            m.ObjectSealed(process, object_id, granted.segment, 0, granted.size, [], []),
+        )
+    )
+    node.do(ev.FromProcess(process, m.SegmentClosed(process, granted.segment)))
+    return granted.segment
+
+
+def spills(commands):
+    return [command.segment for command in commands if isinstance(command, ev.Spill)]
+
+
+def filled(node):
+    """Three objects of 16 MiB; returns their segments."""
+    found = []
+    for request in (1, 2, 3):
+        want(node, 1, request, 16 * MIB)
+        found.append(sealed(node, 1, request, bytes([request]) * 28))
+    return found
+
+
+def want(node, process, request, size):
+    return node.do(ev.FromProcess(process, m.SegmentWanted(process, request, size)))
+
+
+def test_oldest_object_makes_room_for_who_waits():
+    node = Node(spills=True)
+    first, _, _ = filled(node)
+    assert spills(want(node, 2, 9, 32 * MIB)) == [first, first + 1]
+    assert not node.answers.get(9)
+    done = node.do(ev.SpillDone(first))
+    moved = [c.message for c in done if isinstance(getattr(c, "message", None), m.SegmentsMoved)]
+    assert [(told.process, told.paths) for told in moved] == [(1, ["/s/m1"]), (2, ["/s/m1"])]
+    node.do(ev.SpillDone(first + 1))
+    assert node.answers[9].size >= 32 * MIB
+
+
+def test_object_that_was_read_stays_in_memory_longer():
+    node = Node(spills=True)
+    first, second, _ = filled(node)
+    node.do(ev.FromProcess(2, m.ObjectWanted(2, bytes([1]) * 28)))
+    assert spills(want(node, 2, 9, 20 * MIB))[0] == second != first
+
+
+def test_object_that_is_freed_while_it_is_copied_is_removed():
+    node = Node(spills=True)
+    first, *_ = filled(node)
+    want(node, 2, 9, 20 * MIB)
+    node.do(m.FreeObject(bytes([1]) * 28))
+    assert ev.RemoveSegment(first) in node.do(ev.SpillDone(first))
+
+
+def test_spilled_object_that_is_freed_is_removed():
+    node = Node(spills=True)
+    first, *_ = filled(node)
+    want(node, 2, 9, 20 * MIB)
+    node.do(ev.SpillDone(first))
+    assert ev.RemoveSegment(first) in node.do(m.FreeObject(bytes([1]) * 28))
+
+
+def test_full_disk_is_an_error_and_the_object_stays():
+    node = Node(spills=True)
+    first, second, third = filled(node)
+    node.now += 1.0
+    for segment in spills(want(node, 2, 9, 40 * MIB)):
+        node.do(ev.SpillFailed(segment, "the disk is full"))
+    assert node.answers[9].error == "OutOfDiskError"
+    assert "the disk is full" in node.answers[9].detail
+    assert {o.segment for o in node.machine.objects.store.objects.values()} == {
+        first,
+        second,
+        third,
+    }
+
+
+def test_what_is_larger_than_the_store_is_written_to_disk():
+    node = Node(spills=True)
+    [create] = [c for c in want(node, 1, 1, 100 * MIB) if isinstance(c, ev.CreateSegment)]
+    assert create.on_disk
