@@ -174,7 +174,7 @@ class Runtime:
 
     def pool_near(self, pool: TaskPool, node_id: bytes) -> TaskPool:
         """The pool for tasks of the same shape whose arguments lie on another node."""
-        if node_id in (pool.near, self.node_id, b""):
+        if node_id in (self.node_id, b"") or (pool.is_near_elsewhere and node_id == pool.near):
             return pool
         key = (pool.key, node_id)
         near = self._pools.get(key)

@@ -44,7 +44,7 @@ class TaskPool:
         runtime: Of this process.
         key: Of the pool, in messages.
         shape: What executors must offer.
-        near: The node that stores most of their arguments; b"" if it is this one, or none.
+        near: Another node, which stores most of their arguments; b"" if they are here, or small.
     """
 
     def __init__(self, runtime: Runtime, key: int, shape: Shape, near: bytes = b"") -> None:
@@ -52,6 +52,7 @@ class TaskPool:
         self.key = key
         self.shape = shape
         self.near = near
+        self.is_near_elsewhere = bool(near)
         self._follows_data = shape.strategy.get("kind", "DEFAULT") == "DEFAULT"
         self.scope = refs._scope  #: in which remote functions may take this pool without asking
         self.refused: Exception | None = None
@@ -81,7 +82,10 @@ class TaskPool:
 
     def _add(self, call: Call) -> None:
         if call.extra is not None and self._follows_data and "deps" in call.extra:
-            pool = self.runtime.pool_near(self, _node_with_most(call.extra["deps"]))
+            node_id = _node_with_most(call.extra["deps"])
+            pool = self.runtime.pool_near(self, node_id)
+            if pool is self and not self.is_near_elsewhere:
+                self.near = node_id  # as the newest of its tasks has it
             if pool is not self:
                 call.owner = pool
                 pool._enqueue(call)

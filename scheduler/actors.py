@@ -68,7 +68,7 @@ REFUSALS = {"refused": "unschedulable", "removed": "group_removed"}
 class ActorLine:
     """Actors that wait for the same, in the order of their turns."""
 
-    since: float  #: when the first began to wait
+    since: float  #: when it began to wait, or was served last
     actors: dict[bytes, Actor] = field(default_factory=dict)
 
 
@@ -283,6 +283,8 @@ class Actors:
         """Have an actor end after the call that it is in and start elsewhere, if it may restart."""
         body = actor.body
         may_move = actor.state == ALIVE and actor.spec.max_restarts != 0
+        if may_move and not actor.ask.group_id:  # of a group, the bundle moves along
+            may_move = self.placement.verdict(actor.ask).kind == "wait"
         if body is not None and may_move and not body.is_moving and body.ending is None:
             body.is_moving = True
             self._stop(actor, cause, graceful=True)

@@ -9,7 +9,8 @@ claimed resources, and their leases there that hold some are recalled, so that i
 
 A claim ends when the first of its queue is placed, when nobody waits in the queue any more, or
 after `Settings.claim_s`; then it pauses for as long, in case that what it waits for needs a place
-itself. What actors and groups hold is theirs: where it leaves too little, nothing is claimed.
+itself, and each time twice as long, since a claim in vain costs others their room. What actors and
+groups hold is theirs: where it leaves too little, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from ract.scheduler.leases import Leases
 from ract.scheduler.nodes import Claim, Node, Nodes
 from ract.scheduler.placement import Placement
 from ract.scheduler.turn import Turn
+
+PAUSE_DOUBLED_MAX = 6
+"""So often a pause is doubled."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Ageing:
     claims: dict[str, Claimed] = field(default_factory=dict)
     #: Queue -> when it may claim again.
     _pauses: dict[str, float] = field(default_factory=dict)
+    _vain: dict[str, int] = field(default_factory=dict)  # claims that brought nothing
     _waiting: dict[str, None] = field(default_factory=dict)  #: seen in this round
     _next_at: float | None = None
 
@@ -63,7 +68,9 @@ class Ageing:
                 self._recall(queue, claimed)
                 return False
             self._drop(queue)
-            self._pauses[queue] = now + self.turn.settings.claim_s
+            self._vain[queue] = self._vain.get(queue, 0) + 1
+            pause = self.turn.settings.claim_s * 2 ** min(self._vain[queue] - 1, PAUSE_DOUBLED_MAX)
+            self._pauses[queue] = now + pause
         at = max(since + self.turn.settings.starve_s, self._pauses.get(queue, 0.0))
         if at > now:
             self._look_at(at)
@@ -107,9 +114,11 @@ class Ageing:
             self._drop(queue)
         for queue in [queue for queue in self._pauses if queue not in self._waiting]:
             del self._pauses[queue]
+            self._vain.pop(queue, None)
 
     def placed(self, queue: str) -> None:
         """The first of a queue got what it waited for."""
+        self._vain.pop(queue, None)
         if queue in self.claims:
             self._drop(queue)
 

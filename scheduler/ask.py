@@ -19,6 +19,7 @@ class Ask:
     demand: dict[str, int]
     kind: str
     selectors: tuple[dict[str, str], ...]  #: the first that any node matches counts
+    hard: dict[str, str]  #: must match beside it
     soft_selector: dict[str, str]
     node_id: bytes
     is_soft: bool
@@ -47,10 +48,12 @@ class Ask:
         if kind not in KINDS:
             raise ValueError(f"unknown scheduling strategy {kind!r}, expected one of {KINDS}")
         fallbacks = strategy.get("fallback") or []
-        first = {**selector, **(strategy.get("hard") or {})}
-        selectors = (first, *(dict(f.get("label_selector") or {}) for f in fallbacks))
-        soft = dict(strategy.get("soft") or {}) if kind == "NODE_LABEL" else {}
-        for each in (*selectors, soft):
+        others = (dict(each.get("label_selector") or {}) for each in fallbacks)
+        selectors = (dict(selector), *others)
+        is_label = kind == "NODE_LABEL"
+        hard = dict(strategy.get("hard") or {}) if is_label else {}
+        soft = dict(strategy.get("soft") or {}) if is_label else {}
+        for each in (*selectors, hard, soft):
             _check_selector(each)
         positive = {name: n for name, n in demand.items() if n > 0}
         key = repr((_sorted(positive), _sorted(strategy), _sorted(selector), queue))
@@ -58,6 +61,7 @@ class Ask:
             demand=positive,
             kind=kind,
             selectors=selectors,
+            hard=hard,
             soft_selector=soft,
             node_id=_bytes(strategy.get("node_id", b"")),
             is_soft=kind == "NODE_AFFINITY" and bool(strategy.get("soft")),
@@ -83,7 +87,11 @@ def could_run(node: Node, ask: Ask, selector: Mapping[str, str]) -> bool:
 
 def has_all(node: Node, ask: Ask, selector: Mapping[str, str]) -> bool:
     """Return whether the node is large enough for ``ask`` and has these labels."""
-    return node.ledger.is_feasible(ask.demand) and matches(node, selector)
+    return (
+        node.ledger.is_feasible(ask.demand)
+        and matches(node, selector)
+        and (not ask.hard or matches(node, ask.hard))
+    )
 
 
 def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
@@ -91,6 +99,8 @@ def lacks(node: Node, ask: Ask, have: Mapping[str, int]) -> list[str]:
     missing = short_of(ask.demand, have)
     if not any(matches(node, selector) for selector in ask.selectors):
         missing.append(f"labels {ask.selectors[0]} do not match")
+    if not matches(node, ask.hard):
+        missing.append(f"labels {ask.hard} do not match")
     if ask.kind == "NODE_AFFINITY" and not ask.is_soft and node.node_id != ask.node_id:
         missing.append(f"must run on node {ask.node_id.hex()[:8]}")
     if node.is_draining:

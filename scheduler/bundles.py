@@ -76,6 +76,8 @@ def search(
     used = {b.node: 1 for b in group.bundles if b.node is not None and b.node in free}
     if strategy == "STRICT_PACK":
         ask = together(group, missing)
+        if not _agree(ask, missing):
+            return None
         for node in [*used] or nodes:
             if _fits(free[node], ask.demand) and could_run(node, ask, ask.selectors[0]):
                 return [(bundle, node) for bundle in missing]
@@ -160,6 +162,12 @@ def together(group: Group, bundles: Sequence[Bundle]) -> Ask:
     return Ask.of(total, {}, labels, queue=group.queue)
 
 
+def _agree(ask: Ask, bundles: Sequence[Bundle]) -> bool:
+    """Whether the labels of bundles, put together, do not contradict each other."""
+    wanted = ask.selectors[0].items()
+    return all(bundle.ask.selectors[0].items() <= wanted for bundle in bundles)
+
+
 def _all_on_one(
     placement: Placement,
     group: Group,
@@ -169,9 +177,8 @@ def _all_on_one(
 ) -> bool:
     """Take everything on one node: one that the group is on already, the soft target, the best."""
     ask = group.whole if len(missing) == len(group.bundles) else together(group, missing)
-    wanted = ask.selectors[0].items()
-    if any(not b.ask.selectors[0].items() <= wanted for b in missing):
-        return False  # their labels contradict each other
+    if not _agree(ask, missing):
+        return False
     pool = placement.pool(ask)
     candidates = [node for node in here if pool.has_room(node)]
     if not candidates and (not here or group.spec.strategy == "PACK"):

@@ -43,7 +43,9 @@ class Drain:
     why: str
     deadline: float | None
     ends: bool  #: the node is told to end when nothing is left
-    fetches: dict[bytes, float] = field(default_factory=dict)  #: object -> until when
+    #: Objects that are to be fetched by others, and those that are: until when.
+    to_fetch: list[bytes] = field(default_factory=list)
+    fetches: dict[bytes, float] = field(default_factory=dict)
     is_told: bool = False
 
 
@@ -129,23 +131,35 @@ class Drains:
         self.groups.vacate(node)
         self._fetch(drain)
         is_due = drain.deadline is not None and drain.deadline <= self.turn.now
-        is_over = is_due or not self.what_is_left(node)
+        is_moving = bool(drain.to_fetch or drain.fetches)
+        is_over = is_due or not (is_moving or self.what_is_left(node))
         if is_over and drain.ends and not drain.is_told:
             drain.is_told = True
             self.turn.send(node.node_id, EndNode(ExitCause("shutdown", f"drained: {drain.why}")))
 
+    def kept(self, object_id: bytes) -> None:
+        """A node keeps an object now: the next one may follow."""
+        for drain in self.table.values():
+            if drain.fetches.pop(object_id, None) is not None:
+                self._refill(drain)
+
     def _fetch(self, drain: Drain) -> None:
         """Have other nodes fetch what only this one stores."""
-        sole = self.objects.sole_on(drain.node.node_id)
         now = self.turn.now
-        drain.fetches = {i: at for i, at in drain.fetches.items() if i in sole and at > now}
+        late = [object_id for object_id, at in drain.fetches.items() if at <= now]
+        for object_id in late:
+            del drain.fetches[object_id]
+        if not (drain.to_fetch or drain.fetches):  # all of it is looked through only then
+            drain.to_fetch = self.objects.sole_on(drain.node.node_id)[::-1]
+        self._refill(drain)
+
+    def _refill(self, drain: Drain) -> None:
         targets = [node for node in self.nodes.alive if not node.is_draining]
-        for object_id in sole:
-            if object_id in drain.fetches or not targets:
+        while targets and drain.to_fetch and len(drain.fetches) < FETCHES_MAX:
+            object_id = drain.to_fetch.pop()
+            if not self.objects.is_sole_on(object_id, drain.node.node_id):
                 continue
-            if len(drain.fetches) >= FETCHES_MAX:
-                break
-            drain.fetches[object_id] = now + FETCH_TIMEOUT_S
+            drain.fetches[object_id] = self.turn.now + FETCH_TIMEOUT_S
             target = targets[self._next_target % len(targets)]
             self._next_target += 1
             self.turn.send(target.node_id, KeepObject(object_id))

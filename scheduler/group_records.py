@@ -57,6 +57,8 @@ class Group:
     waits_since: float
     state: str = PENDING
     keeper: bytes = b""  #: the detached actor that made it, and with which it ends
+    could_fit: bool = True  #: on these nodes if they were idle
+    judged_at: int = -1  #: `Nodes.version` for which that was found out
     attempts: int = 0  #: how often it was tried to place it
     placed_at: float = 0.0
     removed_at: float = 0.0

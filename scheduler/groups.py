@@ -9,8 +9,8 @@ of its own; who names the group in its strategy takes from those, and from nothi
 
 States change by `TRANSITIONS` only. PENDING and RESCHEDULING wait: those that have lost a bundle
 first, the others in the order of their creation per *queue* (equal strategy, bundles and labels).
-If the first of a queue has no place, nobody in it does. Nobody is looked at again before something
-has become free.
+If the first of a queue has no place, nobody in it is looked at. Nobody is looked at again before
+something has become free, and the expensive search is made only now and then.
 
 A group ends with `remove`, with its job, or with the detached actor that made it, unless it is
 detached itself. Its users end with it: what waits is refused, what runs is killed. What a bundle
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ract.core.messages import ExitCause, GroupChanged, GroupSpec
 from ract.scheduler.actors import Actors
@@ -46,6 +47,9 @@ from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.turn import Turn
 
+SEARCH_EVERY_S = 0.1
+"""How often all nodes are searched for the first of a queue, at most."""
+
 
 @dataclass(slots=True, eq=False)
 class Groups:
@@ -66,8 +70,11 @@ class Groups:
     emptying: dict[Ledger, Allocation] = field(default_factory=dict)
     #: Detached actor -> the groups that it made.
     kept: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    by_owner: dict[int, dict[bytes, None]] = field(default_factory=dict)  #: not the removed ones
     watched: dict[int, dict[bytes, None]] = field(default_factory=dict)  #: by process
     _tried_at: dict[str, int] = field(default_factory=dict)  # queue -> `Nodes.freed`
+    _search_at: dict[str, float] = field(default_factory=dict)  # queue -> when it may be searched
+    _next_search: float | None = None
     _removed: deque[bytes] = field(default_factory=deque)
 
     @property
@@ -92,6 +99,7 @@ class Groups:
             self.names[spec.namespace, spec.name] = spec.group_id
         if group.keeper:
             self.kept.setdefault(group.keeper, {})[spec.group_id] = None
+        self.by_owner.setdefault(spec.owner, {})[spec.group_id] = None
         self._wait(group)
         if spec.owner not in self.processes.alive and not spec.detached:
             self.remove(spec.group_id, "its creator is dead")
@@ -109,8 +117,6 @@ class Groups:
             for demand, selector in zip(spec.bundles, selectors, strict=True)
         ]
         bundles = [Bundle(index, ask) for index, ask in enumerate(asks)]
-        actor_id = self.actors.by_executor.get(spec.owner)
-        is_kept = actor_id is not None and self.actors.table[actor_id].spec.detached
         group = Group(
             spec=spec,
             bundles=bundles,
@@ -118,10 +124,23 @@ class Groups:
             queue=queue,
             created_at=self.turn.epoch_s,
             waits_since=self.turn.now,
-            keeper=actor_id if is_kept and actor_id is not None else b"",
+            keeper=self._detached_ancestor(spec.owner),
         )
         group.whole = together(group, bundles)
         return group
+
+    def _detached_ancestor(self, process: int) -> bytes:
+        """The detached actor that a process is, or that made the actor that it is, and so on."""
+        seen = set()
+        while (actor_id := self.actors.by_executor.get(process)) is not None:
+            actor = self.actors.table[actor_id]
+            if actor.spec.detached:
+                return actor_id
+            if actor_id in seen:
+                break
+            seen.add(actor_id)
+            process = actor.spec.owner
+        return b""
 
     def named(self, namespace: str, name: str) -> Group | None:
         """Return the group of that name, if it is not removed."""
@@ -135,8 +154,9 @@ class Groups:
             gone = GroupChanged(process, group_id, REMOVED, "no such group is known (any more)")
             self.processes.tell(process, gone)
             return
-        group.watchers[process] = None
-        self.watched.setdefault(process, {})[group_id] = None
+        if group.state != REMOVED:
+            group.watchers[process] = None
+            self.watched.setdefault(process, {})[group_id] = None
         self._tell(group, process)
 
     # ------------------------------------------------------------------ ends
@@ -162,6 +182,11 @@ class Groups:
                 self._empty(bundle.ledger)
             bundle.node = bundle.ledger = bundle.allocation = None
         self.turn.retry = True
+        for process in group.watchers:
+            _forget(self.watched, process, group_id)
+        group.watchers = {}
+        _forget(self.kept, group.keeper, group_id)
+        _forget(self.by_owner, group.spec.owner, group_id)
         self._removed.append(group_id)
         if len(self._removed) > self.turn.settings.dead_max:
             del self.table[self._removed.popleft()]
@@ -196,7 +221,12 @@ class Groups:
         return keeper is not None and keeper.state != "DEAD"
 
     def process_exited(self, number: int) -> None:
-        """It does not watch any more."""
+        """It does not watch any more; what it made after its job was over goes with it."""
+        for group_id in list(self.by_owner.get(number, {})):
+            group = self.table[group_id]
+            is_over = self.processes.driver_of(group.spec.job_id) is None
+            if is_over and not group.spec.detached and not self._keeper_lives(group):
+                self.remove(group_id, "the process that made it is gone, and its job is over")
         for group_id in self.watched.pop(number, {}):
             if group_id in self.table:
                 self.table[group_id].watchers.pop(number, None)
@@ -224,26 +254,38 @@ class Groups:
         for group, bundle in list(self.on(node)):
             assert bundle.ledger is not None, "it is placed"
             assert bundle.allocation is not None, "it is placed"
-            if not bundle.ledger.holders:
+            if not bundle.ledger.holders and not self._holds_together(group, node):
                 bundle.allocation.ledger.give_back(bundle.allocation)
                 bundle.node = bundle.ledger = bundle.allocation = None
                 self._step(group, "node_lost")
+
+    def _holds_together(self, group: Group, node: Node) -> bool:
+        """Whether a bundle that is used keeps the others on the node."""
+        if group.spec.strategy != "STRICT_PACK":
+            return False
+        here = [bundle.ledger for bundle in group.bundles if bundle.node is node]
+        return any(ledger is not None and ledger.holders for ledger in here)
 
     # ------------------------------------------------------------------ placing
 
     def place(self, ageing: Ageing) -> None:
         """Reserve what waits and has a place now; who has lost a bundle comes first."""
         self._keepers_gone()
+        self._next_search = None
         queues = list(self.waiting)
         queues.sort(key=lambda queue: self._first(queue).state != RESCHEDULING)
         for queue in queues:
             while queue in self.waiting and self._tried_at.get(queue) != self.nodes.freed:
-                if self._place(self._first(queue)):
-                    ageing.placed(queue)
-                else:
-                    self._tried_at[queue] = self.nodes.freed
+                if not self._place(self._first(queue)):
+                    break
+                ageing.placed(queue)
         for queue in self.waiting:
-            self._claim(self._first(queue), ageing)
+            group = self._first(queue)
+            if group.could_fit:
+                if group.recalled not in self.leases.table:
+                    asks = [group.whole, *(bundle.ask for bundle in group.missing)]
+                    group.recalled = self.leases.recalls.ask_for_any(asks)
+                self._claim(group, ageing)
 
     def _claim(self, group: Group, ageing: Ageing) -> None:
         """Have nodes kept for a group that has waited long, if that would help."""
@@ -262,25 +304,40 @@ class Groups:
         return self.table[next(iter(self.waiting[queue]))]
 
     def _place(self, group: Group) -> bool:
-        nodes = self.nodes.alive
+        """Place or refuse the first of a queue; False if it has to wait."""
+        freed = self.nodes.freed
         group.attempts += 1
-        if not reserve(self.placement, group) and not reserve_found(self.placement, group, nodes):
+        is_placed = reserve(self.placement, group)
+        if not is_placed:
+            self.nodes.freed = freed  # what was given back again is nothing new
+            at = self._search_at.get(group.queue, self.turn.now)
+            if at > self.turn.now:
+                self._next_search = min(at, self._next_search or at)
+                return False
+            self._search_at[group.queue] = self.turn.now + SEARCH_EVERY_S
+            is_placed = reserve_found(self.placement, group, self.nodes.alive)
+        if not is_placed:
+            self.nodes.freed = self._tried_at[group.queue] = freed
             return self._judge(group)
         group.placed_at = self.turn.epoch_s
         self._step(group, "placed")
         self.turn.retry = True  # who waits to use it
         return True
 
+    def next_deadline(self) -> float | None:
+        """When to look again at who waits, though nothing has happened."""
+        return self._next_search
+
     def _judge(self, group: Group) -> bool:
         """Remove or report a group that never fits; return whether its queue has a new first."""
-        if search(group, self.nodes.alive, lambda node: node.ledger.total) is not None:
-            if group.recalled not in self.leases.table:
-                asks = [group.whole, *(bundle.ask for bundle in group.missing)]
-                group.recalled = self.leases.recalls.ask_for_any(asks)
+        if group.judged_at == self.nodes.version:
+            return False
+        found = search(group, self.nodes.alive, lambda node: node.ledger.total)
+        group.judged_at, group.could_fit = self.nodes.version, found is not None
+        if group.could_fit:
             return False
         if group.spec.must_fit:
-            why = self.reports.group_text(group)
-            self.remove(group.spec.group_id, why)
+            self.remove(group.spec.group_id, self.reports.group_text(group))
             return True
         self.reports.infeasible_group(group)
         return False
@@ -306,6 +363,7 @@ class Groups:
             del queue[group_id]
             if not queue:
                 del self.waiting[group.queue]
+                self._search_at.pop(group.queue, None)
                 self.reports.forget(group.queue)
         self._tried_at.pop(group.queue, None)
         self.turn.retry = True
@@ -336,6 +394,13 @@ class Groups:
         assert all(self.waiting.values())
         for ledger in self.emptying:
             assert ledger.holders
+
+
+def _forget(index: dict[Any, dict[bytes, None]], key: Any, group_id: bytes) -> None:
+    same = index.get(key, {})
+    same.pop(group_id, None)
+    if key in index and not same:
+        del index[key]
 
 
 def with_namespace(spec: GroupSpec, namespace: str) -> GroupSpec:

@@ -23,7 +23,6 @@ class Want:
     shape: Shape
     ask: Ask
     names: list[str]
-    since: float  #: when it began to wait
     backlog: int = 0
     granted: int = 0  #: since `backlog` was stated
     starting: int = 0  #: its leases in STARTING

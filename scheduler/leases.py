@@ -100,13 +100,11 @@ class Leases:
             want = self._new_want(key, event)
             if want is None:
                 return
-        is_news = not want.need
-        if is_news:
-            want.since = self.turn.now
+        is_news = not want.backlog
         want.backlog, want.granted = max(0, event.backlog), 0
         want.priority, want.near = event.priority, event.near
         want.names = event.names or want.names
-        if is_news and want.need and not self._judge(want):
+        if is_news and want.backlog and not self._judge(want):
             return
         self._enqueue(want)
         self.turn.retry = True  # whoever has nothing more to do may have to give leases back
@@ -172,7 +170,7 @@ class Leases:
                 if lease.state != HELD:
                     continue
                 lease.state = ENDING
-                self.of_job[lease.shape.job_id] -= 1
+                self._count_less(lease)
                 why = ExitCause("owner_died", "the process that submitted its tasks is gone")
                 self.turn.send(lease.node.node_id, EndLease(lease.lease, True, why))
         ran = self.by_executor.get(number)
@@ -203,10 +201,16 @@ class Leases:
         lease.state = ENDING
         want.held -= 1
         del want.leases[lease.lease]
-        self.of_job[lease.shape.job_id] -= 1
+        self._count_less(lease)
         cause = replace(cause, node_id=lease.node.node_id, host=lease.node.host)
         self.processes.tell(want.key[0], LeaseLost(want.key[0], lease.lease, cause))
         self.turn.send(lease.node.node_id, EndLease(lease.lease, True, cause))
+
+    def _count_less(self, lease: Lease) -> None:
+        job_id = lease.shape.job_id
+        self.of_job[job_id] -= 1
+        if not self.of_job[job_id]:
+            del self.of_job[job_id]
 
     def blocked(self, executor: int) -> bool:
         """The executor's task waits: lend its CPUs. False if it has no lease."""
@@ -277,7 +281,7 @@ class Leases:
             assert all(self.wants[key] is want for key, want in line.wants.items())
             assert line.first(self.of_job) in line.wants.values()
         counts = Counter(e.shape.job_id for e in self.table.values() if e.state != ENDING)
-        assert counts == +self.of_job, (counts, self.of_job)
+        assert counts == self.of_job, (counts, self.of_job)
         for lease in self.table.values():
             assert lease.node.is_alive
             assert (lease.state == STARTING) == (not lease.executor), lease
@@ -301,7 +305,7 @@ class Leases:
             refusal = LeaseRefused(*key, "ValueError", str(error))
             self.processes.tell(event.process, refusal)
             return None
-        want = Want(key, shape, ask, event.names, self.turn.now)
+        want = Want(key, shape, ask, event.names)
         self.wants[key] = want
         self.by_process.setdefault(key[0], {})[key] = None
         if ask.group_id:
@@ -374,7 +378,6 @@ class Leases:
         self.of_job[want.shape.job_id] += 1
         want.starting += 1
         want.recalled = 0
-        want.since = self.turn.now
         node.starting += 1
         message = StartLease(lease.lease, want.shape, want.key[0], {**allocation.assigned})
         self.turn.send(node.node_id, message)
@@ -414,7 +417,7 @@ class Leases:
             del self.on_node[lease.node.node_id]
         self.by_executor.pop(lease.executor, None)
         if lease.state != ENDING:
-            self.of_job[lease.shape.job_id] -= 1
+            self._count_less(lease)
         lease.allocation.ledger.give_back(lease.allocation)
         self.turn.retry = True
         want = self.wants.get(lease.want_key)

@@ -11,7 +11,7 @@ want whose rank changes is put in again. So the next one is found without lookin
 from __future__ import annotations
 
 from collections import Counter
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from ract.scheduler.lease_records import Want, WantKey
@@ -25,7 +25,7 @@ class Line:
     """Wants of one ask, with who is next."""
 
     def __init__(self, since: float) -> None:
-        self.since = since  #: when its first began to wait
+        self.since = since  #: when it began to wait, or was served last
         self.wants: dict[WantKey, Want] = {}
         self._ranks: dict[WantKey, Rank] = {}
         self._heaps: dict[bytes, list[tuple[Rank, WantKey]]] = {}  # by job
@@ -39,7 +39,12 @@ class Line:
             return
         self.wants[want.key] = want
         self._ranks[want.key] = rank
-        heappush(self._heaps.setdefault(want.shape.job_id, []), (rank, want.key))
+        job_id = want.shape.job_id
+        heap = self._heaps.setdefault(job_id, [])
+        heappush(heap, (rank, want.key))
+        if len(heap) > 4 * len(self.wants) + 64:
+            heap[:] = [entry for entry in heap if self._ranks.get(entry[1]) == entry[0]]
+            heapify(heap)
 
     def remove(self, key: WantKey) -> None:
         """Take a want out."""

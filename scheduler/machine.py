@@ -123,6 +123,7 @@ class SchedulerMachine:
             self.leases.recalls.next_at,
             self.ageing.next_deadline(),
             self.drains.next_deadline(),
+            self.groups.next_deadline(),
         )
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -273,6 +274,10 @@ class SchedulerMachine:
         self._hold(event.holds)
         self.objects.stored(event)
 
+    def _kept(self, event: m.ObjectKept) -> None:
+        self.objects.kept(event)
+        self.drains.kept(event.object_id)
+
     def _hold(self, holds: list[m.Hold]) -> None:
         for hold in holds:
             if hold.process not in self.processes.alive:
@@ -321,7 +326,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.HoldsChanged: lambda s, e: s._hold(e.holds),
     m.ObjectPublished: SchedulerMachine._published,
     m.ObjectStored: SchedulerMachine._stored,
-    m.ObjectKept: lambda s, e: s.objects.kept(e),
+    m.ObjectKept: SchedulerMachine._kept,
     m.ObjectMissing: lambda s, e: s.objects.missing(e),
     m.ObjectsFreed: lambda s, e: s.objects.freed(e.object_ids),
     m.ObjectSought: lambda s, e: s.objects.sought(e.node_id, e.object_id),

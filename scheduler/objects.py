@@ -207,14 +207,16 @@ class Directory:
 
     def sole_on(self, node_id: bytes) -> list[bytes]:
         """Return the objects that no node keeps but this one, or others that are drained."""
-        found = []
-        for object_id in self.by_node.get(node_id, ()):
-            entry = self.table[object_id]
-            keepers = [self.nodes.get(each) for each, keeps in entry.nodes.items() if keeps]
-            stays = any(node is not None and not node.is_draining for node in keepers)
-            if not stays and entry.blob is None:
-                found.append(object_id)
-        return found
+        here = self.by_node.get(node_id, ())
+        return [object_id for object_id in here if self.is_sole_on(object_id, node_id)]
+
+    def is_sole_on(self, object_id: bytes, node_id: bytes) -> bool:
+        """Whether the object is stored there and no node that stays keeps it."""
+        entry = self.table.get(object_id)
+        if entry is None or entry.blob is not None or node_id not in entry.nodes:
+            return False
+        keepers = [self.nodes.get(each) for each, keeps in entry.nodes.items() if keeps]
+        return not any(node is not None and not node.is_draining for node in keepers)
 
     def kept(self, event: ObjectKept) -> None:
         """A node keeps its copy from now on."""

@@ -41,7 +41,7 @@ from ract.scheduler.group_records import REMOVED, Bundle, Group
 from ract.scheduler.ledger import ACCELERATORS, Ledger
 from ract.scheduler.nodes import Node, Nodes
 
-POOLS_MAX = 256
+POOLS_MAX = 1024
 """So many kinds of asks are remembered with the nodes that are best for them."""
 
 PACK_BELOW = 0.5
@@ -81,16 +81,13 @@ class Placement:
         """
         if ask.kind == "PLACEMENT_GROUP":
             return self._in_group(ask)
-        pool = self.pool(ask)
         if ask.kind == "NODE_AFFINITY":
-            target = self._nodes.get(ask.node_id)
-            if target is not None and target in pool:
-                if pool.has_room(target):
-                    return Spot(target, target.ledger)
-                if not ask.may_spill:
-                    return None
-            elif not ask.is_soft:
+            target = self._target(ask)
+            if target is not None and target.has_room(ask.demand, ask.queue):
+                return Spot(target, target.ledger)
+            if not ask.is_soft or (target is not None and not ask.may_spill):
                 return None
+        pool = self.pool(ask)
         close = self._nodes.get(near)
         if has_data and close is not None and ask.kind == "DEFAULT" and pool.has_room(close):
             return Spot(close, close.ledger)
@@ -121,15 +118,21 @@ class Placement:
         if ask.kind == "PLACEMENT_GROUP":
             group = self.groups.get(ask.group_id)
             return [b.node for b in group.bundles if b.node is not None] if group else []
-        pool = self.pool(ask)
         if ask.kind == "NODE_AFFINITY":
-            target = self._nodes.get(ask.node_id)
-            if target is not None and target in pool:
-                is_spilt = ask.may_spill and not pool.has_room(target)
-                return list(pool.nodes.values()) if is_spilt else [target]
+            target = self._target(ask)
+            if target is not None:
+                is_spilt = ask.may_spill and not target.has_room(ask.demand, ask.queue)
+                return list(self.pool(ask).nodes.values()) if is_spilt else [target]
             if not ask.is_soft:
                 return []
-        return list(pool.nodes.values())
+        return list(self.pool(ask).nodes.values())
+
+    def _target(self, ask: Ask) -> Node | None:
+        """The node that an affinity names, if it could run it."""
+        node = self._nodes.get(ask.node_id)
+        if node is None or not any(could_run(node, ask, each) for each in ask.selectors):
+            return None
+        return node
 
     def verdict(self, ask: Ask) -> Verdict:
         """Say why nothing can be chosen now."""
@@ -143,11 +146,10 @@ class Placement:
         node = self._nodes.get(ask.node_id)
         if node is None:
             return Verdict("refused", f"node {ask.node_id.hex()} is dead or unknown")
-        pool = self.pool(ask)
-        if node not in pool:
+        if self._target(ask) is None:
             lacking = "; ".join(lacks(node, ask, node.ledger.total))
             return Verdict("refused", f"node {node.short} can never run it: {lacking}")
-        if ask.must_fail and not pool.has_room(node):
+        if ask.must_fail and not node.has_room(ask.demand, ask.queue):
             return Verdict("refused", f"node {node.short} has no room now")
         return Verdict("wait")
 
@@ -169,7 +171,7 @@ class Placement:
             return Verdict("removed", f"placement group {ask.group_id.hex()} was removed{why}")
         if any(_holds(bundle.demand, ask.demand) for bundle in _bundles(group, ask)):
             return Verdict("wait")
-        which = "no bundle" if ask.bundle < 0 else f"bundle {ask.bundle} cannot ever"
+        which = "no bundle" if ask.bundle < 0 else f"not bundle {ask.bundle}"
         text = (
             f"{which} of placement group {ask.group_id.hex()} has {describe(ask.demand)}: "
             + ", ".join(describe(bundle.demand) for bundle in group.bundles[:8])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.core import wire
 from ract.core.messages import ActorSpec, EndNode, ExitCause, GroupSpec, Reply, Request
-from ract.core.resources import describe
+from ract.core.resources import UNIT, describe
 from ract.scheduler import groups, rows
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.ask import Ask
@@ -410,6 +410,9 @@ def _reserved(group: Group) -> dict[str, int]:
     names: dict[str, int] = {}
     ident = group.spec.group_id.hex()
     for bundle in group.bundles:
+        if bundle.ledger is not None:  # Ray's names for "anything of this bundle"
+            names[f"bundle_group_{bundle.index}_{ident}"] = 1000 * UNIT
+            names[f"bundle_group_{ident}"] = names.get(f"bundle_group_{ident}", 0) + 1000 * UNIT
         for name, n in (bundle.ledger.free if bundle.ledger is not None else {}).items():
             names[f"{name}_group_{bundle.index}_{ident}"] = n
             names[f"{name}_group_{ident}"] = names.get(f"{name}_group_{ident}", 0) + n

@@ -97,14 +97,13 @@ class Scaling:
         needed = {node: None for node in managed if self._is_used(node)}
         # The nodes in use first: what they have room for keeps no other node.
         managed.sort(key=lambda node: (node not in needed, node.order))
-        packing = _Packing(
-            managed, {node: dict(node.ledger.free) for node in managed}, self._size()
-        )
+        newest = self._newest()
+        packing = _Packing(managed, {node: dict(node.ledger.free) for node in managed}, newest)
         for apart, items in self._waiting():
             packing.lay(items, apart=apart)
         new = packing.new
         needed.update(packing.used)
-        totals = _Packing(managed, {n: dict(n.ledger.total) for n in managed}, self._size())
+        totals = _Packing(managed, {n: dict(n.ledger.total) for n in managed}, newest)
         for ask in sorted(self.requested, key=lambda ask: _weight(ask.demand)):
             totals.lay([(ask, 1)])
         needed.update(totals.used)
@@ -115,11 +114,11 @@ class Scaling:
             return True
         return any(p.kind == "driver" for p in self.processes.on_node(node.node_id))
 
-    def _size(self) -> Room | None:
-        """What a new node will have: as much as the newest one had; None if there was none."""
+    def _newest(self) -> Node | None:
+        """A node like those that will come: the newest one, if it lives or not."""
         for node in reversed(self.nodes.table.values()):
             if not node.is_head and any(_is_purpose(k) for k, n in node.ledger.total.items() if n):
-                return {k: n for k, n in node.ledger.total.items() if not k.startswith("node:")}
+                return node
         return None
 
     def _waiting(self) -> Iterable[tuple[bool, list[tuple[Ask, int]]]]:
@@ -140,7 +139,7 @@ class Scaling:
         for line in self.leases.queues.values():
             want = next(iter(line.wants.values()))
             found.append((False, [(want.ask, sum(w.need for w in line.wants.values()))]))
-        found = [(apart, [a for a in items if not a[0].group_id]) for apart, items in found]
+        found = [(apart, [a for a in items if _may_move(a[0])]) for apart, items in found]
         found.sort(
             key=lambda each: min((_weight(ask.demand) for ask, _ in each[1]), default=(0, 0))
         )
@@ -150,10 +149,10 @@ class Scaling:
 class _Packing:
     """Lays demands into nodes, then into new ones."""
 
-    def __init__(self, nodes: list[Node], free: dict[Node, Room], size: Room | None) -> None:
+    def __init__(self, nodes: list[Node], free: dict[Node, Room], newest: Node | None) -> None:
         self._nodes = nodes
         self._free = free
-        self._size = size
+        self._newest = newest
         self._rooms: list[Room] = []  # of new nodes
         self.used: dict[Node, None] = {}
 
@@ -183,14 +182,25 @@ class _Packing:
                     count -= fitting
                     if fitting:
                         taken.add(id(room))
-            while count > 0 and len(self._rooms) < NEW_MAX:
-                room = dict(self._size) if self._size is not None else dict(ask.demand)
+            while count > 0 and len(self._rooms) < NEW_MAX and self._would_help(ask):
+                newest = self._newest
+                room = dict(newest.ledger.total) if newest is not None else dict(ask.demand)
                 fitting = _take(room, ask.demand, 1 if apart else count)
-                if not fitting:
-                    break  # a node of that size would not help
                 count -= fitting
                 self._rooms.append(room)
                 taken.add(id(room))
+
+    def _would_help(self, ask: Ask) -> bool:
+        """Whether a node like the newest could run it."""
+        newest = self._newest
+        if newest is None:
+            return not ask.hard and not any(ask.selectors)
+        return any(has_all(newest, ask, selector) for selector in ask.selectors)
+
+
+def _may_move(ask: Ask) -> bool:
+    """Whether it would run on a new node, or waits for what a certain one has."""
+    return not ask.group_id and not (ask.kind == "NODE_AFFINITY" and not ask.is_soft)
 
 
 def _take(room: Room, demand: Mapping[str, int], count: int) -> int:

@@ -108,23 +108,20 @@ def test_objects_that_no_other_node_keeps_are_fetched_by_one(cluster):
         cluster.say(m.ObjectStored(cluster.a, i, 1000, [], [m.Hold(i, 1, 1)]))
     cluster.say(m.ObjectStored(b, ids[0], 1000, [], [], is_copy=True))  # it may be evicted
     drain(cluster, cluster.a)
-    done = set()
-    for _ in range(20):
-        asked = {told.object_id for told in cluster.told(m.KeepObject)}
-        assert len(asked) <= 16
-        for command in list(cluster.sent):
-            if isinstance(command.message, m.KeepObject):
-                object_id, node = command.message.object_id, command.node_id
-                assert node != cluster.a
-                done.add(object_id)
-                cluster.say(
-                    m.ObjectStored(node, object_id, 1000, [], [], is_copy=True),
-                    m.ObjectKept(node, object_id),
-                )
-        cluster.wait(0.3)
-        if is_told_to_end(cluster, cluster.a):
-            break
+    asked, done = list(cluster.sent), set()
+    while asked:
+        command = asked.pop()
+        if isinstance(command.message, m.KeepObject):
+            object_id, node = command.message.object_id, command.node_id
+            assert node != cluster.a
+            done.add(object_id)
+            assert len(cluster.machine.drains.table[cluster.a].fetches) <= 16
+            asked += cluster.say(
+                m.ObjectStored(node, object_id, 1000, [], [], is_copy=True),
+                m.ObjectKept(node, object_id),
+            )
     assert done == set(ids)
+    cluster.wait(1.0)
     assert is_told_to_end(cluster, cluster.a)
 
 
@@ -161,3 +158,27 @@ def test_labels_and_size_do_not_matter_while_a_node_drains(cluster):
     assert cluster.one(m.LeaseRefused).error == "TaskUnschedulableError"
     assert "being drained" in cluster.one(m.LeaseRefused).detail
     assert cluster.free(cluster.a) == {"CPU": 2}
+
+
+def test_actor_that_could_run_nowhere_else_is_waited_for(cluster):
+    strategy = {"kind": "NODE_AFFINITY", "node_id": cluster.a}
+    cluster.create(b"x" * 16, max_restarts=-1, strategy=strategy)
+    cluster.actor_up(cluster.a, b"x" * 16, 50)
+    cluster.node("b", cpus=2)
+    assert drain(cluster, cluster.a).value == {"left": ["1 actors"]}
+    assert not cluster.told(m.StopActor)
+
+
+def test_bundles_that_must_lie_together_move_together(cluster):
+    cluster.group(b"g" * 18, [{"CPU": 1}, {"CPU": 1}], strategy="STRICT_PACK")
+    strategy = {"kind": "PLACEMENT_GROUP", "group_id": b"g" * 18, "bundle": 0}
+    cluster.want(1, backlog=1, strategy=strategy)
+    [(_, lease)] = cluster.starts()
+    cluster.up(cluster.a, lease, 50)
+    b = cluster.node("b", cpus=2)
+    drain(cluster, cluster.a)
+    assert cluster.machine.groups.table[b"g" * 18].state == "CREATED"
+    cluster.say(m.LeaseReleased(1, lease))
+    cluster.wait(1.0)
+    bundles = cluster.machine.groups.table[b"g" * 18].bundles
+    assert [bundle.node.node_id for bundle in bundles] == [b, b]

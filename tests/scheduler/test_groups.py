@@ -286,3 +286,71 @@ def test_large_group_gets_its_turn_among_small_tasks(cluster):
             cluster.up(node, new, executor)
             leases.append(new)
     assert cluster.machine.groups.table[G].state == "CREATED"
+
+
+def test_no_lease_is_granted_in_a_removed_group(cluster):
+    cluster.group(G, [{"CPU": 1}])
+    cluster.want(1, backlog=1, strategy=within())
+    [(node, lease)] = cluster.starts()
+    cluster.say(m.GroupRemoveWanted(1, G))
+    cluster.want(1, backlog=1, strategy=within())
+    assert cluster.one(m.LeaseRefused).error == "TaskPlacementGroupRemoved"
+    cluster.up(node, lease, 50)
+    assert not cluster.told(m.LeaseGranted)
+
+
+def test_labels_that_contradict_each_other_are_not_packed_onto_one_node():
+    cluster = Cluster()
+    cluster.process(1, cluster.node("a", cpus=4, labels={"zone": "x"}))
+    cluster.node("b", cpus=4, labels={"zone": "y"})
+    selectors = [{"zone": "x"}, {"zone": "y"}]
+    cluster.group(G, [{"CPU": 1}] * 2, strategy="STRICT_PACK", selectors=selectors)
+    assert cluster.state(G) == "PENDING"
+
+
+def test_group_that_a_child_of_a_detached_actor_made_ends_with_that_actor(cluster):
+    def up(actor_id, executor):
+        [start] = [each for each in cluster.sent if isinstance(each.message, m.StartActor)]
+        cluster.actor_up(start.node_id, actor_id, executor)
+
+    cluster.create(b"x" * 16, detached=True, name="x")
+    up(b"x" * 16, 50)
+    cluster.create(b"y" * 16, owner=50)
+    up(b"y" * 16, 51)
+    cluster.group(G, [{"CPU": 1}], owner=51)
+    cluster.dies(1)
+    assert cluster.machine.groups.table[G].state == "CREATED"
+    cluster.dies(50)
+    assert cluster.machine.groups.table[G].state == "REMOVED"
+
+
+def test_lease_is_asked_back_for_a_group_before_it_claims_anything(cluster):
+    cluster.want(1, backlog=8, cpus=1)
+    for executor, (node, lease) in enumerate(cluster.starts(), 50):
+        cluster.up(node, lease, executor)
+    cluster.group(G, [{"CPU": 1}])
+    cluster.wait(0.5)
+    assert not cluster.machine.ageing.claims
+    assert any(lease.is_recalled for lease in cluster.machine.leases.table.values())
+
+
+def test_nothing_is_kept_of_groups_that_are_gone():
+    cluster = Cluster(dead_max=10)
+    cluster.process(1, cluster.node("a", cpus=4))
+    for i in range(100):
+        group_id = i.to_bytes(18, "big")
+        cluster.group(group_id, [{"CPU": 1}])
+        cluster.say(m.GroupRemoveWanted(1, group_id))
+    groups = cluster.machine.groups
+    assert len(groups.table) == 10
+    assert not (groups.watched or groups.kept or groups.by_owner or groups.waiting)
+
+
+def test_waiting_groups_cost_nothing_while_nothing_becomes_free(cluster):
+    for i in range(3):
+        cluster.group(bytes([i]) * 18, [{"CPU": 4}] * 3 + [{"CPU": 1 + i}])
+    table = cluster.machine.groups.table
+    attempts = [group.attempts for group in table.values()]
+    for key in range(50):
+        cluster.want(1, backlog=1, key=key, slot=1)  # nobody has that
+    assert [group.attempts for group in table.values()] == attempts

@@ -39,6 +39,14 @@ def test_spread_goes_round(cluster):
     assert places(cluster, 4, strategy=strategy) == [cluster.a, cluster.b] * 2
 
 
+def test_selector_counts_beside_a_strategy_of_labels_and_in_its_fallbacks(cluster):
+    c = cluster.node("c", cpus=4, labels={"zone": "east", "fast": "yes"})
+    strategy = {"kind": "NODE_LABEL", "hard": {"zone": "east"}}
+    assert places(cluster, 1, strategy=strategy, labels={"zone": "west"}) == []
+    strategy = {**strategy, "fallback": [{"label_selector": {"fast": "yes"}}]}
+    assert places(cluster, 1, key=3, strategy=strategy, labels={"zone": "west"}) == [c]
+
+
 def test_actors_that_ask_for_nothing_are_not_packed_onto_one_node(cluster):
     for i in range(6):
         cluster.create(bytes([i]) * 16, placement_demand={})

@@ -109,3 +109,10 @@ def test_node_that_was_to_go_is_taken_back_when_it_is_needed(cluster):
     assert wanted(cluster) == 1
     may_go(cluster, 0)
     assert [node for node, _ in cluster.starts()] == [a]
+
+
+def test_what_waits_for_a_certain_node_or_label_wants_no_new_one(cluster):
+    a = cluster.node("a", cpus=1)
+    cluster.want(1, backlog=9, key=1, labels={"zone": "mars"})
+    cluster.want(1, backlog=9, key=2, strategy={"kind": "NODE_AFFINITY", "node_id": a})
+    assert wanted(cluster) == 1
