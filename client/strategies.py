@@ -116,11 +116,11 @@ def _check_room(
     units = [{key: to_units(key, n) for key, n in bundle.items()} for bundle in usable]
     if any(_holds(bundle, demand) for bundle in units):
         return
-    what = "no bundle" if index < 0 else f"bundle {index} does not"
+    what = "no bundle can" if index < 0 else f"bundle {index} cannot"
     listed = ", ".join(describe(bundle) for bundle in units[:8])
     raise ValueError(
         f"Cannot schedule {name} with the placement group {group_id.hex()}: it requires "
-        f"{describe(demand)}, which {what} can hold: {listed}"
+        f"{describe(demand)}, which {what} hold: {listed}"
     )
 
 

@@ -253,7 +253,7 @@ def test_demand_that_fits_no_bundle_is_refused_at_the_call():
         with pytest.raises(ValueError, match="no bundle can hold"):
             Actor.options(scheduling_strategy=within(group), **options).remote()
     first = within(group, placement_group_bundle_index=0)
-    with pytest.raises(ValueError, match="bundle 0 does not"):
+    with pytest.raises(ValueError, match="bundle 0 cannot hold"):
         current.options(num_cpus=2, scheduling_strategy=first).remote()
     for index in (2, -2):
         wrong = within(group, placement_group_bundle_index=index)
