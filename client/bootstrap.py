@@ -25,6 +25,7 @@ from ract.client import context, node_processes
 from ract.client.node_processes import NodeProcess
 from ract.core import naming
 from ract.core.session import setting
+from ract.core.system_config import settings
 from ract.core.version import __version__
 from ract.worker.options import check
 
@@ -236,7 +237,9 @@ def init(
             check(node, os.environ)
             node |= {"is-head": True, "name": kwargs.get("_node_name") or ""}
             port = None if include_dashboard is False else (dashboard_host, dashboard_port)
-            place = _start_embedded(node, port)
+            system_config = kwargs.get("_system_config")
+            settings(system_config, os.environ)  # raises here what it would raise there
+            place = _start_embedded(node, port, system_config)
         else:
             place = node_processes.local_node(address) or _join_machine(address, token_file)
         try:
@@ -312,13 +315,16 @@ def _described(
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _start_embedded(node: dict[str, Any], dashboard: tuple[str, int | None] | None) -> Any:
+def _start_embedded(
+    node: dict[str, Any], dashboard: tuple[str, int | None] | None, system_config: Any
+) -> Any:
     """Start the head process of an embedded cluster; returns what its node.json says."""
     global _started
     served = ""
     if dashboard is not None:
         served = f"{dashboard[0]}:{_dashboard_port(*dashboard)}"
-    _started = NodeProcess({"node": node, "dashboard": served})
+    config = {"node": node, "dashboard": served, "system_config": system_config or {}}
+    _started = NodeProcess(config)
     # While it starts: what this process needs takes as long to import.
     importlib.import_module("ract.client.api")
     try:

@@ -154,6 +154,7 @@ def configure(config: dict[str, Any]) -> None:
     if not config.get("dashboard"):
         values["distributed.scheduler.http.routes"] = []
     values["ract.node"] = config.get("node", {})
+    values["ract.system-config"] = config.get("system_config", {})
     values["ract.token"] = ""
     if config.get("token") is not False:
         token = config.get("token") or load_or_create_token()

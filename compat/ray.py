@@ -9,9 +9,9 @@ or, for a program that is not to be changed, ``ract run --ray program.py``.
 
 Theory of operation
 -------------------
-A finder ahead of all others answers for ``ray`` and what is below it. ``ray.x`` is the module that
-`ract.compat.ported` has for it, for what only Ray's name makes sense of, else ``ract.x``: the same
-module, so that classes are the same under both names. What is in neither raises
+A finder ahead of all others answers for ``ray`` and what is below it. ``ray.x`` is ``ract.x``, the
+same module, so that classes are the same under both names; else the module that
+`ract.compat.ported` has for it, for what only Ray's name makes sense of. What is in neither raises
 ModuleNotFoundError with the name.
 
 Processes that this one starts, executors among them, find ``ray`` on their path as the package in
@@ -65,9 +65,11 @@ class _Ray(ModuleType):
         if name == "client":  # a function there, a part of the code here
             return importlib.import_module("ract.compat.ported.client_builder").client
         try:
-            return getattr(ract, name)
+            found = getattr(ract, name)
         except AttributeError:
-            pass
+            found = None
+        if found is not None and not (isinstance(found, ModuleType) and name not in PUBLIC):
+            return found
         try:
             return importlib.import_module(f"ray.{name}")
         except ModuleNotFoundError:
@@ -128,7 +130,7 @@ def _real_name(part: str) -> str | None:
     """The module of ract that is ``ray.<part>``."""
     candidates = [f"ract.compat.ported.{part}"]
     if part.split(".")[0] in PUBLIC:
-        candidates.append(f"ract.{part}")
+        candidates.insert(0, f"ract.{part}")
     for candidate in candidates:
         try:
             if importlib.util.find_spec(candidate) is not None:

@@ -77,7 +77,12 @@ class Ask:
 
 def matches(node: Node, selector: Mapping[str, str]) -> bool:
     """Return whether the node's labels satisfy every condition."""
-    return all(_matches_one(node.labels.get(key), wanted) for key, wanted in selector.items())
+    return labels_match(node.labels, selector)
+
+
+def labels_match(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Return whether labels satisfy every condition."""
+    return all(_matches_one(labels.get(key), wanted) for key, wanted in selector.items())
 
 
 def could_run(node: Node, ask: Ask, selector: Mapping[str, str]) -> bool:

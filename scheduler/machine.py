@@ -58,7 +58,7 @@ class SchedulerMachine:
         self.turn = Turn(Settings.of(config))
         self.nodes = Nodes(self.turn)
         self.processes = Processes(self.turn, rng)
-        self.placement = Placement(self.nodes)
+        self.placement = Placement(self.nodes, self.turn.settings.pack_below)
         self.reports = Reports(self.nodes, self.processes)
         self.holds = HoldTable()
         self.leases = Leases(self.turn, self.nodes, self.processes, self.placement, self.reports)

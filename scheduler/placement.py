@@ -11,8 +11,8 @@ Strategies, by ``kind``:
 
 * ``DEFAULT``: hybrid. A node used below one half counts as unused, so work is packed, on the
   requester's node first; above one half the least used node wins. Nodes with accelerators are left
-  to those who ask for them. (Ray's hybrid policy; threshold 0.5.) Who names a node *with its data*
-  gets that one while it has room.
+  to those who ask for them. (Ray's hybrid policy; one half is `Settings.pack_below`.) Who names a
+  node *with its data* gets that one while it has room.
 * ``SPREAD``: the node whose turn is longest ago.
 * ``NODE_AFFINITY``: ``node_id`` (bytes or hex), ``soft``: another one only if that one is dead or
   too small; with ``spill_on_unavailable`` also if it is busy; ``fail_on_unavailable`` refuses
@@ -44,8 +44,6 @@ from ract.scheduler.nodes import Node, Nodes
 POOLS_MAX = 1024
 """So many kinds of asks are remembered with the nodes that are best for them."""
 
-PACK_BELOW = 0.5
-
 
 class Spot(NamedTuple):
     """Where something can run: a node, and the books (its own, or a bundle's) to take from."""
@@ -65,8 +63,9 @@ class Verdict:
 class Placement:
     """Chooses nodes. Its only state is whose turn it is, and what it remembers of the nodes."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, pack_below: float) -> None:
         self._nodes = nodes
+        self._pack_below = pack_below
         self.groups: dict[bytes, Group] = {}  #: the placement groups, kept by `Groups`
         self._turns = 0
         self._pools: dict[str, Pool] = {}
@@ -109,7 +108,9 @@ class Placement:
         if found is None:
             if len(self._pools) >= POOLS_MAX:
                 del self._pools[next(iter(self._pools))]
-            found = self._pools[ask.key] = Pool(ask, self._match(ask), self._nodes)
+            found = self._pools[ask.key] = Pool(
+                ask, self._match(ask), self._nodes, self._pack_below
+            )
         found.catch_up()
         return found
 
@@ -201,8 +202,9 @@ class Pool:
     come to its top.
     """
 
-    def __init__(self, ask: Ask, found: list[Node], nodes: Nodes) -> None:
+    def __init__(self, ask: Ask, found: list[Node], nodes: Nodes, pack_below: float) -> None:
         self._ask = ask
+        self._pack_below = pack_below
         self._changes = nodes.changes
         self.nodes = {node.order: node for node in found}
         self._scores: dict[int, Score] = {}  # by order; of those with room
@@ -233,7 +235,7 @@ class Pool:
         if not node.has_room(self._ask.demand, self._ask.queue):
             self._scores.pop(order, None)
             return
-        score = _score(node, self._ask)
+        score = _score(node, self._ask, self._pack_below)
         if self._scores.get(order) != score:
             self._scores[order] = score
             heappush(self._heap, (score, order))
@@ -264,14 +266,14 @@ class Pool:
         return self.nodes[order]
 
 
-def _score(node: Node, ask: Ask) -> Score:
+def _score(node: Node, ask: Ask, pack_below: float) -> Score:
     total = node.ledger.total
     lacks_soft = bool(ask.soft_selector) and not matches(node, ask.soft_selector)
     if ask.kind == "SPREAD":
         return lacks_soft, False, node.spread_turn
     wastes = any(name in total and name not in ask.demand for name in ACCELERATORS)
     used = node.ledger.utilisation()
-    return lacks_soft, wastes, 0.0 if used < PACK_BELOW else used
+    return lacks_soft, wastes, 0.0 if used < pack_below else used
 
 
 def _infeasible(ask: Ask) -> Verdict:

@@ -278,6 +278,11 @@ def request_resources(machine: SchedulerMachine, process: int, args: Args) -> An
     return machine.scaling.wanted()
 
 
+def scaling(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """What waits and was asked for, the nodes, and those that could go."""
+    return machine.scaling.view()
+
+
 def drain_left(machine: SchedulerMachine, process: int, args: Args) -> Any:
     """``node_id`` (hex): what a node that is drained still has; empty if it is gone."""
     node = machine.nodes.get(bytes.fromhex(args["node_id"]))
@@ -383,6 +388,7 @@ OPS: dict[str, Op] = {
     "drain_node": drain_node,
     "drain_left": drain_left,
     "request_resources": request_resources,
+    "scaling": scaling,
     "job": job,
     "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,

@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 `Scaling` answers two questions of whoever can add and remove nodes (Dask's adaptive scaling, by
-`ract.scheduler.adapter`): `wanted`, a number, and `removable`, the nodes that could go.
+`ract.scheduler.adapter`): `wanted`, a number, and `removable`, the nodes that could go. Who has
+nodes of several kinds looks at the `view` instead.
 
 What waits (leases, actors, placement groups) and what was asked for in advance
 (`request_resources`) is laid into the free room of the nodes there are, the largest first, and then
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ract.scheduler.actors import Actors
 from ract.scheduler.ask import Ask, has_all
@@ -60,6 +62,36 @@ class Scaling:
         """The nodes that could go, the newest first."""
         needed, _ = self._needed()
         return [node for node in reversed(self.managed()) if node not in needed]
+
+    def view(self) -> dict[str, Any]:
+        """All of it in plain values, for who has several kinds of nodes and chooses itself.
+
+        An ask is ``[quantities, selectors, how many]``; ``apart``: each needs a node of its own.
+        """
+        return {
+            "nodes": {
+                node.node_id.hex(): {
+                    "free": node.ledger.free,
+                    "total": node.ledger.total,
+                    "labels": node.labels,
+                }
+                for node in self.nodes.alive
+                if not node.is_draining
+            },
+            "waiting": [
+                {
+                    "apart": apart,
+                    "asks": [
+                        [ask.demand, list(ask.selectors), count]
+                        for ask, count in items
+                        if ask.demand
+                    ],
+                }
+                for apart, items in self._waiting()
+            ],
+            "requested": [[ask.demand, list(ask.selectors), 1] for ask in self.requested],
+            "removable": [node.node_id.hex() for node in self.removable()],
+        }
 
     def shrink(self, count: int) -> list[Node]:
         """Have so many nodes go; returns those that hold nothing any more.

@@ -81,9 +81,12 @@ _SUBMODULES = (
     "actor_group",
     "actor_pool",
     "annotations",
+    "check_serialize",
     "debug",
     "queue",
     "scheduling_strategies",
+    "serialization",
+    "state",
     "testing",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

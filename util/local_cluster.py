@@ -12,6 +12,7 @@ from typing import Any
 import ract
 from ract.client import node_processes
 from ract.client.tool import ask_node
+from ract.core.system_config import settings
 from ract.worker.options import check
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
@@ -26,7 +27,36 @@ _NODE_OPTIONS = {
     "node_name": "name",
 }
 _ELSEWHERE = {"env_vars", "include_dashboard", "dashboard_host", "dashboard_port"}
-_IGNORED = {"_system_config", "redis_port", "redis_password", "node_ip_address"}
+_FOR_THE_HEAD = {"_system_config"}
+_IGNORED = {
+    "dashboard_agent_listen_port",
+    "enable_object_reconstruction",
+    "gcs_server_port",
+    "huge_pages",
+    "include_log_monitor",
+    "log_to_stderr",
+    "max_worker_port",
+    "metrics_agent_port",
+    "metrics_export_port",
+    "min_worker_port",
+    "no_monitor",
+    "node_ip_address",
+    "node_manager_port",
+    "num_redis_shards",
+    "object_manager_port",
+    "object_spilling_directory",
+    "plasma_directory",
+    "raylet_socket_name",
+    "redirect_output",
+    "redis_max_clients",
+    "redis_password",
+    "redis_port",
+    "temp_dir",
+    "tracing_startup_hook",
+    "worker_port_list",
+}
+"""Arguments of Ray's nodes for parts that nodes here do not have."""
+
 _POLL_S = 0.02
 
 
@@ -34,14 +64,23 @@ class Node:
     """One node: a daemon with its executors, in processes of their own.
 
     Attributes:
-        node_id: Its id, 56 hex digits.
+        node_id: Its id, 56 hex digits; also as ``unique_id``.
         pid: The process of its daemon (of the head: with the scheduler).
         session_dir: Its sockets and logs.
+        node_ip_address: Where all nodes of the cluster listen.
+        node_labels: The labels that it was given.
+        address: The scheduler's; also as ``gcs_address``.
     """
 
-    def __init__(self, process: node_processes.NodeProcess) -> None:
+    def __init__(
+        self, process: node_processes.NodeProcess, labels: dict[str, str] | None = None
+    ) -> None:
         self._process = process
         self.node_id: str = process.answer["node_id"]
+        self.unique_id = self.node_id
+        self.node_labels = dict(labels or {})
+        self.address = self.gcs_address = str(process.answer["scheduler_address"])
+        self.node_ip_address = self.address.rpartition(":")[0].rpartition("/")[2]
         self.pid = process.process.pid
         self.session_dir: str = process.answer["session_dir"]
         self.dashboard_url: str = process.answer.get("dashboard_url", "")
@@ -51,11 +90,31 @@ class Node:
         """Whether its daemon runs."""
         return self._process.process.poll() is None
 
+    def is_head(self) -> bool:
+        """Whether the scheduler is in its process."""
+        return bool(self._process.answer.get("is_head"))
+
+    def get_session_dir_path(self) -> str:
+        """Ray's name for ``session_dir``."""
+        return self.session_dir
+
+    def get_logs_dir_path(self) -> str:
+        """The folder of what its executors print."""
+        return os.path.join(self.session_dir, "logs")
+
+    def any_processes_alive(self) -> bool:
+        """Ray's name for `alive`."""
+        return self.alive
+
+    remaining_processes_alive = any_processes_alive
+
     def kill(self) -> None:
         """SIGKILL: no goodbye. Its executors end with it, within moments."""
         if self.alive:
             os.kill(self.pid, signal.SIGKILL)
         self._process.process.wait()
+
+    kill_raylet = kill
 
     def stop(self) -> None:
         """SIGTERM: it says goodbye to the cluster and takes its executors along."""
@@ -98,6 +157,11 @@ class Cluster:
             if connect:
                 self.connect()
 
+    @property
+    def gcs_address(self) -> str:
+        """Ray's name for ``address``."""
+        return self.address
+
     def add_node(self, wait: bool = True, **node_args: Any) -> Node:
         """Start a node and return it once it has joined.
 
@@ -105,7 +169,8 @@ class Cluster:
             wait: Accepted for compatibility: a node that has not joined would be no node.
             node_args: num_cpus (1), num_gpus (0), resources, labels, memory, object_store_memory
                 (150 MiB), node_name, env_vars; for the head also include_dashboard (False),
-                dashboard_host and dashboard_port.
+                dashboard_host, dashboard_port and _system_config. Ports and folders of parts that
+                only Ray has are ignored.
 
         Raises:
             TypeError, ValueError: an unknown argument, a bad quantity of a resource, a bad label,
@@ -119,16 +184,19 @@ class Cluster:
             for name, option in _NODE_OPTIONS.items()
             if given.get(name) is not None
         }
-        check(options, {**os.environ, **(given.get("env_vars") or {})})
+        environ = {**os.environ, **(given.get("env_vars") or {})}
+        check(options, environ)
         config: dict[str, Any] = {"node": options}
         if self.head_node is None:
             options["is-head"] = True
+            config["system_config"] = given.get("_system_config") or {}
+            settings(config["system_config"], environ)
             if given.get("include_dashboard"):
                 host = given.get("dashboard_host") or "127.0.0.1"
                 config["dashboard"] = f"{host}:{given.get('dashboard_port') or 0}"
         else:
             config["scheduler"] = self.address
-        node = Node(node_processes.start(config, given.get("env_vars")))
+        node = Node(node_processes.start(config, given.get("env_vars")), given.get("labels"))
         if self.head_node is None:
             self.head_node = node
             self.address = node._process.answer["scheduler_address"]
@@ -217,7 +285,7 @@ class Cluster:
 
 
 def _check(node_args: dict[str, Any]) -> None:
-    known = _NODE_OPTIONS.keys() | _ELSEWHERE | _IGNORED
+    known = _NODE_OPTIONS.keys() | _ELSEWHERE | _FOR_THE_HEAD | _IGNORED
     for name in node_args:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)

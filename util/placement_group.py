@@ -15,6 +15,7 @@ from ract.core.options import check_label_selector
 from ract.core.resources import to_units
 
 __all__ = [
+    "VALID_PLACEMENT_GROUP_STRATEGIES",
     "PlacementGroup",
     "check_placement_group_index",
     "get_current_placement_group",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+VALID_PLACEMENT_GROUP_STRATEGIES = set(STRATEGIES)
 
 
 class PlacementGroup:

@@ -343,7 +343,7 @@ def test_nothing_is_kept_of_groups_that_are_gone():
         cluster.say(m.GroupRemoveWanted(1, group_id))
     groups = cluster.machine.groups
     assert len(groups.table) == 10
-    assert not (groups.watched or groups.kept or groups.by_owner or groups.waiting)
+    assert [groups.watched, groups.kept, groups.by_owner, groups.waiting] == [{}] * 4
 
 
 def test_waiting_groups_cost_nothing_while_nothing_becomes_free(cluster):

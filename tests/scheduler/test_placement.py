@@ -34,6 +34,14 @@ def test_requesters_node_is_packed_first_then_load_is_spread(cluster):
     assert rest.count(cluster.a) + 0 == 2 or rest.count(cluster.b) <= 2
 
 
+@pytest.mark.parametrize(("pack_below", "there"), [(0.0, 2), (0.5, 2), (0.75, 1), (1.0, 0)])
+def test_how_full_the_first_node_gets_is_a_setting(pack_below, there):
+    cluster = Cluster(pack_below=pack_below)
+    near, far = cluster.node("a", cpus=4), cluster.node("b", cpus=4)
+    cluster.process(1, near)
+    assert places(cluster, 4).count(far) == there
+
+
 def test_spread_goes_round(cluster):
     strategy = {"kind": "SPREAD"}
     assert places(cluster, 4, strategy=strategy) == [cluster.a, cluster.b] * 2
@@ -128,7 +136,7 @@ def test_fractions_share_a_device_and_whole_ones_do_not():
 def test_choice_is_the_best_of_all_nodes_whatever_changed():
     rng = random.Random(7)
     nodes = Nodes(Turn(Settings.of({})))
-    placement = Placement(nodes)
+    placement = Placement(nodes, 0.5)
     for i in range(12):
         offer = {"CPU": rng.choice([2, 4, 8]) * CPU, **({"GPU": CPU} if i % 4 == 0 else {})}
         labels = {"zone": rng.choice("ab")}

@@ -116,3 +116,20 @@ def test_what_waits_for_a_certain_node_or_label_wants_no_new_one(cluster):
     cluster.want(1, backlog=9, key=1, labels={"zone": "mars"})
     cluster.want(1, backlog=9, key=2, strategy={"kind": "NODE_AFFINITY", "node_id": a})
     assert wanted(cluster) == 1
+
+
+def test_whoever_has_several_kinds_of_nodes_sees_what_waits(cluster):
+    node = cluster.node("a", cpus=2)
+    cluster.want(1, backlog=3)
+    elsewhere = {"kind": "NODE_AFFINITY", "node_id": node, "soft": False}
+    cluster.want(1, backlog=2, key=2, strategy=elsewhere)
+    cluster.group(b"g" * 18, [{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+    view = cluster.machine.scaling.view()
+    assert view["nodes"][node.hex()]["free"].get("CPU", 0) == 0
+    assert view["nodes"][node.hex()]["total"]["CPU"] == 2 * CPU
+    assert view["removable"] == []
+    waiting = [(each["apart"], ask) for each in view["waiting"] for ask in each["asks"]]
+    one = {"CPU": CPU}
+    assert (False, [one, [{}], 1]) in waiting
+    assert waiting.count((True, [one, [{}], 1])) == 2
+    assert len(waiting) == 3, "who waits for one node needs no other"

@@ -10,16 +10,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ract.compat.absent import absent
 from ract.util.testing import Semaphore, SignalActor, wait_for_condition
 
 __all__ = [
+    "DEFAULT_DRIVER_TIMEOUT_SECONDS",
+    "MetricSamplePattern",
+    "PrometheusTimeseries",
     "Semaphore",
     "SignalActor",
     "async_wait_for_condition",
+    "fetch_prometheus",
+    "fetch_prometheus_metrics",
+    "is_named_tuple",
     "run_string_as_driver",
     "run_string_as_driver_nonblocking",
+    "run_string_as_driver_stdout_stderr",
     "wait_for_condition",
 ]
+
+DEFAULT_DRIVER_TIMEOUT_SECONDS = 300.0
+
+_METRICS = "Prometheus metrics"
+MetricSamplePattern = absent("MetricSamplePattern", _METRICS)
+PrometheusTimeseries = absent("PrometheusTimeseries", _METRICS)
+fetch_prometheus = absent("fetch_prometheus", _METRICS)
+fetch_prometheus_metrics = absent("fetch_prometheus_metrics", _METRICS)
 
 
 async def async_wait_for_condition(
@@ -51,26 +67,48 @@ async def async_wait_for_condition(
 
 
 def run_string_as_driver(
-    driver_script: str, env: dict[str, str] | None = None, encode: str = "utf-8"
+    driver_script: str,
+    env: dict[str, str] | None = None,
+    encode: str = "utf-8",
+    timeout: float | None = DEFAULT_DRIVER_TIMEOUT_SECONDS,
 ) -> str:
     """Run a script in another Python process and return what it printed.
 
     Raises:
         subprocess.CalledProcessError: it ended with another exit code than 0.
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
     """
-    process = subprocess.run(
+    return _run(driver_script, env, encode, timeout, subprocess.STDOUT)[0]
+
+
+def run_string_as_driver_stdout_stderr(
+    driver_script: str,
+    env: dict[str, str] | None = None,
+    encode: str = "utf-8",
+    timeout: float | None = DEFAULT_DRIVER_TIMEOUT_SECONDS,
+) -> tuple[str, str]:
+    """As `run_string_as_driver`, with stdout and stderr apart."""
+    return _run(driver_script, env, encode, timeout, subprocess.PIPE)
+
+
+def _run(
+    script: str, env: dict[str, str] | None, encode: str, timeout: float | None, stderr: int
+) -> tuple[str, str]:
+    done = subprocess.run(
         [sys.executable, "-"],
-        input=driver_script.encode(encode),
+        input=script.encode(encode),
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         env=env,
+        timeout=timeout,
         check=False,
     )
-    printed = process.stdout.decode(encode, "replace")
-    if process.returncode:
-        print(printed)
-        raise subprocess.CalledProcessError(process.returncode, process.args, printed)
-    return printed
+    printed = done.stdout.decode(encode, "replace")
+    errors = (done.stderr or b"").decode(encode, "replace")
+    if done.returncode:
+        print(printed, errors, sep="")
+        raise subprocess.CalledProcessError(done.returncode, done.args, printed, errors)
+    return printed, errors
 
 
 def run_string_as_driver_nonblocking(
@@ -88,3 +126,8 @@ def run_string_as_driver_nonblocking(
     process.stdin.write(driver_script.encode())
     process.stdin.close()
     return process
+
+
+def is_named_tuple(cls: type) -> bool:
+    """Whether a class is a named tuple."""
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")

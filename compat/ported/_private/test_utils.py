@@ -2,47 +2,98 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psutil
 
 import ract
+from ract.compat.absent import absent
+from ract.compat.ported._common.network_utils import find_free_port
 from ract.compat.ported._common.test_utils import (
+    MetricSamplePattern,
+    PrometheusTimeseries,
     Semaphore,
     SignalActor,
     async_wait_for_condition,
+    fetch_prometheus,
+    fetch_prometheus_metrics,
     run_string_as_driver,
     run_string_as_driver_nonblocking,
+    run_string_as_driver_stdout_stderr,
     wait_for_condition,
+)
+from ract.compat.ported.core.generated.gcs_pb2 import ActorTableData
+from ract.compat.subscriptions import (
+    get_error_message,
+    get_log_batch,
+    get_log_data,
+    get_log_message,
+    get_log_sources,
+    init_error_pubsub,
+    init_log_pubsub,
+)
+from ract.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
 )
 from ract.util.state.api import get_actor, list_actors
 from ract.util.state.common import MAX_LIMIT
-from ract.util.testing import error_messages, log_messages
 
 __all__ = [
+    "MetricSamplePattern",
+    "PrometheusTimeseries",
+    "RayletKiller",
     "Semaphore",
     "SignalActor",
+    "WorkerKillerActor",
     "async_wait_for_condition",
+    "chdir",
+    "check_call_ray",
     "client_test_enabled",
     "convert_actor_state",
     "dicts_equal",
+    "external_redis_test_enabled",
+    "fetch_prometheus",
+    "fetch_prometheus_metrics",
     "find_free_port",
     "generate_system_config_map",
+    "get_actor_node_id",
+    "get_and_run_resource_killer",
+    "get_current_unused_port",
     "get_error_message",
+    "get_load_metrics_report",
+    "get_log_batch",
+    "get_log_data",
+    "get_log_message",
+    "get_log_sources",
+    "get_metric_check_condition",
+    "get_node_stats",
     "get_non_head_nodes",
     "get_other_nodes",
+    "get_resource_usage",
     "init_error_pubsub",
     "init_log_pubsub",
+    "is_placement_group_removed",
+    "is_process_alive",
     "kill_actor_and_wait_for_failure",
+    "kill_raylet",
+    "make_global_state_accessor",
+    "no_resource_leaks_excluding_node_resources",
+    "object_memory_usage",
+    "placement_group_assert_no_leak",
     "put_object",
     "run_string_as_driver",
     "run_string_as_driver_nonblocking",
+    "run_string_as_driver_stdout_stderr",
     "same_elements",
     "wait_for_assertion",
+    "wait_for_children_of_pid",
+    "wait_for_children_of_pid_to_exit",
     "wait_for_condition",
     "wait_for_num_actors",
     "wait_for_num_nodes",
@@ -91,8 +142,8 @@ def kill_actor_and_wait_for_failure(actor: Any, timeout: float = 10, retry_inter
 
 
 def convert_actor_state(state: Any) -> str:
-    """The name of an actor's state, which is what tables have."""
-    return str(state)
+    """The name of an actor's state; tables have the name already."""
+    return state if isinstance(state, str) else ActorTableData.ActorState.Name(state)
 
 
 def wait_for_num_actors(num_actors: int, state: str | None = None, timeout: float = 10) -> None:
@@ -117,6 +168,94 @@ def get_other_nodes(cluster: Any, exclude_head: bool = False) -> list[Any]:
         return [node for node in nodes if node is not cluster.head_node]
     mine = ract.get_runtime_context().get_node_id()
     return [node for node in nodes if node.node_id != mine]
+
+
+def get_actor_node_id(actor_handle: Any) -> str | None:
+    """The node of an actor, in hex; None before it has one."""
+    row = get_actor(actor_handle._actor_id.hex())
+    return row.node_id if row is not None else None
+
+
+def is_placement_group_removed(pg: PlacementGroup) -> bool:
+    """Whether the cluster knows that a placement group is removed."""
+    return placement_group_table(pg).get("state") == "REMOVED"
+
+
+def placement_group_assert_no_leak(pgs_created: Iterable[PlacementGroup]) -> None:
+    """Remove placement groups, and check that they give back all that they had reserved."""
+    groups = list(pgs_created)
+    for group in groups:
+        remove_placement_group(group)
+
+    def free_again() -> bool:
+        left = ract.available_resources()
+        names = [name for name in left for group in groups if group.id.hex() in name]
+        return not names and all(map(is_placement_group_removed, groups))
+
+    wait_for_condition(free_again)
+    assert free_again()
+
+
+def no_resource_leaks_excluding_node_resources() -> bool:
+    """Whether all that the cluster has is free, apart from memory of objects."""
+
+    def counted(resources: dict[str, float]) -> dict[str, float]:
+        return {
+            name: n
+            for name, n in resources.items()
+            if not name.startswith("node:") and name != "object_store_memory"
+        }
+
+    return counted(ract.cluster_resources()) == counted(ract.available_resources())
+
+
+def wait_for_children_of_pid(pid: int, num_children: int = 1, timeout: float = 20) -> None:
+    """Return once a process has so many children. Raises RuntimeError."""
+    wait_for_condition(lambda: len(_children(pid)) >= num_children, timeout=timeout)
+
+
+def wait_for_children_of_pid_to_exit(pid: int, timeout: float = 20) -> None:
+    """Return once the children that a process has now are gone. Raises RuntimeError."""
+    children = _children(pid)
+    wait_for_condition(lambda: not any(child.is_running() for child in children), timeout=timeout)
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return [
+            child
+            for child in psutil.Process(pid).children()
+            if child.status() != psutil.STATUS_ZOMBIE
+        ]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def object_memory_usage() -> float:
+    """Bytes of the object store that are in use, in the whole cluster."""
+    total = ract.cluster_resources().get("object_store_memory", 0)
+    return total - ract.available_resources().get("object_store_memory", 0)
+
+
+def get_current_unused_port() -> int:
+    """A TCP port of this machine that nobody listens at now."""
+    return find_free_port()
+
+
+@contextlib.contextmanager
+def chdir(d: str) -> Iterator[None]:
+    """Work in another folder for a while."""
+    before = os.getcwd()
+    os.chdir(d)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def external_redis_test_enabled() -> bool:
+    """False: there is no Redis here."""
+    return False
 
 
 def get_non_head_nodes(cluster: Any) -> list[Any]:
@@ -178,13 +317,6 @@ def dicts_equal(dict1: dict[Any, Any], dict2: dict[Any, Any], abs_tol: float = 1
     )
 
 
-def find_free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
-    """A TCP port of this machine that nobody listens at now."""
-    with socket.socket(family) as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 def put_object(obj: Any, use_ray_put: bool) -> Any:
     """A ref to the value, made by ``put`` or by a task."""
     return ract.put(obj) if use_ray_put else _returned.remote(obj)
@@ -195,46 +327,20 @@ def _returned(value: Any) -> Any:
     return value
 
 
-class _Messages:
-    """A subscription: what came since it was made."""
-
-    def __init__(self, read: Callable[[], list[dict[str, Any]]]) -> None:
-        self._read = read
-        self._seen = len(read())
-
-    def take(self) -> list[dict[str, Any]]:
-        found = self._read()
-        new, self._seen = found[self._seen :], len(found)
-        return new
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def init_error_pubsub() -> _Messages:
-    """Listen for errors that the cluster pushes to this driver."""
-    return _Messages(error_messages)
-
-
-def init_log_pubsub() -> _Messages:
-    """Listen for lines that tasks and actors print."""
-    return _Messages(log_messages)
-
-
-def get_error_message(
-    subscriber: _Messages, num: float = 1e6, error_type: str | None = None, timeout: float = 20
-) -> list[Any]:
-    """Up to ``num`` errors (of a type) that came, waiting for them until the timeout."""
-    deadline = time.monotonic() + timeout
-    found: list[Any] = []
-    while len(found) < num and time.monotonic() < deadline:
-        for message in subscriber.take():
-            if error_type is None or message.get("type") == error_type:
-                found.append(message)
-        time.sleep(0.05)
-    return found
-
-
 def is_process_alive(pid: int) -> bool:
     """Whether there is such a process."""
     return os.path.exists(f"/proc/{pid}")
+
+
+RayletKiller = absent("RayletKiller", "chaos tests")
+WorkerKillerActor = absent("WorkerKillerActor", "chaos tests")
+get_and_run_resource_killer = absent("get_and_run_resource_killer", "chaos tests")
+get_metric_check_condition = absent("get_metric_check_condition", "Prometheus metrics")
+get_node_stats = absent("get_node_stats", "statistics by RPC")
+get_resource_usage = absent("get_resource_usage", "statistics by RPC")
+get_load_metrics_report = absent("get_load_metrics_report", "metrics of an autoscaler")
+make_global_state_accessor = absent(
+    "make_global_state_accessor", "accessor of a global control store"
+)
+check_call_ray = absent("check_call_ray", "command `ray`")
+kill_raylet = absent("kill_raylet", "separate raylet process")

@@ -1,0 +1,3 @@
+"""``ray._common.ray_constants``."""
+
+DEFAULT_MAX_CONCURRENCY_ASYNC = 1000

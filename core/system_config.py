@@ -1,0 +1,44 @@
+"""Settings of the scheduler under the names that Ray's ``_system_config`` has for them.
+
+Each may also be an environment variable of the scheduler, ``RACT_<name>`` or ``RAY_<name>``; what
+is given to the head in ``_system_config`` counts more. Ray has hundreds of such names; those that
+are not here say how its own parts work, and are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ract.core.session import setting
+
+NAMES = {"scheduler_spread_threshold": "pack_below"}
+"""What ``Settings`` of `ract.scheduler.turn` calls them: all are fractions."""
+
+
+def settings(given: Mapping[str, Any] | None, environ: Mapping[str, str]) -> dict[str, float]:
+    """The scheduler's settings by its own names, those that are said.
+
+    Args:
+        given: ``_system_config``.
+        environ: The scheduler's environment.
+
+    Raises:
+        TypeError: ``_system_config`` is no dict.
+        ValueError: no fraction; the message names what was set.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"_system_config must be a dict, not {type(given).__name__}")
+    found = {}
+    for name, ours in NAMES.items():
+        text = (given or {}).get(name, setting(name, environ=environ))
+        if text is None:
+            continue
+        try:
+            value = float(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be a number from 0 to 1, got {text!r}") from error
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a number from 0 to 1, got {text!r}")
+        found[ours] = value
+    return found

@@ -1,0 +1,169 @@
+"""Helpers that Ray's own tests import do what they say."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import ract
+from ract.compat.ported._common import network_utils, utils
+from ract.compat.ported._private import accelerators, label_utils, state, test_utils
+from ract.compat.ported._private.utils import parse_pg_formatted_resources_to_original
+from ract.compat.ported._private.worker import global_worker
+from ract.compat.ported.core.generated.gcs_pb2 import ActorTableData
+from ract.util import placement_group
+
+
+def test_what_ract_does_not_have_is_named_when_it_is_called():
+    with pytest.raises(ImportError, match=r"get_metric_check_condition.*Prometheus"):
+        test_utils.get_metric_check_condition([], None)
+    with pytest.raises(AttributeError, match="core_worker"):
+        global_worker.core_worker
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [("", {}), ("a=b, c=d", {"a": "b", "c": "d"}), ("a=", {"a": ""}), ("x.y/a=b", {"x.y/a": "b"})],
+)
+def test_labels_are_read(written, labels):
+    assert label_utils.parse_node_labels_string(written) == labels
+
+
+@pytest.mark.parametrize("written", ["a", "a=b,", "a=b=c", "=b", "a@=b", "a=b@", "a/b/c=d"])
+def test_bad_labels_are_refused(written):
+    with pytest.raises(ValueError, match=r"Invalid label key|key-value pair"):
+        label_utils.parse_node_labels_string(written)
+
+
+def test_labels_of_users_have_no_reserved_prefix():
+    assert label_utils.parse_node_labels_json('{"a": "b"}') == {"a": "b"}
+    with pytest.raises(ValueError, match="cannot start with the prefix"):
+        label_utils.parse_node_labels_json('{"ray.io/a": "b"}')
+
+
+@pytest.mark.parametrize("value", ["v", "!v", "in(a,b)", "!in(a, b)", ""])
+def test_selectors_are_accepted(value):
+    assert label_utils.validate_label_selector({"key": value}) is None
+
+
+@pytest.mark.parametrize("value", ["!", "!!v", "in()", "in(a", "in(a,)", "exists()", "v@"])
+def test_what_is_wrong_with_a_selector_is_said(value):
+    assert "Invalid label selector value" in label_utils.validate_label_selector({"key": value})
+    fallback = [{"label_selector": {"key": value}}]
+    assert "Invalid" in label_utils.validate_fallback_strategy(fallback)
+
+
+def test_resources_of_a_placement_group_are_resources():
+    group = "e765be422c439de2cd263c5d9d1701000000"
+    named = {f"CPU_group_0_{group}": 1, f"CPU_group_1_{group}": 2, f"CPU_group_{group}": 3, "a": 4}
+    assert parse_pg_formatted_resources_to_original(named) == {"CPU": 3, "a": 4}
+
+
+def test_addresses():
+    assert network_utils.parse_address(network_utils.build_address("::1", 80)) == ("::1", "80")
+    assert network_utils.parse_address("host:1") == ("host", "1")
+    assert network_utils.parse_address("host") is None
+
+
+def test_environment_variables_are_read(monkeypatch):
+    monkeypatch.setenv("NUMBER", "3")
+    monkeypatch.setenv("YES", "True")
+    assert utils.env_integer("NUMBER", 1) == 3
+    assert utils.env_integer("YES", 0) == 1
+    assert utils.env_bool("YES", False) is True
+    assert utils.env_float("NOTHING", 0.5) == 0.5
+
+
+def test_states_have_numbers_and_names():
+    assert test_utils.convert_actor_state(ActorTableData.DEAD) == "DEAD"
+    assert test_utils.convert_actor_state("ALIVE") == "ALIVE"
+    assert ActorTableData.ActorState.Value("RESTARTING") == 3
+
+
+def test_managers_know_their_devices(monkeypatch):
+    manager = accelerators.get_accelerator_manager_for_resource("TPU")
+    assert manager is accelerators.TPUAcceleratorManager
+    assert manager.get_visible_accelerator_ids_env_var() == "TPU_VISIBLE_CHIPS"
+    assert manager.validate_resource_request_quantity(4) == (True, None)
+    assert manager.validate_resource_request_quantity(3)[0] is False
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    nvidia = accelerators.NvidiaGPUAcceleratorManager
+    assert nvidia.get_current_process_visible_accelerator_ids() == ["3", "5"]
+    assert "GPU" in accelerators.get_all_accelerator_resource_names()
+    assert accelerators.get_accelerator_manager_for_resource("nothing") is None
+
+
+def test_a_script_that_does_not_end_is_ended():
+    with pytest.raises(subprocess.TimeoutExpired):
+        test_utils.run_string_as_driver("import time; time.sleep(60)", timeout=1)
+    printed = test_utils.run_string_as_driver_stdout_stderr(
+        "import sys; print(1); print(2, file=sys.stderr)"
+    )
+    assert printed == ("1\n", "2\n")
+
+
+def test_leaks_of_placement_groups_are_found(ract_start):
+    group = placement_group([{"CPU": 1}])
+    assert group.wait(10)
+    assert not test_utils.is_placement_group_removed(group)
+    assert not test_utils.no_resource_leaks_excluding_node_resources()
+    test_utils.placement_group_assert_no_leak([group])
+    assert test_utils.is_placement_group_removed(group)
+    assert test_utils.no_resource_leaks_excluding_node_resources()
+
+
+def test_tables_by_node_and_facts_about_the_process(ract_start):
+    me = global_worker.current_node_id.hex()
+    assert me == ract.get_runtime_context().get_node_id()
+    assert state.state.total_resources_per_node()[me]["CPU"] == 2
+    assert state.available_resources_per_node()[me]["CPU"] == 2
+    assert state.node_ids() == [state.current_node_id()]
+    assert global_worker.mode == ract.SCRIPT_MODE
+
+    @ract.remote
+    def inside():
+        return global_worker.mode, global_worker.current_task_id.is_nil(), os.getpid()
+
+    mode, is_nil, pid = ract.get(inside.remote())
+    assert (mode, is_nil) == (ract.WORKER_MODE, False)
+    ract.shutdown()
+    test_utils.wait_for_pid_to_exit(pid)
+
+
+def test_lines_that_tasks_print_are_subscribed_to(ract_start):
+    lines = test_utils.init_log_pubsub()
+
+    @ract.remote
+    def talk(text):
+        print(text)
+
+    ract.get([talk.remote("one"), talk.remote("two")])
+    found = test_utils.get_log_message(lines, 1, matcher=lambda each: "two" in each["lines"])
+    assert any("two" in each for each in found)
+
+
+def test_modules_are_attributes_as_in_ray(tmp_path):
+    code = """
+    import ract.compat.ray
+    import ray
+    assert ray._private.state.actors and ray._private.worker.global_worker
+    assert ray.core.generated.gcs_pb2.ActorTableData
+    assert ray.experimental.internal_kv and ray.util.state
+    from ray.util.client.ray_client_helpers import connect_to_client_or_not
+    from ray.autoscaler.v2.sdk import request_cluster_resources
+    with connect_to_client_or_not(True):
+        pass
+    for name in ("worker", "scheduler", "testing"):
+        assert not hasattr(ray, name), name
+    assert not hasattr(ray.core, "messages")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,29 @@
+"""Settings of the scheduler under Ray's names."""
+
+import pytest
+
+from ract.core.system_config import settings
+
+NAME = "scheduler_spread_threshold"
+
+
+def test_what_is_given_counts_more_than_the_environment():
+    environ = {f"RAY_{NAME}": "0.2"}
+    assert settings(None, environ) == {"pack_below": 0.2}
+    assert settings({}, {**environ, f"RACT_{NAME}": "0.3"}) == {"pack_below": 0.3}
+    assert settings({NAME: 0.4}, environ) == {"pack_below": 0.4}
+
+
+def test_names_that_ract_has_no_use_for_are_ignored():
+    assert settings({"health_check_period_ms": 1}, {}) == {}
+
+
+@pytest.mark.parametrize("value", ["much", 1.5, -0.1, "nan", [1]])
+def test_what_is_no_fraction_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=NAME):
+        settings({NAME: value}, {})
+
+
+def test_it_is_a_dict():
+    with pytest.raises(TypeError, match="_system_config"):
+        settings('{"a": 1}', {})

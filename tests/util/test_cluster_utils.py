@@ -1,0 +1,71 @@
+"""The test cluster as programs written for Ray use it."""
+
+import os
+
+import pytest
+
+import ract
+from ract.cluster_utils import Cluster
+from ract.experimental import set_resource
+
+
+@pytest.fixture
+def disconnected():
+    ract.shutdown()
+    yield
+    ract.shutdown()
+
+
+@ract.remote(num_cpus=1)
+class Where:
+    def node(self):
+        return ract.get_runtime_context().get_node_id()
+
+
+def test_how_full_a_node_gets_is_told_to_the_head(disconnected):
+    config = {"scheduler_spread_threshold": 0.9, "health_check_period_ms": 100}
+    with Cluster(True, head_node_args={"num_cpus": 4, "_system_config": config}) as cluster:
+        assert cluster.head_node is not None
+        cluster.add_node(num_cpus=4)
+        cluster.connect()
+        actors = [Where.remote() for _ in range(4)]
+        nodes = ract.get([actor.node.remote() for actor in actors])
+        assert nodes == [cluster.head_node.node_id] * 4
+
+
+def test_a_bad_setting_is_refused_before_anything_starts(disconnected, monkeypatch):
+    bad = {"scheduler_spread_threshold": 2}
+    with pytest.raises(ValueError, match="scheduler_spread_threshold"):
+        Cluster(True, head_node_args={"_system_config": bad})
+    with pytest.raises(ValueError, match="scheduler_spread_threshold"):
+        ract.init(num_cpus=1, _system_config=bad)
+    monkeypatch.setenv("RAY_scheduler_spread_threshold", "half")
+    with pytest.raises(ValueError, match="half"):
+        ract.init(num_cpus=1)
+
+
+def test_a_node_has_rays_names(disconnected):
+    with Cluster() as cluster:
+        head = cluster.add_node(num_cpus=0, temp_dir="/nowhere", dashboard_agent_listen_port=1)
+        node = cluster.add_node(num_cpus=1, labels={"zone": "a"}, object_manager_port=12345)
+        assert cluster.head_node is head
+        assert head.is_head()
+        assert not node.is_head()
+        assert cluster.list_all_nodes() == [head, node]
+        assert node.unique_id == node.node_id
+        assert len(node.unique_id) == 56
+        assert node.gcs_address == head.address == cluster.address == cluster.gcs_address
+        assert node.node_labels == {"zone": "a"}
+        assert os.path.isdir(node.get_logs_dir_path())
+        cluster.connect()
+        [row] = [row for row in ract.nodes() if row["NodeID"] == node.node_id]
+        assert row["NodeManagerAddress"] == node.node_ip_address
+        assert row["Labels"]["zone"] == "a"
+        cluster.remove_node(node, allow_graceful=False)
+        assert not node.any_processes_alive()
+        cluster.wait_for_nodes()
+
+
+def test_resources_cannot_be_changed_later():
+    with pytest.raises(DeprecationWarning):
+        set_resource("thing", 1)
