@@ -55,6 +55,7 @@ from ract.core.messages import (
     CancelWanted,
     Contained,
     Hold,
+    LeaseReleased,
     ObjectPublished,
     ObjectWanted,
 )
@@ -65,6 +66,9 @@ logger = logging.getLogger(__name__)
 
 INLINE_BYTES_MAX = 100 * 1024
 """Larger values go through shared memory."""
+
+POOLS_MAX = 256
+"""With so many shapes, those of which nothing waits or runs are forgotten."""
 
 BLOCK_GRACE_S = 0.001
 """A task that waits longer than this in get or wait lends its CPUs."""
@@ -116,6 +120,7 @@ class Runtime:
         self._groups = weakref.WeakValueDictionary()
         self._pools: dict[Any, TaskPool] = {}
         self._pools_by_key: dict[int, TaskPool] = {}
+        self._pool_numbers = itertools.count(1)
         # The refs that the cluster knows, by id. Entries of refs that are gone go in `_tick`.
         self._held: dict[bytes, weakref.ref[ObjectRef]] = {}
         self._dropped: deque[bytes] = deque()  # ids of refs that went
@@ -166,11 +171,24 @@ class Runtime:
         return pool
 
     def _add_pool(self, key: Any, shape: messages.Shape, near: bytes) -> TaskPool:
-        number = len(self._pools) + 1
-        pool = TaskPool(self, number, shape, near)
-        self._pools_by_key[number] = pool
+        if len(self._pools) >= POOLS_MAX:
+            self._drop_idle_pools()
+        pool = TaskPool(self, next(self._pool_numbers), shape, near)
+        self.keep_pool(pool)
         self._pools[key] = pool
         return pool
+
+    def keep_pool(self, pool: TaskPool) -> None:
+        """What the cluster says of the pool's shape is for it."""
+        self._pools_by_key[pool.key] = pool
+
+    def _drop_idle_pools(self) -> None:
+        """Forget pools without work: programs may make ever new shapes, one per placement group."""
+        for key, pool in list(self._pools.items()):
+            if not pool.is_active and not pool.waiting:
+                del self._pools[key]
+                self._pools_by_key.pop(pool.key, None)
+        refs._scope = object()  # remote functions find theirs anew
 
     def pool_near(self, pool: TaskPool, node_id: bytes) -> TaskPool:
         """The pool for tasks of the same shape whose arguments lie on another node."""
@@ -998,7 +1016,11 @@ class Runtime:
 
     def _on_message(self, message: Any) -> None:
         if isinstance(message, messages.LeaseGranted):
-            self._pools_by_key[message.shape_key].granted(message)
+            pool = self._pools_by_key.get(message.shape_key)
+            if pool is not None:
+                pool.granted(message)
+            else:  # it was dropped; nothing of it waits
+                self.tell(LeaseReleased(self.process, message.lease))
         elif isinstance(message, messages.LeaseLost):
             for pool in list(self._pools.values()):
                 pool.lease_lost(message)
@@ -1006,8 +1028,9 @@ class Runtime:
             for pool in list(self._pools.values()):
                 pool.recalled(message.lease)
         elif isinstance(message, messages.LeaseRefused):
-            pool = self._pools_by_key[message.shape_key]
-            pool.lease_refused(message.error, message.detail)
+            pool = self._pools_by_key.get(message.shape_key)
+            if pool is not None:
+                pool.lease_refused(message.error, message.detail)
         elif isinstance(message, messages.ActorChanged):
             client = self.actors.get(message.actor_id)
             if client is not None:

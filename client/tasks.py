@@ -144,6 +144,7 @@ class TaskPool:
                 self._machine.priority,
                 self.near,
             )
+            self.runtime.keep_pool(self)  # it may have been dropped for want of work
             self.runtime.tell(message)
         for lease in todo.release:
             self._leases.pop(lease.executor, None)
