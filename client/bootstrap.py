@@ -170,6 +170,9 @@ def init(
         dashboard_port: Its port; default: 8265, or any free one.
         job_config: A `ract.job_config.JobConfig`.
         logging_config: A `ract.LoggingConfig`: how the driver, tasks and actors log.
+        configure_logging: Set ract's own logger up as the next two say.
+        logging_level: From which level on it logs in this process; a name or a number.
+        logging_format: Its format, as for `logging.Formatter`; default: that of the program.
         log_to_driver: Print what tasks and actors print (default: yes).
         namespace: Where names of actors live; default: one of this job's own.
         runtime_env: Environment of the job's tasks and actors.
@@ -212,6 +215,8 @@ def init(
         metadata["on_infeasible"] = on_infeasible
         from ract.client import logging_config as logs
 
+        if configure_logging:
+            logs.configure(logging_level, logging_format)
         config = logs.chosen(logging_config, job_config)
         if config is not None:
             metadata["logging_config"] = json.dumps(config.to_dict())

@@ -174,3 +174,21 @@ def _whereabouts() -> dict[str, str]:
         found["task_name"] = running.name
         found["task_func_name"] = running.function_name
     return found
+
+
+def configure(level: str | int, form: str | None) -> None:
+    """Have ract's own logger of this process log from a level on, in a format.
+
+    Raises:
+        ValueError: no such level.
+    """
+    name = level.upper() if isinstance(level, str) else level
+    logger = logging.getLogger("ract")
+    logger.setLevel(name)
+    for handler in [each for each in logger.handlers if getattr(each, "of_ract", False)]:
+        logger.removeHandler(handler)
+    if form is not None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(form))
+        handler.of_ract = True  # type: ignore[attr-defined]
+        logger.addHandler(handler)

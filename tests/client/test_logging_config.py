@@ -177,3 +177,25 @@ def test_records_of_several_workers_are_all_shown_as_they_are(capsys):
     for pid in range(3):
         output.handle(Pushed(0, "log", {"name": "f", "pid": pid, "lines": [line], "is_err": True}))
     assert capsys.readouterr().err.splitlines() == [line] * 3
+
+
+def test_rays_arguments_set_the_logger_of_ract_up(capfd):
+    logger = logging.getLogger("ract")
+    ract.shutdown()
+    try:
+        ract.init(num_cpus=1, logging_level=logging.ERROR, logging_format="MINE %(message)s")
+        logging.getLogger("ract.client").warning("not said")
+        logging.getLogger("ract.client").error("said")
+        assert "MINE said" in capfd.readouterr().err
+        ract.shutdown()
+        ract.init(num_cpus=1, logging_level="warning")
+        assert (logger.level, logger.handlers) == (logging.WARNING, [])
+        ract.shutdown()
+        ract.init(num_cpus=1, configure_logging=False, logging_level="error")
+        assert logger.level == logging.WARNING
+        ract.shutdown()
+        with pytest.raises(ValueError, match="LOUD"):
+            ract.init(logging_level="loud")
+    finally:
+        ract.shutdown()
+        logger.setLevel(logging.NOTSET)
