@@ -3,10 +3,11 @@
 Theory of operation
 -------------------
 An executor without work goes first: nothing is lost with it. Among those that work, whoever runs
-again by itself goes before whoever does not, and tasks before actors, whose state is lost. Of these,
-the caller with most of them loses its newest: so the work that has come furthest goes on, and a
-caller that floods the node pays for it. The only task of its caller on the node is not tried again:
-it would meet the same end, for ever. (Rules: the Ray documentation, "Out-Of-Memory Prevention".)
+again by itself goes before whoever does not, and tasks before actors, whose state is lost. Of
+these, the caller with most of them loses its newest: so the work that has come furthest goes on,
+and a caller that floods the node pays for it. The only task of its caller on the node is not tried
+again: it would meet the same end, for ever. (Rules: Ray's documentation, "Out-Of-Memory
+Prevention".)
 
 Beyond that, a process that holds next to nothing is passed over while there are others, because its
 end would help nobody.
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 
 WORTH_FRACTION = 0.01
 """A process that holds a smaller part of the node's memory is passed over, if others hold more."""
+
+IDLE_BYTES_MIN = 100 * 10**6
+"""An executor without work that holds less is left alone: a new one holds a third of it."""
 
 MB = 10**6
 
@@ -71,12 +75,13 @@ def choose(candidates: Iterable[Candidate], total_bytes: int) -> Victim | None:
     every = sorted(candidates, key=lambda each: (each.since, each.process))
     worth = total_bytes * WORTH_FRACTION
     large = [each for each in every if each.held_bytes >= worth]
-    idle = [each for each in large if not each.owner]
+    idle = [each for each in large if not each.owner and each.held_bytes >= IDLE_BYTES_MIN]
     if idle:
         return Victim(max(idle, key=lambda each: each.held_bytes).process)
-    working = [each for each in large or every if each.owner]
+    working = [each for each in every if each.owner]
     if not working:
         return None
+    working = [each for each in working if each.held_bytes >= worth] or working
     rank = min(map(_rank, working))
     groups: dict[int, list[Candidate]] = {}
     for each in working:

@@ -125,7 +125,7 @@ class SimNode:
         elif isinstance(command, ev.Pull):
             link = ("pull", command.source, self.node_id)
             world.travel(link, lambda: self._pulled(command))
-        else:
+        elif not isinstance(command, ev.Warn):
             assert isinstance(command, ev.Shutdown), command
             world.after(0.0, lambda: world.end_node(self))
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from ract.core import messages as m
+from ract.worker import events as ev
+from ract.worker.machine import Config, NodeMachine
 from ract.worker.memory import Candidate, Consumer, Victim, choose, explain
 
 GB = 10**9
@@ -80,3 +85,97 @@ def test_a_small_executor_without_work_is_left_alone():
 def test_the_explanation_has_the_figures(part):
     consumers = [Consumer(7, "f", 400 * 10**6)]
     assert part in explain(950 * 10**6, GB, 0.95, 400 * 10**6, 500 * 10**6, consumers)
+
+
+# --------------------------------------------------------------------------- the node machine
+
+
+class Node:
+    """A node with executors, on which a driver has tasks and actors run."""
+
+    def __init__(self) -> None:
+        config = Config(b"h" * 28, "/s", "/s/m", 0, GB, prestart=False)
+        self.machine = NodeMachine(config, random.Random(0))
+        self.now = 1.0
+        self.held: dict[int, int] = {}
+        self.do(m.NodeAccepted(b"h" * 28, b"c" * 28, 1, 4096))
+
+    def do(self, event):
+        commands = self.machine.handle(event, self.now)
+        self.machine.check()
+        return commands
+
+    def run(self, lease, requester=ADA, held=GB, **shape):
+        """Start a task; returns the process number."""
+        self.now += 1.0
+        start = m.StartLease(lease, m.Shape({}, b"job0", **shape), requester)
+        [fork] = [c for c in self.do(start) if isinstance(c, ev.Fork)]
+        pid = 1000 + fork.process
+        self.do(ev.ExecutorForked(fork.process, pid))
+        self.do(ev.Connected(fork.process, m.Hello("executor", pid, fork.process)))
+        self.held[pid] = held
+        return fork.process
+
+    def high(self, at=None):
+        """Memory is short; returns the processes that are killed."""
+        at = self.now if at is None else at
+        peaks = {pid: 2 * held for pid, held in self.held.items()}
+        consumers = (Consumer(77, "hog", 3 * GB),)
+        event = ev.MemoryHigh(at, 9 * GB, 9 * GB, 0.95, self.held, peaks, consumers)
+        return [c.process for c in self.do(event) if isinstance(c, ev.Signal)]
+
+    def gone(self, process):
+        """The process has ended; returns the cause that the scheduler hears."""
+        self.now += 1.0
+        commands = self.do(ev.ExecutorExited(process, 1000 + process, 9))
+        commands += self.do(ev.Disconnected(process))
+        del self.held[1000 + process]
+        messages = [c.message for c in commands if isinstance(c, ev.ToScheduler)]
+        return next(each.cause for each in messages if isinstance(each, m.ProcessExited))
+
+
+@pytest.fixture
+def node():
+    return Node()
+
+
+def test_the_victims_end_is_told_with_figures(node):
+    node.run(1)
+    victim = node.run(2)
+    assert node.high() == [victim]
+    cause = node.gone(victim)
+    assert (cause.kind, cause.is_final) == ("out_of_memory", False)
+    for figure in ("9000 of 9000 MB", "1000 MB", "2000 MB", "hog (pid 77) 3000 MB"):
+        assert figure in cause.detail
+
+
+def test_nobody_else_ends_before_the_first_is_gone_and_memory_is_measured_again(node):
+    first, second = node.run(1), node.run(2)
+    assert node.high() == [second]
+    assert node.high() == []
+    measured_at = node.now
+    node.gone(second)
+    assert node.high(measured_at) == []
+    node.now += 1.0
+    assert node.high() == [first]
+    assert node.gone(first).is_final
+
+
+def test_the_node_knows_which_tasks_run_again(node):
+    again = node.run(1)
+    for lease in (2, 3):
+        node.run(lease, is_retriable=False)
+    assert node.high() == [again]
+
+
+def test_the_node_knows_whose_tasks_they_are(node):
+    node.run(1)
+    newest = node.run(2)
+    node.run(3, BOB)
+    assert node.high() == [newest]
+
+
+def test_an_executor_that_nobody_measured_is_left_alone(node):
+    node.run(1)
+    node.held.clear()
+    assert node.high() == []
