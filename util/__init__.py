@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         debug,
         queue,
         scheduling_strategies,
+        supervisor,
         testing,
     )
     from ract.util.actor_pool import ActorPool
@@ -57,6 +58,7 @@ __all__ = [
     "register_serializer",
     "remove_placement_group",
     "scheduling_strategies",
+    "supervisor",
     "testing",
 ]
 
@@ -84,6 +86,7 @@ _SUBMODULES = (
     "debug",
     "queue",
     "scheduling_strategies",
+    "supervisor",
     "testing",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
