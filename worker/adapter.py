@@ -40,7 +40,8 @@ from ract.worker import compat, detect, offer, shm, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
-from ract.worker.memory_watch import MemoryWatch, Settings
+from ract.worker.memory_settings import Settings
+from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions
 from ract.worker.supervisor import Zygote

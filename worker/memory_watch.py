@@ -16,55 +16,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ract.core.session import setting
 from ract.worker import cgroups, detect
 from ract.worker.events import MemoryHigh
 from ract.worker.memory import Consumer
+from ract.worker.memory_settings import Settings
 
 CONSUMERS_MAX = 5
 NAME_CHARS_MAX = 60
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a node watches its memory; read from its environment, as ``RACT_...`` or ``RAY_...``.
-
-    Attributes:
-        period_s: ``memory_monitor_refresh_ms``, 250; 0: not at all.
-        threshold: ``memory_usage_threshold``, 0.95 of the memory.
-        share_bytes: ``NODE_MEMORY_BYTES``; 0: all that the machine, or a control group, has.
-    """
-
-    period_s: float
-    threshold: float
-    share_bytes: int = 0
-
-    @classmethod
-    def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """The settings of this process.
-
-        Raises:
-            ValueError: one of them is no number, or out of range.
-        """
-        period = _number("memory_monitor_refresh_ms", "250", environ)
-        threshold = _number("memory_usage_threshold", "0.95", environ)
-        share = _number("NODE_MEMORY_BYTES", "0", environ)
-        if threshold > 1:
-            raise ValueError(f"RACT_memory_usage_threshold must be 0 to 1, got {threshold}")
-        return cls(period / 1000, threshold, int(share))
-
-
-def _number(name: str, default: str, environ: Mapping[str, str]) -> float:
-    text = setting(name, default, environ) or default
-    with contextlib.suppress(ValueError):
-        if (number := float(text)) >= 0:
-            return number
-    raise ValueError(f"RACT_{name} must be a number of at least 0, got {text!r}")
 
 
 class MemoryWatch:

@@ -15,6 +15,7 @@ from ract.core.accelerators import ACCELERATORS, check_visible
 from ract.core.labels import check_labels
 from ract.core.resources import offered
 from ract.core.session import setting
+from ract.worker.memory_settings import Settings
 
 _OPTION_OF = {
     "CPU": "num-cpus",
@@ -32,8 +33,10 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         environ: The environment that it will have.
 
     Raises:
-        TypeError, ValueError: a bad quantity or label, or more accelerators than can be seen.
+        TypeError, ValueError: a bad quantity, label or setting, or more accelerators than
+            can be seen.
     """
+    Settings.read(environ)
     options = overridden(options, environ)
     cpus, gpus, memory, store = (options.get(option) or 0 for option in _OPTION_OF.values())
     offered(cpus, gpus, memory, store, options.get("resources"))

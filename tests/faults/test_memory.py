@@ -150,3 +150,9 @@ def test_without_the_monitor_nobody_is_ended(monkeypatch, tmp_path):
         assert len(os.listdir(tmp_path)) == 1
     finally:
         ract.shutdown()
+
+
+def test_a_bad_setting_is_the_callers_error(monkeypatch):
+    monkeypatch.setenv("RACT_memory_usage_threshold", "95")
+    with pytest.raises(ValueError, match=r"RACT_memory_usage_threshold must be 0 to 1, got 95"):
+        ract.init(num_cpus=1)

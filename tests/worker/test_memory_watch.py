@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from ract.worker.memory_watch import MemoryWatch, Settings
+from ract.worker.memory_settings import Settings
+from ract.worker.memory_watch import MemoryWatch
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 KB, GIB = 1024, 2**30
