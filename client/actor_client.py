@@ -20,6 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client.channel import Call, Channel
@@ -64,6 +65,7 @@ class ActorClient:
         self._handle: weakref.ref[ActorHandle] | None = None
         self._holds = 0
         self._farewell = False
+        self._on_death: list[Callable[[BaseException], None]] = []
         self.kept: list[Any] = []  # refs in the constructor's arguments
 
     # ------------------------------------------------------------------ handles
@@ -134,6 +136,20 @@ class ActorClient:
         if not self._watched:
             self._watched = True
             self.runtime.tell(ActorWatched(self.runtime.process, self.actor_id))
+
+    def when_dead(self, callback: Callable[[BaseException], None]) -> None:
+        """Call ``callback(error)`` when the actor is dead for good, or now. It must not wait."""
+        with self._lock:
+            if self.state != "DEAD":
+                self._on_death.append(callback)
+                self.watch()
+                return
+        callback(self.death())
+
+    def _tell_death(self, error: BaseException) -> None:
+        callbacks, self._on_death = self._on_death, []
+        for callback in callbacks:
+            callback(error)
 
     def submit(self, call: Call) -> None:
         """Send a call, or queue it until it can be sent."""
@@ -298,6 +314,7 @@ class ActorClient:
                 self.runtime.fail_soon(call, self.death())
         self._returned.clear()
         self._queue.clear()
+        self._tell_death(self.death())
 
     def death(self) -> errors.RactError:
         """The error of every call to a dead actor."""
@@ -338,6 +355,7 @@ class ActorClient:
             self._parked.clear()
             self._returned.clear()
             self._queue.clear()
+            self._tell_death(error)
 
     # ------------------------------------------------------------------ what the channel says
 

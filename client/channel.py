@@ -70,6 +70,7 @@ class Call:
     kept: Sequence[Any] = ()
     retries = 0
     attempt = 0
+    oom_deaths = 0
     waiting = 0
     is_over = False
     seq = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ract.client import submit
@@ -270,6 +271,22 @@ class ActorMethod:
 
     def __repr__(self) -> str:
         return f"ActorMethod({self._handle!r}.{self._method.name})"
+
+
+def when_dead(handle: ActorHandle, callback: Callable[[BaseException], None]) -> None:
+    """Call ``callback(error)``, from any thread, when the actor is dead for good, or now.
+
+    Args:
+        handle: The actor's.
+        callback: It must not wait for anything.
+    """
+    handle._client.when_dead(callback)
+
+
+def is_dead(handle: ActorHandle) -> bool:
+    """Whether this process knows that the actor is dead for good; from now on it hears of it."""
+    handle._client.watch()
+    return handle._client.state == "DEAD"
 
 
 def rebuild_handle(actor_id: bytes, info: dict[str, Any]) -> ActorHandle:

@@ -139,6 +139,7 @@ def shape_key(demand: Mapping[str, int], options: Any, plain: Plain) -> Any:
         json.dumps(plain, sort_keys=True),
         tuple(sorted((options.label_selector or {}).items())),
         options.max_calls or 0,
+        options.max_retries != 0,
     )
 
 
@@ -152,6 +153,7 @@ def make_shape(
         canonical_env(options.runtime_env) or runtime.runtime_env,
         plain,
         dict(options.label_selector or {}),
+        options.max_retries != 0,
     )
 
 

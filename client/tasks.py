@@ -2,6 +2,9 @@
 
 A `TaskPool` owns the lease machine of one shape, its lock, and the channels to the leased
 executors. It performs what the machine says and turns ends of executors into retries or errors.
+
+A task whose process was ended for lack of memory is tried again after a while, longer each time,
+and as often as ``RACT_task_oom_retries`` says (-1: always), if it has retries at all.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from ract.core.messages import (
     LeasesWanted,
     Shape,
 )
+from ract.core.session import setting
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -32,6 +36,9 @@ CAUSE_TIMEOUT_S = 5.0
 
 NAMES_MAX = 32
 """So many names of waiting functions are told to the scheduler, for people."""
+
+OOM_DELAY_S_MAX = 60.0
+"""A task whose process died for lack of memory waits at most this long before it runs again."""
 
 NEVER_STARTED = ("max_calls", "idle")
 """The executor ended between two calls; what it had not answered was still on its way."""
@@ -62,6 +69,8 @@ class TaskPool:
         self._causes: dict[int, ExitCause] = {}  # executor -> why it died
         self._lost: dict[int, tuple[float, list[Call]]] = {}  # executor -> since when, calls
         self._late: dict[int, Call] = {}  # by number: arguments are not ready
+        #: Calls whose process died for lack of memory, and from when on they may run again.
+        self._delayed: list[tuple[float, Call]] = []
         self._names: dict[str, None] = {}
 
     # ------------------------------------------------------------------ submission
@@ -109,6 +118,7 @@ class TaskPool:
             channel = call.channel
             if channel is None:
                 self._late.pop(call.number, None)
+                self._delayed = [each for each in self._delayed if each[1] is not call]
                 if call in self._machine.queue:
                     self._machine.queue.remove(call)
                 self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
@@ -119,7 +129,8 @@ class TaskPool:
     def waiting(self) -> list[Call]:
         """Calls not yet pushed to an executor."""
         with self._lock:
-            return [*self._machine.queue, *self._late.values()]
+            delayed = [call for _, call in self._delayed]
+            return [*self._machine.queue, *self._late.values(), *delayed]
 
     def _perform(self, todo: Todo) -> None:
         # Under the lock: pushes to one lease must keep their order.
@@ -153,6 +164,8 @@ class TaskPool:
     def tick(self, now: float) -> None:
         """Called by the reactor now and then."""
         with self._lock:
+            if self._delayed:
+                self._resume_delayed(now)
             self._perform(self._machine.tick(now))
             for executor, (since, _) in list(self._lost.items()):
                 if now - since > CAUSE_TIMEOUT_S:
@@ -167,7 +180,7 @@ class TaskPool:
     @property
     def is_active(self) -> bool:
         """Whether ticks are needed."""
-        return self._machine.is_active or bool(self._lost)
+        return self._machine.is_active or bool(self._lost or self._delayed)
 
     # ------------------------------------------------------------------ what the cluster says
 
@@ -276,13 +289,27 @@ class TaskPool:
                 self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
             elif i >= started:
                 again.append(call)
-            elif call.retries != 0 and cause.kind != "group_removed":
+            elif cause.kind == "out_of_memory" and _has_oom_retries(call, cause):
+                self._retry_later(call)
+            elif call.retries != 0 and cause.kind not in ("group_removed", "out_of_memory"):
                 call.retries -= 1 if call.retries > 0 else 0
                 again.append(call)
             else:
                 self.runtime.fail_soon(call, error_from_exit(cause, what=f"task {call.name}"))
         if again:
             self._perform(self._machine.resubmit(again, time.monotonic()))
+
+    def _retry_later(self, call: Call) -> None:
+        call.oom_deaths += 1
+        base_s = float(setting("task_oom_retry_delay_base_ms") or 1000) / 1000
+        delay_s = min(base_s * 2.0 ** min(call.oom_deaths - 1, 16), OOM_DELAY_S_MAX)
+        self._delayed.append((time.monotonic() + delay_s, call))
+
+    def _resume_delayed(self, now: float) -> None:
+        due = [call for at, call in self._delayed if at <= now]
+        if due:
+            self._delayed = [(at, call) for at, call in self._delayed if at > now]
+            self._perform(self._machine.resubmit(due, now))
 
     def retry(self, call: Call) -> None:
         """Run the call again after its own error (``retry_exceptions``)."""
@@ -314,6 +341,13 @@ def _node_with_most(deps: list[tuple[Any, ...]]) -> bytes:
             _, node_id, _, _, size, _ = rest
             stored[node_id] = stored.get(node_id, 0) + size
     return max(stored, key=lambda node_id: stored[node_id], default=b"")
+
+
+def _has_oom_retries(call: Call, cause: ExitCause) -> bool:
+    if call.retries == 0 or cause.is_final:
+        return False
+    limit = int(setting("task_oom_retries") or -1)
+    return limit < 0 or call.oom_deaths < limit
 
 
 def _started(lost: list[Call], cause: ExitCause) -> int:

@@ -348,6 +348,7 @@ _REASONS = {
     "node_died": "its node has died",
     "job_finished": "its job has finished",
     "unschedulable": "it can never be placed",
+    "out_of_memory": "it was killed because its node ran out of memory",
     "group_removed": "its placement group was removed",
     "drained": "its node was drained",
     "shutdown": "the cluster was shut down",

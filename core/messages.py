@@ -79,6 +79,7 @@ class ExitCause:
     at: float = 0.0  #: seconds since the epoch
     task: int = 0  #: of an executor: the number of the last call that it started, 0 if unknown
     host: str = ""
+    is_final: bool = False  #: what ran is not to run again, whatever retries it has left
 
 
 @message
@@ -90,6 +91,7 @@ class Shape:
     runtime_env: str = ""  #: canonical JSON, empty for none
     strategy: dict[str, Any] = field(default_factory=dict)  #: {"kind": "DEFAULT"|"SPREAD"|...}
     label_selector: dict[str, str] = field(default_factory=dict)
+    is_retriable: bool = True  #: its tasks run again when their process has died
 
 
 @message

@@ -170,12 +170,11 @@ def workers(machine: SchedulerMachine) -> Iterator[Row]:
     for process in (*machine.processes.alive.values(), *machine.processes.dead):
         node = machine.nodes.table.get(process.node_id)
         cause = process.cause
-        intended = cause is not None and cause.kind not in ("crashed", "node_died", "out_of_memory")
         yield {
             "worker_id": worker_id(process.number),
             "is_alive": cause is None,
             "worker_type": "DRIVER" if process.kind == "driver" else "WORKER",
-            "exit_type": None if cause is None else _EXITS.get(intended),
+            "exit_type": None if cause is None else _EXITS.get(cause.kind, _INTENDED),
             "node_id": process.node_id.hex(),
             "ip": node.host if node else "",
             "pid": process.pid,
@@ -279,7 +278,12 @@ TABLES = {
     "list_nodes": nodes,
 }
 
-_EXITS = {True: "INTENDED_SYSTEM_EXIT", False: "SYSTEM_ERROR"}
+_INTENDED = "INTENDED_SYSTEM_EXIT"
+_EXITS = {
+    "crashed": "SYSTEM_ERROR",
+    "node_died": "SYSTEM_ERROR",
+    "out_of_memory": "NODE_OUT_OF_MEMORY",
+}
 
 
 def _ray_node(node: Node) -> Row:

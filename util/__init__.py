@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         debug,
         queue,
         scheduling_strategies,
+        supervisor,
         testing,
     )
     from ract.util.actor_pool import ActorPool
@@ -57,6 +58,7 @@ __all__ = [
     "register_serializer",
     "remove_placement_group",
     "scheduling_strategies",
+    "supervisor",
     "testing",
 ]
 
@@ -87,6 +89,7 @@ _SUBMODULES = (
     "scheduling_strategies",
     "serialization",
     "state",
+    "supervisor",
     "testing",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -42,6 +42,8 @@ from ract.worker import compat, detect, offer, shm, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
+from ract.worker.memory_settings import Settings
+from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions, spill_folder
 from ract.worker.supervisor import Zygote
@@ -92,6 +94,7 @@ class RactWorkerPlugin(WorkerPlugin):
     async def _set_up(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
+        watching = Settings.read()
         await asyncio.to_thread(clean_dead_sessions)
         self.node_id = node_id = secrets.token_bytes(28)
         self._session = session = Session.create(node_id)
@@ -140,6 +143,8 @@ class RactWorkerPlugin(WorkerPlugin):
         self._spawn(self._watch_join())
         self._spawn(self._report())
         self._spawn(self._tail())
+        if watching.period_s and not self._options.get("for-driver"):
+            self._spawn(self._watch_memory(watching))
 
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
@@ -330,6 +335,8 @@ class RactWorkerPlugin(WorkerPlugin):
             self._spawn(self._spill(command.segment))
         elif isinstance(command, ev.Pull):
             self._spawn(self._pull(command))
+        elif isinstance(command, ev.Warn):
+            logger.warning("node %s: %s", self.node_id.hex()[:8], command.text)
         elif isinstance(command, ev.Shutdown):
             logger.info("node %s ends: %s", self.node_id.hex()[:8], command.reason)
             self._close_worker("ract-end-node")
@@ -454,6 +461,22 @@ class RactWorkerPlugin(WorkerPlugin):
                 for e in self._machine.executors.values()
             ],
         }
+
+    async def _watch_memory(self, settings: Settings) -> None:
+        assert self._machine is not None
+        watch = MemoryWatch(settings)
+        executors = self._machine.executors
+        while True:
+            await asyncio.sleep(settings.period_s)
+            try:
+                pids = [e.pid for e in executors.values() if e.pid]
+                if pids:
+                    high = await asyncio.to_thread(watch.look, pids, self._loop.time())
+                    if high is not None:
+                        self._turn(high)
+            except (OSError, ValueError, KeyError) as error:
+                logger.warning("cannot look at the memory: %s", error)
+                return
 
     async def _tail(self) -> None:
         while True:

@@ -32,12 +32,21 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 def memory_available(root: Path = ROOT) -> int | None:
     """Bytes that the process' group may still use; None: no limit. Idle caches do not count."""
-    left = []
-    for folder in _folders("memory", root):
-        limit, used = _number(folder, _LIMIT), _number(folder, _USED)
-        if limit is not None:
-            left.append(max(0, limit - max(0, (used or 0) - _reclaimable(folder))))
-    return min(left, default=None)
+    uses = filter(None, map(memory_use, memory_folders(root)))
+    return min((max(0, limit - used) for used, limit in uses), default=None)
+
+
+def memory_folders(root: Path = ROOT) -> list[Path]:
+    """The folders of the process' group and of those around it, whose limits of memory hold."""
+    return list(_folders("memory", root))
+
+
+def memory_use(folder: Path) -> tuple[int, int] | None:
+    """(bytes in use, limit) of a group; None: no limit. Idle caches do not count."""
+    limit = _number(folder, _LIMIT)
+    if limit is None:
+        return None
+    return max(0, (_number(folder, _USED) or 0) - _reclaimable(folder)), limit
 
 
 def _folders(controller: str, root: Path) -> Iterator[Path]:

@@ -31,12 +31,13 @@ def num_cpus(root: Path = cgroups.ROOT) -> int:
 
 def available_bytes(root: Path = cgroups.ROOT) -> int:
     """Memory that nobody uses yet, of the machine or of the cgroup if that is less; bytes."""
-    machine = _memory(root)["MemAvailable"]
+    machine = memory(root)["MemAvailable"]
     group = cgroups.memory_available(root)
     return machine if group is None else min(machine, group)
 
 
-def _memory(root: Path) -> Mapping[str, int]:
+def memory(root: Path = cgroups.ROOT) -> Mapping[str, int]:
+    """The figures of ``/proc/meminfo``; bytes."""
     lines = (root / "proc/meminfo").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ract.core.messages import Hello
+from ract.worker.memory import Consumer
 
 # --------------------------------------------------------------------------- events
 
@@ -100,6 +101,28 @@ class PullFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryHigh:
+    """More of the node's memory is in use than may be.
+
+    Attributes:
+        at: When that was, on the machine's clock.
+        used_bytes, total_bytes: Of the machine or of the control group that is short.
+        threshold: The part of it that may be used.
+        held_bytes: By the pid of an executor: what it and what it has started hold for themselves.
+        peak_bytes: By the pid of an executor: the most that it has held.
+        consumers: Who holds most on the machine, the largest first.
+    """
+
+    at: float
+    used_bytes: int
+    total_bytes: int
+    threshold: float
+    held_bytes: dict[int, int]
+    peak_bytes: dict[int, int]
+    consumers: tuple[Consumer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """A deadline has come."""
 
@@ -174,6 +197,13 @@ class Pull:
     address: str
     segment: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Log a warning."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

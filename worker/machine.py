@@ -11,6 +11,9 @@ A process is over when its exit status is known *and* its connection has ended, 
 last may still be on the way. Then the scheduler hears `ActorExited` and `ProcessExited` with the
 cause: what we did to it, what it announced itself, or the crash that its status tells.
 
+When memory is short (`MemoryHigh`), one executor ends at a time (`ract.worker.memory` chooses); the
+next is chosen by what was measured after its end.
+
 Objects: see `ract.worker.objects`. Whatever a process says that concerns the scheduler is relayed
 in order; a message that names another process than its sender is dropped.
 """
@@ -28,6 +31,7 @@ from typing import Any
 from ract.core import messages as m
 from ract.core.messages import ExitCause
 from ract.worker import events as ev
+from ract.worker import memory
 from ract.worker.objects import Objects
 
 STARTING, IDLE, LEASED, ACTOR, ENDING = "STARTING", "IDLE", "LEASED", "ACTOR", "ENDING"
@@ -72,6 +76,7 @@ class Executor:
     ending: ExitCause | None = None  #: why we end it
     announced: ExitCause | None = None  #: why it says that it ends
     idle_since: float = 0.0
+    work_since: float = 0.0
 
     def move(self, state: str) -> None:
         """Change state, along `_MOVES` only."""
@@ -128,6 +133,7 @@ class NodeMachine:
         self._commands: list[Any] = []
         self._numbers: list[tuple[int, int]] = []  # (next, end) blocks
         self._block_asked = False
+        self._relieved_at = 0.0  #: when an executor was gone last, with what it held
         self._now = 0.0
 
     # ------------------------------------------------------------------ in and out
@@ -295,7 +301,7 @@ class NodeMachine:
         if executor is None or executor.exited is not None:
             return
         executor.exited = event
-        executor.exited_at = self._now
+        executor.exited_at = self._relieved_at = self._now
         if executor.disconnected or not executor.connected:
             self._over(executor)
 
@@ -347,10 +353,10 @@ class NodeMachine:
         self._command(ev.Fork(process, {}))
         return executor
 
-    @staticmethod
-    def _bind(executor: Executor, work: m.StartLease | m.StartActor) -> None:
+    def _bind(self, executor: Executor, work: m.StartLease | m.StartActor) -> None:
         source = work.shape if isinstance(work, m.StartLease) else work.spec
         executor.work = work
+        executor.work_since = self._now
         executor.job_id = source.job_id
         executor.runtime_env = source.runtime_env
 
@@ -467,6 +473,29 @@ class NodeMachine:
         if executor.pid and executor.exited is None:
             self._command(ev.Signal(executor.process, executor.pid, signal.SIGKILL))
 
+    def _memory_high(self, event: ev.MemoryHigh) -> None:
+        living = [e for e in self.executors.values() if e.exited is None]
+        is_relieved = self._relieved_at >= event.at
+        if is_relieved or any(e.state == ENDING and e.ending is not None for e in living):
+            return  # it will be measured again without them
+        held = event.held_bytes
+        found = [_candidate(e, held[e.pid]) for e in living if e.pid in held]
+        victim = memory.choose(found, event.total_bytes)
+        if victim is None:
+            return
+        executor = self.executors[victim.process]
+        detail = memory.explain(
+            event.used_bytes,
+            event.total_bytes,
+            event.threshold,
+            event.held_bytes[executor.pid],
+            event.peak_bytes.get(executor.pid, 0),
+            event.consumers,
+        )
+        kind = "out_of_memory" if executor.work is not None else "idle"
+        self._command(ev.Warn(f"{_describe(executor)} ends for lack of memory: {detail}"))
+        self._kill(executor, ExitCause(kind, detail, is_final=victim.is_final))
+
     def _cancel(self, event: m.CancelWanted) -> None:
         executor = self.executors.get(event.executor)
         if executor is None:
@@ -541,6 +570,26 @@ class NodeMachine:
                 assert executor.connected
 
 
+def _candidate(executor: Executor, held_bytes: int) -> memory.Candidate:
+    work = executor.work
+    process, since = executor.process, executor.work_since
+    if isinstance(work, m.StartActor):
+        restarts = work.spec.max_restarts != 0
+        return memory.Candidate(process, work.spec.owner, since, held_bytes, restarts, True)
+    if work is None:
+        return memory.Candidate(process, 0, executor.idle_since, held_bytes)
+    return memory.Candidate(process, work.requester, since, held_bytes, work.shape.is_retriable)
+
+
+def _describe(executor: Executor) -> str:
+    work = executor.work
+    if isinstance(work, m.StartActor):
+        what = f"actor {work.spec.class_name}({work.spec.actor_id.hex()})"
+    else:
+        what = "an idle executor" if work is None else f"a task of process {work.requester}"
+    return f"{what} (pid {executor.pid})"
+
+
 _Handler = Callable[[NodeMachine, Any], None]
 
 _HANDLERS: dict[type, _Handler] = {
@@ -568,5 +617,6 @@ _HANDLERS: dict[type, _Handler] = {
     ev.SpillFailed: lambda machine, event: machine.objects.spill_failed(event),
     ev.PullDone: lambda machine, event: machine.objects.pull_done(event),
     ev.PullFailed: lambda machine, event: machine.objects.pull_failed(event),
+    ev.MemoryHigh: NodeMachine._memory_high,
     ev.Tick: NodeMachine._tick,
 }

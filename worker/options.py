@@ -16,6 +16,7 @@ from ract.core.accelerators import ACCELERATORS, check_visible
 from ract.core.labels import check_labels
 from ract.core.resources import offered
 from ract.core.session import setting
+from ract.worker.memory_settings import Settings
 
 _OPTION_OF = {
     "CPU": "num-cpus",
@@ -33,8 +34,10 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         environ: The environment that it will have.
 
     Raises:
-        TypeError, ValueError: a bad quantity, label or folder, or more accelerators than there are.
+        TypeError, ValueError: a bad quantity, label, folder or setting, or more accelerators than
+            there are.
     """
+    Settings.read(environ)
     options = overridden(options, environ)
     cpus, gpus, memory, store = (options.get(option) or 0 for option in _OPTION_OF.values())
     offered(cpus, gpus, memory, store, options.get("resources"))

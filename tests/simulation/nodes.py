@@ -67,7 +67,8 @@ class SimNode:
                 is_busy = process.lease == message.lease and process.task is not None
                 assert not is_busy, "a lease was ended while its task runs"
         self.feed(message)
-        if isinstance(message, m.NodeAccepted):
+        # Of drivers that came once all are told to stop, nobody would tell them.
+        if isinstance(message, m.NodeAccepted) and not self.world.is_stopping:
             for _ in range(self.wants_drivers):
                 self.start_driver()
 
@@ -131,7 +132,7 @@ class SimNode:
         elif isinstance(command, ev.Pull):
             link = ("pull", command.source, self.node_id)
             world.travel(link, lambda: self._pulled(command))
-        else:
+        elif not isinstance(command, ev.Warn):
             assert isinstance(command, ev.Shutdown), command
             world.after(0.0, lambda: world.end_node(self))
 
@@ -166,7 +167,17 @@ class SimNode:
         world.travel(("reaped", self.node_id), lambda: self.feed(forked))
         if world.crashes and world.rng.random() < 0.02:
             world.after(world.rng.random() * 0.02, lambda: process.die(1 << 8))
+        if world.crashes and world.rng.random() < 0.02:
+            world.after(world.rng.random() * 0.5, self._run_short)
         world.after(world.rng.random() * 0.03, process.connect)
+
+    def _run_short(self) -> None:
+        """Memory is short; what each process holds is a matter of chance."""
+        if self.world.is_stopping:
+            return
+        at = self.world.now - self.world.rng.random() * 0.01
+        held = {p.pid: self.world.rng.randrange(10) for p in self.processes.values()}
+        self.feed(ev.MemoryHigh(at, 100, 100, 0.95, held, {}))
 
     def _kill(self, command: ev.Signal) -> None:
         process = self.processes.get(command.process)
