@@ -107,12 +107,14 @@ class _Operator:
         return f"{type(self).__name__}({values})"
 
 
-class In(_Operator):
-    """The label has one of the values.
+class _OfValues(_Operator):
+    """A condition that names values of the label.
 
     Raises:
         ValueError: no values, or one that is not text.
     """
+
+    _PREFIX = ""
 
     def __init__(self, *values: str) -> None:
         _check_values(self, values)
@@ -120,23 +122,17 @@ class In(_Operator):
 
     def to_text(self) -> str:
         """See `_Operator`."""
-        return f"in({','.join(self.values)})"
+        return f"{self._PREFIX}in({','.join(self.values)})"
 
 
-class NotIn(_Operator):
-    """The label has none of the values, or is not there.
+class In(_OfValues):
+    """The label has one of the values."""
 
-    Raises:
-        ValueError: no values, or one that is not text.
-    """
 
-    def __init__(self, *values: str) -> None:
-        _check_values(self, values)
-        self.values = list(values)
+class NotIn(_OfValues):
+    """The label has none of the values, or is not there."""
 
-    def to_text(self) -> str:
-        """See `_Operator`."""
-        return f"!in({','.join(self.values)})"
+    _PREFIX = "!"
 
 
 class Exists(_Operator):
