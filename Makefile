@@ -11,6 +11,8 @@ CONSTRAINTS ?=
 PYTEST_ARGS ?=
 # Arguments for the benchmarks, for instance: make bench BENCH_ARGS="--only sync --repeats 5"
 BENCH_ARGS ?=
+# Arguments for the run under faults, for instance: make chaos CHAOS_ARGS="--seconds 600 --seed 7"
+CHAOS_ARGS ?=
 
 BIN := .venv/bin
 # setuptools warns that an editable package is importable from the root under other names: ruff bans it
@@ -21,7 +23,7 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 COMPILE := $(BIN)/python -m compileall -q -x '^\./(\.venv|build|dist)' .
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format types docs bench bench-peers wheel clean help
+.PHONY: demo test lint format types docs bench bench-peers chaos wheel clean help
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +54,9 @@ bench: .venv/.installed ## measure ract
 
 bench-peers: .venv/.installed .venv-peers/.installed ## measure ract beside Ray and Dask
 	$(BIN)/python -m ract.benchmarks.run --peers .venv-peers/bin/python $(BENCH_ARGS)
+
+chaos: .venv/.installed ## work while processes and nodes are killed, and check all results
+	@$(BIN)/python -m ract.util.chaos $(CHAOS_ARGS)
 
 wheel: .venv/.installed-dev ## build the wheel into dist/
 	rm -rf build dist

@@ -1,5 +1,6 @@
 """For people who test programs built on ract: clusters on one machine, and a look inside them."""
 
+from ract.util import chaos
 from ract.util.local_cluster import Cluster, Node
 from ract.util.testing import (
     Semaphore,
@@ -22,6 +23,7 @@ __all__ = [
     "Semaphore",
     "SignalActor",
     "all_processes_alive",
+    "chaos",
     "error_messages",
     "free",
     "kill_node",

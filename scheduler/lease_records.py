@@ -28,6 +28,7 @@ class Want:
     starting: int = 0  #: its leases in STARTING
     held: int = 0  #: its leases in HELD
     recalled: int = 0  #: a lease asked back for it, 0 if none
+    failed_starts: int = 0  #: executors in a row that died while they started
     priority: int = 0  #: the highest of its tasks
     near: bytes = b""  #: the node with the data that they need, if they need much
     leases: dict[int, Lease] = field(default_factory=dict)  #: in STARTING or HELD

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 REFUSALS = {"refused": "TaskUnschedulableError", "removed": "TaskPlacementGroupRemoved"}
 
+FAILED_STARTS_MAX = 5
+"""So many processes in a row may die while they start before the tasks fail."""
+
 STARTING_MAX_PER_CPU = 2
 """Executors that may be starting on a node, per CPU, for demands that need no CPU."""
 
@@ -127,6 +130,8 @@ class Leases:
             return
         self.processes.assign_job(event.executor, lease.shape.job_id)
         want = self._answered(lease)
+        if want is not None:
+            want.failed_starts = 0
         if want is None or want.backlog <= want.granted:
             self._end(lease, kill=False, cause=ExitCause("idle", "no longer wanted"))
             return
@@ -148,13 +153,21 @@ class Leases:
         )
 
     def failed(self, event: LeaseFailed) -> None:
-        """No executor can be made: the tasks of the shape fail."""
+        """No executor could be made: another one is, or the tasks of the shape fail.
+
+        A process that dies while it starts has begun nothing, so that is tried again; but not for
+        ever, if none comes up between.
+        """
         lease = self._starting(event.lease, event.node_id)
         if lease is None:
             return
         want = self._answered(lease)
         self._remove(lease)
-        if want is not None:
+        if want is None:
+            return
+        want.failed_starts += 1
+        if event.error != "WorkerCrashedError" or want.failed_starts >= FAILED_STARTS_MAX:
+            want.failed_starts = 0
             self._refuse(want, event.error, event.detail)
 
     # ------------------------------------------------------------------ deaths

@@ -235,3 +235,19 @@ def test_quantities_are_exact():
     assert len(cluster.starts()) == 10
     assert cluster.machine.nodes.table[node].ledger.free["CPU"] == 0
     assert CPU == 10_000
+
+
+def test_executor_that_dies_while_it_starts_is_replaced_but_not_for_ever(cluster):
+    cluster.want(1, backlog=1)
+    for _ in range(4):
+        [(node, lease)] = cluster.starts()
+        cluster.say(m.LeaseFailed(node, lease, "WorkerCrashedError", "killed"))
+        assert not cluster.told(m.LeaseRefused)
+    [(node, lease)] = cluster.starts()
+    cluster.up(node, lease, 50)
+    cluster.say(m.LeaseReleased(1, lease))
+    cluster.want(1, backlog=1)
+    for _ in range(5):
+        [(node, lease)] = cluster.starts()
+        cluster.say(m.LeaseFailed(node, lease, "WorkerCrashedError", "killed"))
+    assert cluster.one(m.LeaseRefused).detail == "killed"

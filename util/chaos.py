@@ -1,0 +1,192 @@
+"""Faults on purpose: executors and nodes of this machine are killed while a program runs.
+
+Theory of operation
+-------------------
+`Chaos` has a thread that kills something, waits, and does it again; what and when comes from one
+seed. It knows only what anybody can see: the processes of this machine's nodes. A node that it
+kills is one of the `ract.testing.Cluster` that it is given, never the head, and is replaced.
+
+`main` is what ``make chaos`` runs: tasks and actor calls with retries under faults, whose results
+are compared with what they must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import psutil
+
+import ract
+from ract.util.local_cluster import Cluster
+
+KINDS = ("executor", "node")
+
+
+class Chaos:
+    """Kills processes of a cluster until it is left; a context manager.
+
+    Args:
+        cluster: Whose nodes may be killed.
+        seed: Of all choices.
+        every_s: Seconds between two faults, on average.
+        kinds: What is killed: "executor" (SIGKILL to one), "node" (SIGKILL to a daemon, and a new
+            node in its place).
+
+    Attributes:
+        faults: How many there were, by kind.
+
+    Raises:
+        ValueError: another kind.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        seed: int = 0,
+        every_s: float = 0.5,
+        kinds: tuple[str, ...] = KINDS,
+        node_args: dict[str, Any] | None = None,
+    ) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise ValueError(f"kinds={unknown} are not among {list(KINDS)}")
+        self.faults: Counter[str] = Counter()
+        self._cluster = cluster
+        self._rng = random.Random(seed)
+        self._every_s = every_s
+        self._kinds = kinds
+        self._node_args = dict(node_args or {})
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ract-chaos", daemon=True)
+
+    def __enter__(self) -> Chaos:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(self._rng.expovariate(1 / self._every_s)):
+            kind = self._rng.choice(self._kinds)
+            if (kind == "executor" and self._kill_executor()) or (
+                kind == "node" and self._kill_node()
+            ):
+                self.faults[kind] += 1
+
+    def _kill_executor(self) -> bool:
+        nodes = [node for node in self._cluster.list_all_nodes() if node.alive]
+        found = sorted(pid for node in nodes for pid in executors(node.pid))
+        if not found:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(self._rng.choice(found)).kill()
+        return True
+
+    def _kill_node(self) -> bool:
+        if not self._cluster.worker_nodes:
+            return False
+        node = self._rng.choice(self._cluster.worker_nodes)
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._cluster.add_node(**self._node_args)
+        return True
+
+
+def executors(daemon: int) -> list[int]:
+    """The pids of the executors of a node, by the pid of its daemon."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for zygote in psutil.Process(daemon).children():
+            found += [child.pid for child in zygote.children()]
+    return found
+
+
+# --------------------------------------------------------------------------- the long run
+
+
+@ract.remote(max_retries=-1)
+def _square(i: int) -> int:
+    time.sleep(0.01)
+    return i * i
+
+
+@ract.remote(max_restarts=-1, max_task_retries=-1)
+class _Echo:
+    def echo(self, i: int) -> int:
+        return i
+
+
+def run(seed: int, seconds: float, every_s: float = 0.5) -> dict[str, Any]:
+    """Work under faults for so long; returns the figures.
+
+    Returns:
+        ``faults`` by kind; ``tasks`` and ``calls`` done; ``lost``: wrong or missing results;
+        ``recovery_s``: (median, maximum) of what a round with faults took longer than the median
+        round without.
+    """
+    node: dict[str, Any] = {"num_cpus": 2}
+    lost = tasks = calls = 0
+    quiet: list[float] = []
+    shaken: list[float] = []
+    with Cluster(True, head_node_args={"num_cpus": 1}) as cluster:
+        for _ in range(2):
+            cluster.add_node(**node)
+        cluster.connect()
+        actors = [_Echo.remote() for _ in range(4)]  # type: ignore[attr-defined]
+        until = time.monotonic() + seconds
+        with Chaos(cluster, seed=seed, every_s=every_s, node_args=node) as chaos:
+            while time.monotonic() < until:
+                before, start = chaos.faults.total(), time.monotonic()
+                refs = [_square.remote(i) for i in range(100)]
+                answers = [actor.echo.remote(i) for i in range(25) for actor in actors]
+                lost += sum(a != b for a, b in zip(ract.get(refs), _squares(100), strict=True))
+                expected = [i for i in range(25) for _ in actors]
+                lost += sum(a != b for a, b in zip(ract.get(answers), expected, strict=True))
+                tasks, calls = tasks + len(refs), calls + len(answers)
+                took = time.monotonic() - start
+                (shaken if chaos.faults.total() > before else quiet).append(took)
+        faults = dict(chaos.faults)
+        del actors
+    usual = statistics.median(quiet) if quiet else 0.0
+    longer = [max(0.0, took - usual) for took in shaken] or [0.0]
+    return {
+        "faults": faults,
+        "tasks": tasks,
+        "calls": calls,
+        "lost": lost,
+        "recovery_s": (statistics.median(longer), max(longer)),
+    }
+
+
+def _squares(n: int) -> list[int]:
+    return [i * i for i in range(n)]
+
+
+def main() -> None:
+    """Run it and print the figures; exit code 1 if a result was lost."""
+    parser = argparse.ArgumentParser(description="Work under faults, and check all results.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--every", type=float, default=0.5, help="seconds between faults")
+    given = parser.parse_args()
+    found = run(given.seed, given.seconds, given.every)
+    median, longest = found["recovery_s"]
+    faults = ", ".join(f"{n} of {kind}" for kind, n in sorted(found["faults"].items())) or "none"
+    print(f"faults: {faults}")
+    print(f"tasks {found['tasks']}, actor calls {found['calls']}, results lost: {found['lost']}")
+    print(f"a round with faults took longer by {median:.2f} s (median), {longest:.2f} s (most)")
+    sys.exit(1 if found["lost"] else 0)
+
+
+if __name__ == "__main__":
+    main()
