@@ -1,0 +1,154 @@
+"""Whatever a program does with refs: values are right, and nothing is left when it lets go."""
+
+import gc
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
+
+import ract
+from ract.client.runtime import current
+from ract.testing import wait_for_condition
+
+SIZES = (1, 20_000, 200_000)  # floats: in the process, inline, in shared memory
+
+
+def value(seed, size):
+    return np.full(size, seed, dtype=np.float64)
+
+
+@ract.remote
+def make(seed, size):
+    return value(seed, size)
+
+
+@ract.remote
+def nest(seed, size):
+    return [ract.put(value(seed, size))]
+
+
+@ract.remote
+def same(array):
+    return array
+
+
+@ract.remote
+def pass_on(refs):
+    return refs
+
+
+@ract.remote(num_cpus=0)
+class Keeper:
+    def __init__(self):
+        self.kept = []
+
+    def keep(self, refs):
+        self.kept += refs
+
+    def give(self):
+        return self.kept.pop() if self.kept else None
+
+    def clear(self):
+        self.kept.clear()
+
+
+class Programs(RuleBasedStateMachine):
+    refs = Bundle("refs")  # of (ref, seed, size)
+    seed = 0
+
+    def __init__(self):
+        super().__init__()
+        self.keeper = Keeper.remote()
+        self.inside = []  # what the keeper has
+
+    def next(self):
+        Programs.seed += 1
+        return Programs.seed
+
+    @rule(target=refs, size=st.sampled_from(SIZES))
+    def put(self, size):
+        seed = self.next()
+        return ract.put(value(seed, size)), seed, size
+
+    @rule(target=refs, size=st.sampled_from(SIZES))
+    def run(self, size):
+        seed = self.next()
+        return make.remote(seed, size), seed, size
+
+    @rule(target=refs, known=refs)
+    def run_with(self, known):
+        ref, seed, size = known
+        return same.remote(ref), seed, size
+
+    @rule(target=refs, size=st.sampled_from(SIZES))
+    def made_by_somebody_else(self, size):
+        seed = self.next()
+        return ract.get(nest.remote(seed, size))[0], seed, size
+
+    @rule(target=refs, known=refs)
+    def passed_through_a_container(self, known):
+        ref, seed, size = known
+        return ract.get(pass_on.remote([ref]))[0], seed, size
+
+    @rule(target=refs, known=refs)
+    def within_an_object(self, known):
+        ref, seed, size = known
+        return ract.get(ract.put({"a": [ref]}))["a"][0], seed, size
+
+    @rule(known=refs)
+    def kept_by_an_actor(self, known):
+        ract.get(self.keeper.keep.remote([known[0]]))
+        self.inside.append(known[1:])
+
+    @rule(target=refs)
+    def taken_from_the_actor(self):
+        ref = ract.get(self.keeper.give.remote())
+        if ref is None:
+            return ract.put(value(0, 1)), 0, 1
+        return ref, *self.inside.pop()
+
+    @rule()
+    def dropped_by_the_actor(self):
+        ract.get(self.keeper.clear.remote())
+        self.inside.clear()
+
+    @rule(known=refs)
+    def read(self, known):
+        ref, seed, size = known
+        found = ract.get(ref)
+        assert found.shape == (size,)
+        assert found[0] == found[-1] == seed
+
+    @rule(known=consumes(refs))
+    def drop(self, known):
+        del known
+
+    def teardown(self):
+        self.keeper = None
+        self.bundles.clear()
+        self.names_to_values.clear()
+        self.names_list.clear()
+        gc.collect()
+
+
+Programs.TestCase.settings = settings(
+    max_examples=15,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def left():
+    """What the scheduler and the node still have."""
+    link = current().link
+    (store,) = link.request("store").values()
+    status = link.request("status")
+    return status["objects"], store["objects"], store["object_bytes"]
+
+
+def test_nothing_is_left_of_random_programs(ract_module):
+    Programs.TestCase("runTest").runTest()
+    gc.collect()
+    wait_for_condition(lambda: left() == (0, 0, 0), timeout=30)
