@@ -204,10 +204,20 @@ class ActorClient:
                 return
             self._drain()
 
+    @property
+    def _waits_for_answers(self) -> bool:
+        """Whether the incarnation that moves has calls that it may have begun.
+
+        Its end is not waited for: nobody reads a channel on which nothing is under way.
+        """
+        leaving = self._leaving
+        return leaving is not None and (bool(leaving.inflight) or leaving.is_closed)
+
     def _drain(self) -> None:
         channel = self._channel
-        if channel is None or self.state != "ALIVE" or self._leaving is not None:
+        if channel is None or self.state != "ALIVE" or self._waits_for_answers:
             return
+        self._leaving = None
         if self._returned:
             self._returned.sort(key=lambda call: call.number)
             self._queue.extendleft(reversed(self._returned))
@@ -363,6 +373,9 @@ class ActorClient:
         """Replies were applied."""
         if self._farewell:
             self._say_farewell()
+        if channel is self._leaving:
+            with self._lock:
+                self._drain()
 
     def returned(self, channel: Channel, call: Call) -> None:
         """The actor is moving to another node; calls it has not begun follow it there."""
@@ -372,7 +385,8 @@ class ActorClient:
                 self.runtime.fail_soon(call, self.death())
                 return
             self._returned.append(call)
-            self._leaving = channel
+            if not channel.is_closed:
+                self._leaving = channel
             if self._channel is channel:
                 self._channel = None
 

@@ -115,3 +115,17 @@ def test_what_cannot_be_drained_is_said(cluster):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode != 0
         assert why in done.stderr
+
+
+def test_calls_follow_an_actor_though_nobody_reads_their_answers(cluster):
+    """All that were not begun come back at once, and nothing is under way on the old channel."""
+    old = cluster.add_node(num_cpus=1)
+    actor = Echo.remote()
+    assert ract.get(actor.where.remote()) == old.node_id
+    new = cluster.add_node(num_cpus=1)
+    calls = [actor.echo.remote(i) for i in range(500)]
+    process = drain(cluster, old)
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+    wait_for_condition(lambda: ract.get(actor.where.remote(), timeout=30) == new.node_id)
+    assert ract.get(calls, timeout=30) == list(range(500))
