@@ -32,7 +32,7 @@ from ract.core.messages import EndNode, ExitCause, NodeJoined
 from ract.core.version import __version__
 from ract.scheduler import compat
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.turn import NodeLost, NodesToGo, Send, Tick
+from ract.scheduler.turn import NodeLost, NodesLeft, NodesWanted, Send, Tick
 
 logger = logging.getLogger("ract.scheduler")
 
@@ -118,8 +118,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         """How many workers Dask's adaptive scaling should have: as ract needs, or Dask's tasks."""
         dasks = self._dasks_target(target_duration=target_duration)
         wanted = max(self.machine.scaling.wanted(), dasks)
-        if wanted >= len(self.machine.scaling.managed()):
-            self._turn([NodesToGo(0)])
+        self._turn([NodesWanted(wanted)])
         return wanted
 
     def _workers_to_close(
@@ -127,8 +126,9 @@ class RactSchedulerPlugin(SchedulerPlugin):
     ) -> list[Any]:
         """The workers that Dask's adaptive scaling may close: they hold nothing any more."""
         assert self._scheduler is not None
-        have = len(self.machine.scaling.managed())
-        self._turn([NodesToGo(have - (have if target is None else target))])
+        if target is None:
+            return []
+        self._turn([NodesLeft(target)])
         found = []
         for node_id in self.machine.may_go:
             worker = self._worker_of.get(node_id)

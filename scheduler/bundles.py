@@ -36,9 +36,9 @@ def reserve(placement: Placement, group: Group) -> bool:
     """Place all missing bundles of a group; False, and nothing is taken, if one has no place."""
     missing = sorted(group.missing, key=_size)
     here = {b.node: None for b in group.bundles if b.node is not None}
-    together = group.spec.strategy in ("PACK", "STRICT_PACK")
+    is_packed = group.spec.strategy in ("PACK", "STRICT_PACK")
     taken: Taken = []
-    if together and _all_on_one(placement, group, missing, here, taken):
+    if is_packed and _all_on_one(placement, group, missing, here, taken):
         return _commit(taken)
     if group.spec.strategy == "STRICT_PACK":
         return False

@@ -41,7 +41,7 @@ from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.scaling import Scaling
 from ract.scheduler.tasks import Tasks
-from ract.scheduler.turn import NodeLost, NodesToGo, Send, Settings, Tick, Turn
+from ract.scheduler.turn import NodeLost, NodesLeft, NodesWanted, Send, Settings, Tick, Turn
 
 
 class SchedulerMachine:
@@ -88,7 +88,7 @@ class SchedulerMachine:
         self.scaling = Scaling(
             self.nodes, self.processes, self.leases, self.actors, self.groups, self.drains
         )
-        #: The nodes that may be ended since the newest `NodesToGo`: they hold nothing.
+        #: The nodes that may be ended since the newest `NodesLeft`: they hold nothing.
         self.may_go: list[bytes] = []
         self.tasks = Tasks(self.turn)
         self.kv = KeyValues(self.turn)
@@ -159,12 +159,12 @@ class SchedulerMachine:
         self.actors.tick()
         self.turn.retry = True  # a recall may be due
 
-    def _nodes_to_go(self, event: NodesToGo) -> None:
-        self.may_go = [node.node_id for node in self.scaling.shrink(event.count)]
+    def _nodes_left(self, event: NodesLeft) -> None:
+        self.may_go = [node.node_id for node in self.scaling.shrink_to(event.count)]
 
     def _is_from_somebody(self, event: Any) -> bool:
         """Drop what comes from nodes and processes that are not alive (any more)."""
-        if isinstance(event, m.NodeJoined | NodeLost | NodesToGo | Tick):
+        if isinstance(event, m.NodeJoined | NodeLost | NodesLeft | NodesWanted | Tick):
             return True
         node_id = getattr(event, "node_id", None)
         if node_id is not None:
@@ -296,7 +296,8 @@ class SchedulerMachine:
 
 _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     NodeLost: SchedulerMachine._node_lost,
-    NodesToGo: SchedulerMachine._nodes_to_go,
+    NodesLeft: SchedulerMachine._nodes_left,
+    NodesWanted: lambda s, e: s.scaling.keep(e.count),
     Tick: SchedulerMachine._tick,
     m.NodeJoined: SchedulerMachine._node_joined,
     m.NodeStats: SchedulerMachine._stats,

@@ -29,7 +29,7 @@ EVERY_S = 0.01
 
 
 class Recalls:
-    """Asks for leases back. Its only state is when to look next."""
+    """Asks for leases back. Its only state is when it looked last, and when to look next."""
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases

@@ -106,6 +106,15 @@ class Scaling:
             self.drains.begin(node, "the cluster is scaled down", None, ends=False)
         return [node for node in chosen if not self.drains.what_is_left(node)]
 
+    def keep(self, count: int) -> None:
+        """Take back those that were to go, if as many nodes are wanted as there are."""
+        if count >= len(self.managed()):
+            self.shrink(0)
+
+    def shrink_to(self, count: int) -> list[Node]:
+        """As `shrink`, by how many nodes are to stay."""
+        return self.shrink(len(self.managed()) - count)
+
     def _leaving(self) -> list[Node]:
         """The nodes that are drained because of `shrink`."""
         return [drain.node for drain in self.drains.table.values() if not drain.ends]

@@ -7,8 +7,8 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost`, `NodesToGo` and `Tick`. The only command is `Send`: a message for a node, which passes
-it on to the process that the message names, if it names one.
+`NodeLost`, `NodesWanted`, `NodesLeft` and `Tick`. The only command is `Send`: a message for a node,
+which passes it on to the process that the message names, if it names one.
 """
 
 from __future__ import annotations
@@ -42,8 +42,15 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class NodesToGo:
-    """Local event: whoever scales the cluster wants so many nodes fewer (0: none any more)."""
+class NodesWanted:
+    """Local event: whoever scales the cluster means to have so many nodes."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesLeft:
+    """Local event: whoever scales the cluster wants nodes to go until so many are left."""
 
     count: int
 

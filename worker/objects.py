@@ -55,7 +55,8 @@ class Objects:
         self.waiting: dict[bytes, dict[int, None]] = {}
         #: Objects asked for at the scheduler and not yet answered.
         self._sought: set[bytes] = set()
-        #: Segments that are being filled from another node, by object: (segment, source, is_error).
+        #: Segments that are being filled from another node, by object: (segment, source,
+        #: size, is_error).
         self._pulls: dict[bytes, tuple[int, bytes, int, bool]] = {}
         #: Pulls of objects that were freed meanwhile.
         self._unwanted_pulls: set[bytes] = set()

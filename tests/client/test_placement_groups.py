@@ -12,6 +12,7 @@ from ract.exceptions import (
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
+from ract.testing import wait_for_condition
 from ract.util import (
     get_current_placement_group,
     get_placement_group,
@@ -63,13 +64,6 @@ def within(group, **more):
     return PlacementGroupSchedulingStrategy(group, **more)
 
 
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # the state of a cluster is only to be asked for
-
-
 def test_ready_becomes_the_group_and_wait_says_so():
     group = placement_group([{"CPU": 1}, {"CPU": 2}])
     assert ract.get(group.ready(), timeout=30) == group
@@ -106,7 +100,7 @@ def test_reserved_cpus_are_not_available_to_others():
     assert ract.available_resources()[f"CPU_group_0_{group.id.hex()}"] == 3
     assert ract.cluster_resources()["CPU"] == 4
     remove_placement_group(group)
-    until(lambda: ract.available_resources()["CPU"] == before)
+    wait_for_condition(lambda: ract.available_resources()["CPU"] == before)
 
 
 def test_tasks_and_actors_run_in_the_group_that_they_name():
@@ -157,7 +151,7 @@ def test_running_task_and_actor_are_killed_with_the_group_and_not_retried(tmp_pa
     waiting = forever.options(scheduling_strategy=within(group)).remote()
     actor = Actor.options(scheduling_strategy=within(group), max_restarts=-1).remote()
     waiting = [waiting, forever.options(scheduling_strategy=within(group)).remote()]
-    until(count.exists)
+    wait_for_condition(count.exists)
     remove_placement_group(group)
     for ref in [task, *waiting]:
         with pytest.raises(TaskPlacementGroupRemoved, match="was removed"):
@@ -172,7 +166,7 @@ def test_running_task_and_actor_are_killed_with_the_group_and_not_retried(tmp_pa
             return isinstance(error, ActorDiedError)
         return False
 
-    until(is_dead)
+    wait_for_condition(is_dead)
     with pytest.raises(TaskPlacementGroupRemoved):
         ract.get(current.options(scheduling_strategy=within(group)).remote(), timeout=30)
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
-from ract.scheduler.turn import NodesToGo
+from ract.scheduler.turn import NodesLeft, NodesWanted
 
 DEMANDS = (
     {"CPU": 1.0},
@@ -113,7 +113,7 @@ class Scheduling(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 3))
     def scale_down(self, count):
-        self.say(NodesToGo(count))
+        self.say(NodesLeft(count))
         for node_id in self.cluster.machine.may_go:
             node = self.cluster.machine.nodes.table[node_id]
             assert not node.ledger.holders
@@ -294,7 +294,7 @@ class Scheduling(RuleBasedStateMachine):
             self.cluster.wait(1.0)
             for sent in self.cluster.sent:
                 self.note(sent.node_id, sent.message)
-        self.say(NodesToGo(0))
+        self.say(NodesWanted(1000))
         for want in machine.leases.wants.values():
             assert not want.need or machine.placement.verdict(want.ask).kind == "infeasible", want
         assert not machine.leases.table

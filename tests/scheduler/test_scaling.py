@@ -4,7 +4,7 @@ import pytest
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
-from ract.scheduler.turn import NodesToGo
+from ract.scheduler.turn import NodesLeft, NodesWanted
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def wanted(cluster):
 
 
 def may_go(cluster, count):
-    cluster.say(NodesToGo(count))
+    """Those that may go if so many are to; with 0, as many as there are are wanted."""
+    have = len(cluster.machine.scaling.managed())
+    cluster.say(NodesLeft(have - count) if count else NodesWanted(have))
     return cluster.machine.may_go
 
 
