@@ -29,6 +29,7 @@ from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
 from ract.client.handles import ACTOR_ID_BYTES
+from ract.client.lineage import Lineage, RemadeRef
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
 from ract.client.refs import (
@@ -73,6 +74,9 @@ POOLS_MAX = 256
 BLOCK_GRACE_S = 0.001
 """A task that waits longer than this in get or wait lends its CPUs."""
 
+
+FETCH_GRACE_S = 1.0
+"""A task that waits longer than this for a value of another node lends its CPUs."""
 
 MET_S = 0.1
 """A ref that was read out of another object gets a hold of its own after this time."""
@@ -133,6 +137,7 @@ class Runtime:
         self._pinned: list[Any] = []
         self._localizing: dict[bytes, list[Callable[[], None]]] = {}
         #: Values of refs of failed tasks that nobody has read.
+        self.lineage = Lineage(self)
         self.unhandled: deque[tuple[bytes, list[bytes], list[Any]]] = deque()
         self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
         self._dropped_handles: deque[bytes] = deque()
@@ -366,7 +371,11 @@ class Runtime:
         if status == calls.PLAIN:
             ref._complete(PLAIN, result[1])
         elif status == calls.STORED:
-            self._become_held(ref, 1)
+            if type(ref) is not RemadeRef:
+                self._become_held(ref, 1)
+                call = ref._call
+                if call is not None and (call.retries or call.attempt > 1):
+                    self.lineage.add(call, result[1])
             ref._complete(STORED, result[2:])
         else:
             contained = [self.adopt(i, n) for i, n in result[3]]
@@ -377,6 +386,36 @@ class Runtime:
                 ref._complete(ERROR, (result[1], result[2], contained))
             else:
                 ref._complete(INLINE, (result[1], result[2], contained))
+
+    def renew(self, id: bytes, made: ObjectRef, *, is_wanted: bool) -> None:
+        """A call has run again.
+
+        Args:
+            id: Of an object that it made.
+            made: The new value.
+            is_wanted: Whether the object was lost.
+        """
+        if made._state == STORED:
+            ref = self.adopt(id, 1)
+            if ref._state == STORED:
+                ref._value = made._value
+            else:
+                ref._complete(STORED, made._value)
+        elif is_wanted:
+            known = self.find(id)
+            if known is not None and known._state == STORED:
+                known._value = made._value
+                known._state = made._state
+            self._publish(made, [])
+
+    def submit_again(self, call: Call) -> None:
+        """Run a call that has run before; its arguments are there."""
+        pool = call.owner
+        if isinstance(pool, TaskPool) and pool.key not in self._pools_by_key:
+            with self._lock:
+                self.keep_pool(pool)
+                self._pools["again", pool.key] = pool
+        pool.submit(call)
 
     def _retries(self, call: Call, result: Sequence[Any]) -> bool:
         retried = call.retry_exceptions
@@ -468,6 +507,11 @@ class Runtime:
                 del anchor  # only now: its own hold may go
                 self.reactor.wake()
 
+    def find(self, id: bytes) -> ObjectRef | None:
+        """The ref of this process with that id, if there is one."""
+        with self._lock:
+            return self._find(id)
+
     def _find(self, id: bytes) -> ObjectRef | None:
         known = self._held.get(id)
         ref = known() if known is not None else None
@@ -486,11 +530,14 @@ class Runtime:
                 # It was in use, or another thread has just found it in the table.
                 if sys.getrefcount(ref) >= UNUSED_COUNT:
                     self._hold_anchored(ref)
+        gone = []
         for _ in range(len(self._dropped)):
             id = self._dropped.popleft()
             with self._lock:
                 if (known := self._held.get(id)) is not None and known() is None:
                     del self._held[id]
+                    gone.append(id)
+        self.lineage.dropped(gone)
 
     def _new_held(self, id: bytes, count: int) -> ObjectRef:
         ref: ObjectRef = refs.remote_ref(HeldRef, id)
@@ -646,15 +693,42 @@ class Runtime:
 
     def _load_here(self, ref: ObjectRef) -> Any:
         """The value lies on another node: have it copied to this one first."""
-        self.await_here(ref)
+        while not self.is_here(ref):  # what has come may be lost before it is read
+            self.await_here(ref)
         return ref._load()
 
-    def await_here(self, ref: ObjectRef) -> None:
-        """Wait until the value of ``ref`` is on this node (or known to be lost)."""
-        arrived = threading.Event()
-        self.localize(ref, arrived.set)
-        while not arrived.wait(1.0):
-            self.check_alive()
+    def await_here(
+        self, *wanted: ObjectRef, deadline: float | None = None, seen_on: bytes = b""
+    ) -> bool:
+        """Wait until the values of complete refs are on this node (or known to be lost).
+
+        Args:
+            wanted: The refs.
+            deadline: On the monotonic clock.
+            seen_on: The node that stores the value, if the refs do not say.
+
+        Returns:
+            Whether they are; False at the deadline.
+        """
+        left = threading.Semaphore(0)
+        for ref in wanted:
+            self.localize(ref, left.release, seen_on)
+        lends = self.on_block is not None
+        blocked = False
+        try:
+            for _ in wanted:
+                while not left.acquire(timeout=_wait_s(FETCH_GRACE_S, deadline)):
+                    self.check_alive()
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return False
+                    if lends and not blocked:
+                        # It may have to be made again, for which CPUs are needed.
+                        blocked = True
+                        self.on_block()  # type: ignore[misc]
+            return True
+        finally:
+            if blocked:
+                self.on_unblock()  # type: ignore[misc]
 
     def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
         """(head, buffers) of a value that `await_here` has waited for; raises its error."""
@@ -670,19 +744,21 @@ class Runtime:
         state = ref._state
         return state >= READY and (state != STORED or ref._value[0] == self.node_id)
 
-    def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+    def localize(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
         """Bring the value of a complete or foreign ref here, then call ``then()``."""
         if self.is_here(ref):
             then()
             return
         id = ref.binary()
+        if ref._state == STORED:
+            seen_on = ref._value[0]
         with self._lock:
             waiting = self._localizing.setdefault(id, [])
             waiting.append(then)
             if len(waiting) > 1:
                 return
             self._pinned_while_localizing(id, ref)
-        self.tell(ObjectWanted(self.process, id))
+        self.tell(ObjectWanted(self.process, id, seen_on))
 
     def _pinned_while_localizing(self, id: bytes, ref: ObjectRef) -> None:
         # The waiting list keeps the ref: its hold must outlast the copy.
@@ -716,8 +792,14 @@ class Runtime:
         """Wait for one value."""
         if ref._runtime is not self:
             raise refs.left_cluster(ref)
-        if ref._state < READY:
-            self.await_one(ref, timeout)
+        if timeout is None:
+            if ref._state < READY:
+                self.await_one(ref, None)
+        else:
+            deadline = time.monotonic() + timeout
+            if ref._state < READY:
+                self.await_one(ref, timeout)
+            self._fetch([ref], timeout, deadline)
         return ref._load()
 
     def await_one(self, ref: ObjectRef, timeout: float | None) -> None:
@@ -740,13 +822,32 @@ class Runtime:
         for ref in wanted:
             if ref._runtime is not self:
                 raise refs.left_cluster(ref)
+        deadline = None if timeout is None else time.monotonic() + timeout
         if any(ref._state < READY for ref in wanted):
             self._await(wanted, len(wanted), timeout, for_get=True)
             # One that failed while others are still running is raised at once.
             for ref in wanted:
                 if ref._state == ERROR:
                     ref._load()
+        self._fetch(wanted, timeout, deadline)
         return [ref._load() for ref in wanted]
+
+    def _fetch(
+        self, wanted: list[ObjectRef], timeout: float | None, deadline: float | None
+    ) -> None:
+        """Have the values of complete refs copied to this node, all at once.
+
+        Raises:
+            GetTimeoutError: not by the deadline.
+        """
+        far = [ref for ref in wanted if ref._state == STORED and ref._value[0] != self.node_id]
+        if far and not self.await_here(*far, deadline=deadline):
+            late = [ref for ref in far if not self.is_here(ref)]
+            where = ", ".join(dict.fromkeys(ref._value[0].hex()[:8] for ref in late[:8]))
+            raise errors.GetTimeoutError(
+                f"{len(late)} of {len(wanted)} values were not fetched from other nodes ({where}) "
+                f"within {timeout} s, or not made again if they were lost there: {late[0]!r}"
+            )
 
     def wait(
         self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
@@ -1041,6 +1142,12 @@ class Runtime:
                 group.changed(message)
         elif isinstance(message, messages.ObjectHere):
             self._object_here(message)
+        elif isinstance(message, messages.ObjectLost):
+            self._object_lost(message)
+        elif isinstance(message, messages.ObjectUntold):
+            self._object_untold(message.object_id)
+        elif isinstance(message, messages.LineageOver):
+            self.lineage.over(message.object_ids)
         elif isinstance(message, messages.SegmentsMoved):
             self.store.forget(message.paths)
         elif isinstance(message, CancelAsked):
@@ -1057,6 +1164,26 @@ class Runtime:
             self.on_control(message)
         else:
             self.on_control(message)
+
+    def _object_lost(self, message: messages.ObjectLost) -> None:
+        if not message.is_held:
+            # The hold that came with the value was lost together with it.
+            with self._lock:
+                ref = self._find(message.object_id)
+                if ref is not None and ref._holds:
+                    ref._holds -= 1
+        self.lineage.lost(message.object_id, message.reason)
+
+    def _object_untold(self, id: bytes) -> None:
+        """Somebody waits for an object of which the cluster knows nothing."""
+        ref = self.find(id)
+        if ref is None:
+            return
+        if ref._state == STORED:
+            # Its node may have died before it could tell: say which one it is.
+            self.tell(ObjectWanted(self.process, id, ref._value[0]))
+        elif not ref._holds:
+            self.escape(ref)
 
     def _object_here(self, message: messages.ObjectHere) -> None:
         with self._lock:
@@ -1171,6 +1298,11 @@ class Runtime:
         self.channels.clear()
         self.link.close()
         self.on_close()
+
+
+def _wait_s(longest: float, deadline: float | None) -> float:
+    """How long to wait at once."""
+    return longest if deadline is None else max(0.0, min(longest, deadline - time.monotonic()))
 
 
 def _is_over(call: Call) -> bool:

@@ -97,9 +97,9 @@ class Execution:
     def _stored(self, place: tuple[Any, ...], kept: list[Any]) -> tuple[Any, list[Any]]:
         object_id, node_id, path, offset, size, _ = place
         ref = next(r for r in kept if id_of(r) == object_id)
-        if node_id == self.runtime.node_id:
+        if path and node_id == self.runtime.node_id:
             return self.runtime.store.read(Location(path, offset, size), ref)
-        self.runtime.await_here(ref)
+        self.runtime.await_here(ref, seen_on=node_id)
         return self.runtime.packed_here(ref)
 
     # ------------------------------------------------------------------ results

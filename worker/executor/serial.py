@@ -250,13 +250,14 @@ class SerialServer:
                 name = function_name = self._names[target] = self._name_of(target, function)
             if extra is not None:
                 name = extra.get("name") or name
+            running = context.Running(number, name, function_name)
+            self._running = running  # already: it may wait for its arguments
+            if extra is not None:
                 if args is None:
                     args, kwargs, kept = execution.arguments(extra)
                 elif "refs" in extra:
                     kept = execution.arguments(extra)[2]
-            running = context.Running(number, name, function_name)
             token = context.enter(running)
-            self._running = running
             self._running_title = True
             set_title(name)
             self._allow_interrupts(number)
