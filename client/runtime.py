@@ -398,7 +398,8 @@ class Runtime:
         if made._state == STORED:
             ref = self.adopt(id, 1)
             if ref._state == STORED:
-                ref._value = made._value
+                if is_wanted:
+                    ref._value = made._value
             else:
                 ref._complete(STORED, made._value)
         elif is_wanted:

@@ -121,6 +121,8 @@ class Directory:
     table: dict[bytes, Entry] = field(default_factory=dict)
     #: Node -> the entries that list it in `Entry.nodes`.
     by_node: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    #: Node -> how many bytes these take.
+    bytes_on: dict[bytes, int] = field(default_factory=dict)
     #: Process -> the PENDING and REBUILDING entries that it publishes.
     by_publisher: dict[int, dict[bytes, None]] = field(default_factory=dict)
     #: All and only the entries with a deadline, in no particular order.
@@ -155,11 +157,15 @@ class Directory:
             self._step(entry, "valued")  # it may be the last one, made before its source died
         else:
             self._value(entry, event.contains, event.is_error)
-        if entry.state != READY:
+        is_other = bool(entry.nodes) and entry.size != event.size  # a second run made another value
+        if entry.state != READY or (is_other and node_id not in entry.nodes):
             self.turn.send(node_id, FreeObject(event.object_id))
         else:
+            if not entry.nodes:
+                entry.size = event.size
+            if node_id not in entry.nodes:
+                self.bytes_on[node_id] = self.bytes_on.get(node_id, 0) + entry.size
             entry.nodes[node_id] = entry.nodes.get(node_id, False) or not event.is_copy
-            entry.size = event.size
             self.by_node.setdefault(node_id, {})[entry.object_id] = None
         self._settle(entry)
 
@@ -300,6 +306,8 @@ class Directory:
 
     def check(self) -> None:
         """Assert the invariants."""
+        for node_id, copies in self.by_node.items():
+            assert self.bytes_on[node_id] == sum(self.table[each].size for each in copies)
         for object_id, entry in self.table.items():
             assert self.holds.is_held(object_id) or entry.seekers, object_id.hex()
             assert (entry.state == READY) == bool(entry.nodes or entry.blob is not None)
@@ -350,8 +358,9 @@ class Directory:
         del entry.nodes[node_id]
         copies = self.by_node[node_id]
         del copies[entry.object_id]
+        self.bytes_on[node_id] -= entry.size
         if not copies:
-            del self.by_node[node_id]
+            del self.by_node[node_id], self.bytes_on[node_id]
 
     def _promise(self, entry: Entry, process: int) -> None:
         entry.publisher = process

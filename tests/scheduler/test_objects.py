@@ -304,3 +304,10 @@ def test_who_made_an_object_is_asked_what_became_of_it_before_it_counts_as_lost(
     assert [sent.message for sent in cluster.wait(3)] == [m.ObjectUntold(2, object_id)]
     [located] = [sent.message for sent in cluster.wait(3)]
     assert located.blob.head == b"lost:unknown object"
+
+
+def test_second_run_that_made_another_value_does_not_replace_the_first(cluster):
+    store(cluster, cluster.a, cluster.x)
+    cluster.say(m.ObjectStored(cluster.b, cluster.x, 77, [], [], False))
+    assert cluster.one(m.FreeObject, cluster.b).object_id == cluster.x
+    assert cluster.machine.objects.bytes_on == {cluster.a: 100}
