@@ -150,7 +150,7 @@ class Channel:
                 self._out.append((calls.DEFINE, *definition))
             extra = call.extra
             if extra is not None and "refs" in extra:
-                self.runtime.hand_over(extra["refs"], self.executor)
+                self.runtime.table.hand_over(extra["refs"], self.executor)
             seq = self._seq
             self._seq = seq + 1
             call.seq = seq

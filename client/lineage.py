@@ -180,7 +180,7 @@ class Lineage:
     def over(self, object_ids: list[bytes]) -> None:
         """Nobody holds these any more, unless this process has begun to again."""
         for object_id in object_ids:
-            if self.runtime.find(object_id) is None:
+            if self.runtime.table.find(object_id) is None:
                 self.recipes.pop(object_id, None)
             else:  # they were let go of before our hold came
                 self.lost(object_id, "it had been released")
@@ -247,7 +247,7 @@ class Lineage:
     def _gather(self, recipe: Recipe, recipes: list[Recipe]) -> tuple[str, str] | None:
         """Take hold of the arguments; those that are gone are added to what is to be made."""
         for object_id in recipe.needs:
-            ref = self.runtime.find(object_id)
+            ref = self.runtime.table.find(object_id)
             maker = self.recipes.get(object_id)
             if ref is None and maker is None:
                 maker = recipe.upstream.get(object_id)
@@ -260,7 +260,7 @@ class Lineage:
                 self.recipes[object_id] = maker
                 if self._want(maker, object_id):
                     recipes.append(maker)
-            recipe.kept.append(ref if ref is not None else self.runtime.borrow(object_id))
+            recipe.kept.append(ref if ref is not None else self.runtime.table.borrow(object_id))
             if maker is not None and maker.wanted and maker is not recipe:
                 recipe.blockers.add(maker)
                 maker.then.append(recipe)

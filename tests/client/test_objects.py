@@ -164,7 +164,7 @@ def test_refs_read_twice_are_the_same_refs():
     first, second = ract.get(box), ract.get(box)
     assert all(a is b for a, b in zip(first, second, strict=True))
     del second
-    settles(lambda: len(current()._met), 0)  # they are held by now
+    settles(lambda: len(current().table.met), 0)  # they are held by now
     third = ract.get(box)
     assert all(a is b for a, b in zip(first, third, strict=True))
     assert first[0] == third[0] != first[1]

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
+from ract.client.arguments import INLINE_BYTES_MAX
+from ract.client.ref_table import contained_of, id_of
 from ract.client.refs import ERROR, ObjectRef, new_ref
-from ract.client.runtime import INLINE_BYTES_MAX, contained_of, id_of
 from ract.client.store import Location
 from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
 from ract.core import calls, events, ids, naming, serialization
@@ -67,7 +68,7 @@ class Execution:
     def arguments(self, extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
         """(args, kwargs, objects to keep while the call runs)."""
         runtime = self.runtime
-        kept = [runtime.adopt(i, n) for i, n in extra.get("refs", ())]
+        kept = [runtime.table.adopt(i, n) for i, n in extra.get("refs", ())]
         if "stored" in extra:
             head, buffers = self._stored(extra["stored"], kept)
             args, kwargs = serialization.unpack(head, buffers)
@@ -172,7 +173,7 @@ class Execution:
         if packed.size <= INLINE_BYTES_MAX:
             counts = [(i, 1) for i in Counter(map(id_of, packed.refs))]
             if counts:
-                self.runtime.hand_over(counts, caller.process)
+                self.runtime.table.hand_over(counts, caller.process)
             return (calls.INLINE, packed.head, packed.copied_buffers(), counts)
         task = ids.task_id_bytes(number, caller.job_id, self.actor_id)
         object_id = ids.object_id_bytes(task, index)
@@ -202,7 +203,7 @@ class Execution:
         head, buffers, refs = self.pack_error(name, error)
         counts = [(i, 1) for i in Counter(map(id_of, refs))]
         if counts:
-            self.runtime.hand_over(counts, caller.process)
+            self.runtime.table.hand_over(counts, caller.process)
         return (calls.ERROR, head, buffers, counts)
 
     def pack_error(self, name: str, error: BaseException) -> tuple[bytes, list[bytes], list[Any]]:

@@ -551,5 +551,5 @@ class SerialServer:
         if extra is not None:
             # Holds were announced for us with the call: take them, and let them go.
             for id, count in extra.get("refs", ()):
-                self.runtime.adopt(id, count)
+                self.runtime.table.adopt(id, count)
         caller.out.append((item[1], calls.RETURNED, None))
