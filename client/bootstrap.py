@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ract.client import context, node_processes
 from ract.client.node_processes import NodeProcess
 from ract.core import naming
-from ract.core.session import setting
-from ract.core.system_config import settings
+from ract.core.session import setting, use_system_config
+from ract.core.system_config import as_environment, settings
 from ract.core.version import __version__
 from ract.worker import isolation
 from ract.worker.options import check
@@ -252,11 +252,11 @@ def init(
                 "Start one with rworker."
             )
         if address is None:
-            check(node, os.environ)
-            node |= {"is-head": True, "name": kwargs.get("_node_name") or ""}
-            port = None if include_dashboard is False else (dashboard_host, dashboard_port)
             system_config = kwargs.get("_system_config")
             settings(system_config, os.environ)  # raises here what it would raise there
+            check(node, {**os.environ, **as_environment(system_config)})
+            node |= {"is-head": True, "name": kwargs.get("_node_name") or ""}
+            port = None if include_dashboard is False else (dashboard_host, dashboard_port)
             place = _start_embedded(node, port, system_config)
         else:
             place = node_processes.local_node(address) or _join_machine(address, token_file)
@@ -504,6 +504,7 @@ def _connect(
         },
     )
     link = NodeLink(os.path.join(place["session_dir"], "node.sock"), hello)
+    use_system_config(link.welcome.config.get("system_config", {}))
     runtime = Runtime(link, is_driver=True)
     runtime.runtime_env = canonical_env(runtime_env)
     runtime.default_lifetime = metadata["default_actor_lifetime"]
@@ -531,6 +532,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         if runtime is not None and not context.process.is_executor:
             runtime.close()
             _disconnect()
+            use_system_config({})
         _context = None
         _stop_started()
 

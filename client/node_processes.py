@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ract.core.session import child_environment, root_folder
+from ract.core.session import SYSTEM_CONFIG, child_environment, root_folder
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -40,7 +40,9 @@ class NodeProcess:
         """
         self._reader, writer = os.pipe()
         config = {**config, "driver_pid": os.getpid(), "ready_fd": writer}
-        environment = child_environment(**(env or {}), RACT_HEAD=json.dumps(config))
+        told = {"RACT_HEAD": json.dumps(config)}
+        told[SYSTEM_CONFIG] = json.dumps(config.get("system_config", {}))
+        environment = child_environment(**(env or {}), **told)
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ract.client.head"],
             env=environment,

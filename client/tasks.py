@@ -69,7 +69,7 @@ class TaskPool:
         self._causes: dict[int, ExitCause] = {}  # executor -> why it died
         self._lost: dict[int, tuple[float, list[Call]]] = {}  # executor -> since when, calls
         self._late: dict[int, Call] = {}  # by number: arguments are not ready
-        #: Calls whose process died for lack of memory, and from when on they may run again.
+        #: Calls that may run again only from a certain time on.
         self._delayed: list[tuple[float, Call]] = []
         self._names: dict[str, None] = {}
 
@@ -293,11 +293,19 @@ class TaskPool:
                 self._retry_later(call)
             elif call.retries != 0 and cause.kind not in ("group_removed", "out_of_memory"):
                 call.retries -= 1 if call.retries > 0 else 0
-                again.append(call)
+                self._retry_after_delay(call, again)
             else:
                 self.runtime.fail_soon(call, error_from_exit(cause, what=f"task {call.name}"))
         if again:
             self._perform(self._machine.resubmit(again, time.monotonic()))
+
+    def _retry_after_delay(self, call: Call, at_once: list[Call]) -> None:
+        delay_s = float(setting("task_retry_delay_ms") or 0) / 1000
+        if delay_s > 0:
+            self._delayed.append((time.monotonic() + delay_s, call))
+            self.runtime.reactor.wake()
+        else:
+            at_once.append(call)
 
     def _retry_later(self, call: Call) -> None:
         call.oom_deaths += 1
@@ -315,7 +323,9 @@ class TaskPool:
         """Run the call again after its own error (``retry_exceptions``)."""
         with self._lock:
             call.channel = None
-            self._perform(self._machine.resubmit([call], time.monotonic()))
+            again: list[Call] = []
+            self._retry_after_delay(call, again)
+            self._perform(self._machine.resubmit(again, time.monotonic()))
 
     def what_it_waits_for(self) -> str:
         """Why a queued call is not sent."""

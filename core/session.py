@@ -1,13 +1,20 @@
-"""Where the files of a user's nodes are."""
+"""Where the files of a user's nodes are, and the settings that come from outside a program."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+SYSTEM_CONFIG = "RACT_SYSTEM_CONFIG"
+"""The variable in which processes of a cluster find what its head was given: JSON."""
+
+_given: dict[str, Any] = json.loads(os.environ.get(SYSTEM_CONFIG) or "{}")
 
 
 def root_folder() -> Path:
@@ -28,8 +35,32 @@ def root_folder() -> Path:
 def setting(
     name: str, default: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> str | None:
-    """The environment variable ``RACT_<name>``, else ``RAY_<name>``, for ported programs."""
+    """A setting: of the cluster, or the environment variable ``RACT_<name>`` or ``RAY_<name>``.
+
+    Args:
+        name: As Ray has it.
+        default: If it is not set.
+        environ: Another process' environment; then the cluster's settings do not count.
+    """
+    if environ is os.environ and name in _given:
+        return as_text(_given[name])
     return environ.get(f"RACT_{name}", environ.get(f"RAY_{name}", default))
+
+
+def as_text(value: Any) -> str:
+    """A setting as an environment variable has it."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def system_config() -> dict[str, Any]:
+    """What the head of this process' cluster was given as ``_system_config``."""
+    return dict(_given)
+
+
+def use_system_config(given: Mapping[str, Any]) -> None:
+    """This process is in a cluster with these settings from now on; in none, with none."""
+    _given.clear()
+    _given.update(given)
 
 
 def child_environment(**more: str) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""Settings of the scheduler under the names that Ray's ``_system_config`` has for them.
+"""Settings under the names that Ray's ``_system_config`` has for them.
 
-Each may also be an environment variable of the scheduler, ``RACT_<name>`` or ``RAY_<name>``; what
-is given to the head in ``_system_config`` counts more. Ray has hundreds of such names; those that
-are not here say how its own parts work, and are ignored.
+Each may also be an environment variable, ``RACT_<name>`` or ``RAY_<name>``; what is given to the
+head in ``_system_config`` counts more, and for all processes of the cluster
+(`ract.core.session.setting`). Ray has hundreds of such names; those that say how its own parts work
+are ignored. Here are those of the scheduler.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ract.core.session import setting
+from ract.core.session import as_text, setting
 
 NAMES = {"scheduler_spread_threshold": "pack_below"}
 """What ``Settings`` of `ract.scheduler.turn` calls them: all are fractions."""
+
+
+def as_environment(given: Mapping[str, Any] | None) -> dict[str, str]:
+    """``_system_config`` as environment variables, to check what they are for."""
+    return {f"RACT_{name}": as_text(value) for name, value in (given or {}).items()}
 
 
 def settings(given: Mapping[str, Any] | None, environ: Mapping[str, str]) -> dict[str, float]:

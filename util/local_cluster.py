@@ -12,7 +12,7 @@ from typing import Any
 import ract
 from ract.client import node_processes
 from ract.client.tool import ask_node
-from ract.core.system_config import settings
+from ract.core.system_config import as_environment, settings
 from ract.worker.options import check
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
@@ -144,6 +144,7 @@ class Cluster:
         shutdown_at_exit: bool = True,
     ) -> None:
         self.head_node: Node | None = None
+        self._system_config: dict[str, Any] = {}
         self.worker_nodes: list[Node] = []
         self.address = ""
         if head_node_args is not None and not initialize_head:
@@ -185,12 +186,14 @@ class Cluster:
             if given.get(name) is not None
         }
         environ = {**os.environ, **(given.get("env_vars") or {})}
-        check(options, environ)
-        config: dict[str, Any] = {"node": options}
-        if self.head_node is None:
+        is_first = self.head_node is None
+        system_config = (given.get("_system_config") or {}) if is_first else self._system_config
+        settings(system_config, environ)
+        check(options, {**environ, **as_environment(system_config)})
+        config: dict[str, Any] = {"node": options, "system_config": system_config}
+        if is_first:
             options["is-head"] = True
-            config["system_config"] = given.get("_system_config") or {}
-            settings(config["system_config"], environ)
+            self._system_config = dict(system_config)
             if given.get("include_dashboard"):
                 host = given.get("dashboard_host") or "127.0.0.1"
                 config["dashboard"] = f"{host}:{given.get('dashboard_port') or 0}"

@@ -36,7 +36,7 @@ from ract.core import messages as m
 from ract.core import wire
 from ract.core.resources import UNIT
 from ract.core.security import fingerprint
-from ract.core.session import setting
+from ract.core.session import setting, system_config
 from ract.core.version import __version__
 from ract.worker import compat, detect, isolation, offer, shm, transfer
 from ract.worker import events as ev
@@ -119,6 +119,7 @@ class RactWorkerPlugin(WorkerPlugin):
                 prestart=self._options.get("prestart", True),
                 spills=setting("automatic_object_spilling_enabled", "1") not in ("0", "false"),
                 spill_above=float(setting("object_spilling_threshold", "0.8") or 0.8),
+                system_config=system_config(),
             ),
             random.Random(),
         )

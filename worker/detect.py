@@ -11,7 +11,11 @@ from ract.core.session import setting
 from ract.worker import cgroups, shm
 
 STORE_FRACTION = 0.3
-"""Share of the available memory that the object store takes by default, as in Ray."""
+"""Share of the available memory that the object store takes by default, as in Ray: another one by
+``RACT_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION``."""
+
+STORE_BYTES_MAX = 200e9
+"""At most so much by default; ``RACT_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES``."""
 
 STORE_BYTES_MIN = 64 * 2**20
 SHM_FRACTION_MAX = 0.95
@@ -44,7 +48,9 @@ def memory(root: Path = cgroups.ROOT) -> Mapping[str, int]:
 
 def store_bytes(available: int) -> int:
     """Default capacity of the object store: 30 % of ``available``, if /dev/shm has the room."""
-    wanted = int(available * STORE_FRACTION)
+    share = float(setting("DEFAULT_OBJECT_STORE_MEMORY_PROPORTION") or STORE_FRACTION)
+    most = float(setting("DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES") or STORE_BYTES_MAX)
+    wanted = int(min(available * share, most))
     room = int(shm.free_bytes() * SHM_FRACTION_MAX)
     return max(STORE_BYTES_MIN, min(wanted, room))
 

@@ -110,6 +110,7 @@ class Config:
     prestart: bool = True
     spills: bool = True  #: objects may be moved to disk when the store is full
     spill_above: float = 0.8  #: so much of the store is used before the oldest are moved
+    system_config: dict[str, Any] = field(default_factory=dict)  #: what the head was given
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -265,7 +266,7 @@ class NodeMachine:
                     namespace,
                     config.session_dir,
                     config.scheduler_address,
-                    {"host": config.host},
+                    {"host": config.host, "system_config": config.system_config},
                 ),
             )
         )

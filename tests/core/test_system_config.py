@@ -2,6 +2,7 @@
 
 import pytest
 
+from ract.core import session
 from ract.core.system_config import settings
 
 NAME = "scheduler_spread_threshold"
@@ -27,3 +28,18 @@ def test_what_is_no_fraction_is_refused_by_name(value):
 def test_it_is_a_dict():
     with pytest.raises(TypeError, match="_system_config"):
         settings('{"a": 1}', {})
+
+
+def test_what_the_head_was_given_counts_more_than_the_environment(monkeypatch):
+    monkeypatch.setenv("RACT_some_limit", "1")
+    try:
+        session.use_system_config({"some_limit": 2, "some_flag": False, "some_share": 0.5})
+        assert session.setting("some_limit") == "2"
+        assert session.setting("some_flag") == "0"
+        assert session.setting("some_share") == "0.5"
+        assert session.setting("some_limit", environ={"RAY_some_limit": "3"}) == "3"
+        assert session.system_config() == {"some_limit": 2, "some_flag": False, "some_share": 0.5}
+    finally:
+        session.use_system_config({})
+    assert session.setting("some_limit") == "1"
+    assert session.setting("some_flag") is None

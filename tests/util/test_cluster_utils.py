@@ -1,11 +1,14 @@
 """The test cluster as programs written for Ray use it."""
 
 import os
+import time
 
 import pytest
 
 import ract
+from ract.client.runtime import current
 from ract.cluster_utils import Cluster
+from ract.core.session import setting
 from ract.experimental import set_resource
 
 
@@ -69,3 +72,38 @@ def test_a_node_has_rays_names(disconnected):
 def test_resources_cannot_be_changed_later():
     with pytest.raises(DeprecationWarning):
         set_resource("thing", 1)
+
+
+def test_settings_of_the_head_hold_for_all_processes_of_the_cluster(disconnected):
+    config = {"max_lineage_bytes": 12345, "memory_usage_threshold": 0.5, "task_retry_delay_ms": 1}
+
+    @ract.remote(num_cpus=1)
+    def seen():
+        return {name: setting(name) for name in config}
+
+    expected = {name: str(value) for name, value in config.items()}
+    with Cluster(True, head_node_args={"num_cpus": 0, "_system_config": config}) as cluster:
+        cluster.add_node(num_cpus=1)
+        cluster.connect()
+        assert ract.get(seen.remote()) == expected
+        assert {name: setting(name) for name in config} == expected
+        assert current().lineage.bytes_max == 12345
+    ract.shutdown()
+    assert setting("max_lineage_bytes") is None
+    bad = {"memory_usage_threshold": 7}
+    with pytest.raises(ValueError, match="memory_usage_threshold"):
+        ract.init(num_cpus=1, _system_config=bad)
+
+
+def test_a_task_is_retried_after_the_delay_that_is_set(disconnected, tmp_path):
+    flag = tmp_path / "died"
+
+    @ract.remote
+    def dies_once():
+        if not flag.exists():
+            flag.touch()
+            os._exit(1)
+        return time.time() - flag.stat().st_mtime
+
+    ract.init(num_cpus=1, _system_config={"task_retry_delay_ms": 300})
+    assert ract.get(dies_once.remote()) >= 0.3
