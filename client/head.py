@@ -64,6 +64,21 @@ async def _run(config: dict[str, Any]) -> None:
         configure(config)
         import distributed  # noqa: F401
     _skip_default_authorities()
+    # From the beginning: a node whose cluster has gone would look for it for ever.
+    serving = asyncio.ensure_future(_serve(config))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not serving.done():
+        serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    if watched is not None:
+        os.close(watched)
+
+
+async def _serve(config: dict[str, Any]) -> None:
+    """Be a node, and the scheduler if there is none; until cancelled, or the node is closed."""
     async with contextlib.AsyncExitStack() as stack:
         address = config.get("scheduler")
         scheduler = None
@@ -77,15 +92,11 @@ async def _run(config: dict[str, Any]) -> None:
         gc.enable()
         gc.freeze()
         _report(config, answer)
-        finished = asyncio.ensure_future(worker.finished())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
-        finished.cancel()
-        stopped.cancel()
-        # From here on connections end on purpose: distributed need not report it.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if watched is not None:
-        os.close(watched)
+        try:
+            await worker.finished()
+        finally:
+            # From here on connections end on purpose: distributed need not report it.
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 def _watch(pid: int | None, stop: asyncio.Event) -> int | None:

@@ -141,3 +141,35 @@ def test_head_and_zygote_killed_at_once_are_cleaned_up_by_the_next_start(run):
     env = {**os.environ, "RACT_TMPDIR": str(run.root)}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
     assert run.left() == []
+
+
+STARTS_A_NODE = """
+import socket
+from ract.client.node_processes import NodeProcess
+
+listener = socket.create_server(("127.0.0.1", 0))  # nobody who answers
+port = listener.getsockname()[1]
+node = NodeProcess({"node": {"num-cpus": 1}, "scheduler": f"tls://127.0.0.1:{port}"})
+listener.accept()  # it looks for its scheduler
+print(node.process.pid, flush=True)
+node.process.wait()
+"""
+
+
+@pytest.mark.parametrize("how", ["driver", "sigterm"])
+def test_a_node_that_still_looks_for_its_cluster_ends_when_it_is_to(how, tmp_path):
+    env = {**os.environ, "RACT_TMPDIR": str(tmp_path / "s")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_NODE],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    node = psutil.Process(int(driver.stdout.readline()))
+    if how == "driver":
+        driver.kill()
+    else:
+        node.terminate()
+    node.wait(WAIT_S)
+    driver.kill()
+    driver.wait()
