@@ -133,6 +133,8 @@ class NodeMachine:
         self._commands: list[Any] = []
         self._numbers: list[tuple[int, int]] = []  # (next, end) blocks
         self._block_asked = False
+        self.forks = 0  #: executors that were asked of the zygote, ever
+        self.oom_kills = 0  #: executors with work that were ended for lack of memory, ever
         self._relieved_at = 0.0  #: when an executor was gone last, with what it held
         self._now = 0.0
 
@@ -350,6 +352,7 @@ class NodeMachine:
         executor = self.executors[process] = Executor(process, work=work)
         if work is not None:
             self._bind(executor, work)
+        self.forks += 1
         self._command(ev.Fork(process, {}))
         return executor
 
@@ -494,6 +497,7 @@ class NodeMachine:
         )
         kind = "out_of_memory" if executor.work is not None else "idle"
         self._command(ev.Warn(f"{_describe(executor)} ends for lack of memory: {detail}"))
+        self.oom_kills += executor.work is not None
         self._kill(executor, ExitCause(kind, detail, is_final=victim.is_final))
 
     def _cancel(self, event: m.CancelWanted) -> None:
