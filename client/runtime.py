@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, context, faults, refs
+from ract.client import connections, context, faults, metrics, refs
 from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
@@ -1156,6 +1156,7 @@ class Runtime:
         """Leave the cluster."""
         if self.closed:
             return
+        metrics.recorder.flush()
         try:
             self.link.flush_holds()
         except OSError:  # the node went first

@@ -555,6 +555,19 @@ class TaskEvents:
 
 
 @message
+class MetricsReported:
+    """process -> its node: what its metrics have counted since the last time.
+
+    ``metrics`` is a batch as `ract.core.metrics` describes it; ``refused`` values are not in it.
+    """
+
+    process: int
+    job_id: bytes
+    metrics: list[Any]
+    refused: int = 0
+
+
+@message
 class Pushed:
     """scheduler -> driver: an error, warning or log lines. ``kind``: "error" | "log"."""
 
@@ -710,6 +723,18 @@ class NodeStats:
 
     node_id: bytes
     stats: dict[str, Any]
+
+
+@message
+class NodeMetrics:
+    """What the metrics of its processes have counted: about once a second, if anything.
+
+    ``refused`` values were not taken, ever (see `ract.core.metrics`).
+    """
+
+    node_id: bytes
+    metrics: list[Any]
+    refused: int = 0
 
 
 @message

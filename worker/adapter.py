@@ -454,6 +454,7 @@ class RactWorkerPlugin(WorkerPlugin):
                 sampled = await asyncio.to_thread(sampler.sample, processes, at)
             except (OSError, ValueError, KeyError) as error:
                 logger.warning("cannot look at what this machine uses: %s", error)
+            self._turn(ev.ReportDue())
             told = statistics.of_machine(self._machine, self._totals)
             self._send(m.NodeStats(self.node_id, {**sampled, **told}))
 

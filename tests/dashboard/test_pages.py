@@ -67,6 +67,7 @@ class FakeSource:
                 ],
                 "total": 1,
             },
+            "metrics": [["ract_jobs", "gauge", "Jobs", [], [[["State", "RUNNING"], 1]]]],
         }[op]
 
 

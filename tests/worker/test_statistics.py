@@ -1,4 +1,4 @@
-"""What a node says of itself: sampled from files laid out as Linux does it, and from this machine."""
+"""What a node says of itself, from files laid out as Linux does it and from this machine."""
 
 import os
 import types

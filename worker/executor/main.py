@@ -21,6 +21,7 @@ from typing import Any
 
 from ract.client import context
 from ract.client.logging_config import LoggingConfig
+from ract.client.metrics import recorder
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
 from ract.client.strategies import group_of
@@ -80,6 +81,7 @@ def _leave(code: int) -> None:
     """End the process as a Python program would, though it is a fork."""
     try:
         atexit._run_exitfuncs()
+        recorder.flush()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
