@@ -7,8 +7,8 @@ three keep a `Table`. What goes from one to the next is a *batch*: what was adde
 for counters and histograms, the newest value for gauges. So each sends little however often
 something is counted, nothing is counted twice, and what a process has counted stays when it ends.
 
-A batch is a list of plain families, ``[name, kind, description, boundaries, points]``, where a point
-is ``[labels, value]``:
+A batch is a list of plain families, ``[name, kind, description, boundaries, points]``, where a
+point is ``[labels, value]``:
 
 * ``labels`` is a flat list: key, value, key, value, ..., in the order of the keys.
 * ``value`` of a `COUNTER` is what to add, of a `GAUGE` what it is now, of a `HISTOGRAM` a list of
@@ -171,7 +171,7 @@ class Table:
         """What there is."""
         for family in self.families.values():
             if family.series:
-                points = [[list(labels), value] for labels, value in family.series.items()]
+                points = [[list(labels), _copied(value)] for labels, value in family.series.items()]
                 head = [family.name, family.kind, family.description, list(family.boundaries)]
                 yield [*head, points]
 
@@ -194,6 +194,10 @@ class Table:
         ]
         owned = [(f.name, labels) for mine in self._gauges.values() for f, labels in mine]
         assert sorted(gauges) == sorted(owned)
+
+
+def _copied(value: Value) -> Value:
+    return list(value) if isinstance(value, list) else value
 
 
 def _joined(labels: Labels, more: Labels) -> Labels:
