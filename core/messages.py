@@ -121,6 +121,7 @@ class ActorSpec:
     enable_task_events: bool = True
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
+    trace: dict[str, str] = field(default_factory=dict)  #: the context of the span that creates it
 
 
 @message

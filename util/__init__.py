@@ -94,6 +94,7 @@ _SUBMODULES = (
     "state",
     "supervisor",
     "testing",
+    "tracing",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

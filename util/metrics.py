@@ -50,7 +50,8 @@ class Metric:
         for key in tag_keys or ():
             if not isinstance(key, str):
                 raise TypeError(f"Tag keys must be str, got {type(key).__name__}.")
-        if not _NAME.fullmatch(name):
+        self._is_shown = _NAME.fullmatch(name) is not None
+        if not self._is_shown:
             warnings.warn(
                 f"Invalid metric name: {name}. What it counts will not be shown. Names consist of "
                 "letters, digits, _ and :, and do not begin with a digit.",
@@ -96,7 +97,7 @@ class Metric:
         if not isinstance(value, (int, float)):
             raise TypeError(f"value must be int or float, got {type(value).__name__}.")
         labels = self._labels(tags)
-        if _NAME.fullmatch(self._name):
+        if self._is_shown:
             head = (self._name, self._kind, self._description, self._boundaries)
             recorder.record(head, labels, float(value))
 
