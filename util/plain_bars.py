@@ -183,7 +183,7 @@ class HtmlScreen(_Drawn):
 
 
 def _ipython_display(text: str) -> Callable[[str], None]:
-    from IPython.display import HTML, display  # type: ignore[import-not-found]
+    from IPython.display import HTML, display
 
     handle = display(HTML(text), display_id=True)
     return lambda text: handle.update(HTML(text))
