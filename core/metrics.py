@@ -22,7 +22,7 @@ something else is refused, and so are series beyond the limit; both are counted 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -110,19 +110,32 @@ class Table:
         self.refused += 1
         return False
 
-    def merge(self, batch: Batch, more: Labels = (), of_gauges: Labels = ()) -> None:
+    def merge(
+        self,
+        batch: Batch,
+        more: Labels = (),
+        of_gauges: Labels = (),
+        lives: Callable[[str], bool] | None = None,
+    ) -> None:
         """Take a batch.
 
         Args:
             batch: Malformed parts are refused.
             more: Labels to be added to all series; they take the place of labels of that name.
             of_gauges: The same for gauges, which belong to their process.
+            lives: Whether the process with this label `WORKER` lives: gauges of others are late.
         """
         for plain in batch:
             try:
                 name, kind, description, boundaries, points = plain
-                self._merge(name, kind, description, boundaries, points, more, of_gauges)
-            except (TypeError, ValueError, AttributeError):
+                if kind == GAUGE:
+                    more_here = more + of_gauges
+                    if lives is not None:
+                        points = [point for point in points if lives(_owner(point[0]))]
+                else:
+                    more_here = more
+                self._merge(name, kind, description, boundaries, points, more_here)
+            except (TypeError, ValueError, AttributeError, LookupError):
                 self.refused += 1
 
     def _merge(
@@ -133,7 +146,6 @@ class Table:
         boundaries: list[float],
         points: list[Any],
         more: Labels,
-        of_gauges: Labels,
     ) -> None:
         if kind not in (COUNTER, GAUGE, HISTOGRAM) or not isinstance(description, str):
             raise ValueError(kind)
@@ -143,7 +155,6 @@ class Table:
         if family is None:
             self.refused += len(points)
             return
-        more = more + of_gauges if kind == GAUGE else more
         try:
             for flat, value in points:
                 if not (_is_value(family, value) and _are_labels(flat)):
@@ -206,7 +217,7 @@ def _joined(labels: Labels, more: Labels) -> Labels:
     return (*(word for pair in own for word in pair), *more)
 
 
-def _owner(labels: Labels) -> str:
+def _owner(labels: Sequence[str]) -> str:
     return next((labels[i + 1] for i in range(0, len(labels), 2) if labels[i] == WORKER), "")
 
 

@@ -92,7 +92,7 @@ class SchedulerMachine:
         #: The nodes that may be ended since the newest `NodesLeft`: they hold nothing.
         self.may_go: list[bytes] = []
         self.tasks = Tasks(self.turn)
-        self.metrics = UserMetrics(self.turn, cluster_id)
+        self.metrics = UserMetrics(self.turn, cluster_id, self.processes)
         self.kv = KeyValues(self.turn)
 
     def handle(self, event: Any, now: float) -> list[Send]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ract.core.ids import worker_id_bytes
+from ract.core.ids import process_of_worker, worker_id_bytes
 from ract.core.messages import NodeMetrics
 from ract.core.metrics import Table
+from ract.scheduler.processes import Processes
 from ract.scheduler.turn import Turn
 
 
@@ -20,6 +21,7 @@ class UserMetrics:
 
     turn: Turn
     cluster_id: bytes
+    processes: Processes
     table: Table = field(init=False)
     #: Values that nodes have not taken, by node.
     _refused: dict[bytes, int] = field(default_factory=dict)
@@ -37,7 +39,10 @@ class UserMetrics:
     def reported(self, event: NodeMetrics) -> None:
         """A node has more."""
         self._refused[event.node_id] = event.refused
-        self.table.merge(event.metrics)
+        self.table.merge(event.metrics, lives=self._lives)
+
+    def _lives(self, worker: str) -> bool:
+        return process_of_worker(bytes.fromhex(worker)) in self.processes.alive
 
     def process_exited(self, number: int) -> None:
         """Its gauges mean nothing any more."""

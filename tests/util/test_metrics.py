@@ -238,6 +238,51 @@ def test_what_a_call_has_counted_survives_the_end_of_its_process_right_after(clu
     wait_for_condition(lambda: total("ract_c_actor") == before + 1000)
 
 
+@ract.remote(num_cpus=0)
+def make(size):
+    import numpy as np
+
+    return np.zeros(size, np.uint8)
+
+
+@ract.remote(num_cpus=0)
+def use(array):
+    return len(array)
+
+
+def test_nodes_tell_what_they_copied_from_each_other(cluster):
+    from ract.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there, here = [node["NodeID"] for node in ract.nodes()]
+    size = 3 * 2**20
+    ref = make.options(
+        scheduling_strategy=NodeAffinitySchedulingStrategy(there, soft=False)
+    ).remote(size)
+    assert (
+        ract.get(
+            use.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False)
+            ).remote(ref)
+        )
+        == size
+    )
+
+    def stores():
+        return ract.util.testing._runtime().link.request("store")
+
+    wait_for_condition(
+        lambda: (
+            stores()[here]["received_from_bytes"].get(there, 0) >= size
+            and stores()[there]["served_bytes_total"] >= size
+        )
+    )
+    found = stores()
+    assert found[here]["pulled_bytes_total"] == sum(found[here]["received_from_bytes"].values())
+    assert found[there]["serves_total"] == found[here]["pulls_total"]
+    assert total("ract_pulled_bytes", NodeId=here) == found[here]["pulled_bytes_total"]
+    assert total("ract_served_bytes", NodeId=there) == found[there]["served_bytes_total"]
+
+
 def test_drivers_count_too(cluster):
     Counter("c_driver").inc(3)
     wait_for_condition(lambda: total("ract_c_driver") == 3)
