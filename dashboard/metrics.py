@@ -13,9 +13,10 @@ import importlib
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import Status
 from tornado import routing, web
 
 from ract.core.metrics import COUNTER, GAUGE, Batch
@@ -30,6 +31,8 @@ LAG_HELP = "The longest that anything waited for the scheduler's event loop in t
 LAG_PERIOD_S = 0.25
 LAG_WINDOW_S = 15.0
 
+CLOSED = (Status.closing, Status.closed, Status.failed)
+
 _DASK = "distributed.http.scheduler.prometheus"
 DASK_COLLECTORS = (
     (f"{_DASK}.core", "SchedulerMetricCollector"),
@@ -39,9 +42,14 @@ DASK_COLLECTORS = (
 
 
 class LoopLag:
-    """How late the event loop is: a timer that looks how late it is itself."""
+    """How late the event loop is: a timer that looks how late it is itself.
 
-    def __init__(self) -> None:
+    Args:
+        is_over: Asked now and then; the timer stops when the answer is yes.
+    """
+
+    def __init__(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        self._is_over = is_over
         self._late: deque[float] = deque(maxlen=int(LAG_WINDOW_S / LAG_PERIOD_S))
         self._loop = asyncio.get_running_loop()
         self._due = 0.0
@@ -58,12 +66,13 @@ class LoopLag:
 
     def _look(self) -> None:
         self._late.append(max(0.0, self._loop.time() - self._due))
-        self._again()
+        if not self._is_over():
+            self._again()
 
 
 def install(scheduler: Any, source: Source) -> None:
     """Answer ``/metrics`` of the scheduler's HTTP server, in front of Dask's own route."""
-    page = _Page(scheduler, source, LoopLag())
+    page = _Page(scheduler, source, LoopLag(lambda: scheduler.status in CLOSED))
     target = (routing.PathMatches("/metrics"), _Handler, {"page": page})
     # Routes that were there first would win, and Dask's is made when the scheduler starts.
     router = scheduler.http_application.default_router

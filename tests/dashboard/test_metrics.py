@@ -92,6 +92,17 @@ def test_a_busy_loop_is_late():
     asyncio.run(run())
 
 
+def test_the_look_at_the_loop_ends_with_what_it_is_for():
+    async def run():
+        asked = []
+        lag = LoopLag(lambda: not asked.append(1))
+        while not asked:
+            await asyncio.sleep(0.01)
+        assert lag._timer.when() <= asyncio.get_running_loop().time()
+
+    asyncio.run(run())
+
+
 # --------------------------------------------------------------------------- a real cluster
 
 

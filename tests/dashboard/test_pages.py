@@ -162,6 +162,18 @@ def test_api_answers_plain_questions_as_json():
     with_dashboard(story)
 
 
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_metrics_stand_beside_dasks_own_though_dask_has_a_route_for_them(dashboard):
+    async def story(scheduler, made, source, fetch):
+        for _ in range(2):
+            text = (await fetch("/metrics")).body.decode()
+            assert 'ract_jobs{State="RUNNING"} 1.0' in text
+            assert "dask_scheduler_workers{" in text
+        assert source.asked == ["metrics", "metrics"]
+
+    with_dashboard(story, dashboard)
+
+
 def test_link_gives_a_browser_the_cookie_once():
     async def story(scheduler, made, source, fetch):
         path = made.login_url().partition(made.address)[2]
