@@ -41,7 +41,7 @@ class Recorder:
     def __init__(self) -> None:
         self.is_dirty = False
         self._table = Table()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer, which runs anywhere, may count too
         self._sending = threading.Lock()  # batches leave in the order in which they were taken
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
@@ -63,10 +63,15 @@ class Recorder:
                 self.is_dirty = True
                 self._wanted.set()
                 if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="ract-metrics", daemon=True
-                    )
-                    self._thread.start()
+                    self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="ract-metrics", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends: `flush` is called once more
+            return
+        self._thread = thread
 
     def flush_before_reply(self) -> None:
         """Send what is counted, unless that was done very often lately."""

@@ -23,6 +23,9 @@ from ract.client import context, refs
 from ract.core import ids, naming
 from ract.core.version import __version__
 
+VARIABLE = "TRACING_STARTUP_HOOK"
+"""``RACT_TRACING_STARTUP_HOOK`` names the hook of a driver, or of all executors of a node."""
+
 tracer: Any = None
 """OpenTelemetry's, once a hook was called in this process."""
 

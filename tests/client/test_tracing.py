@@ -251,6 +251,33 @@ ract.shutdown()
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
 
 
+def test_a_node_can_have_a_hook_for_all_its_executors(tmp_path):
+    """As ``rworker --tracing-startup-hook`` sets it: the driver that joins has none."""
+    (tmp_path / "of_the_node.py").write_text("called = []\ndef setup():\n    called.append(1)\n")
+    code = """
+import os
+import ract
+from ract.testing import Cluster
+os.environ["RACT_TRACING_STARTUP_HOOK"] = "of_the_node:setup"
+cluster = Cluster()
+cluster.add_node(num_cpus=1)
+del os.environ["RACT_TRACING_STARTUP_HOOK"]
+cluster.connect()
+from ract.client import tracing
+assert tracing.tracer is None
+@ract.remote
+def called():
+    import of_the_node
+    return of_the_node.called
+assert ract.get(called.remote()) == [1]
+ract.shutdown()
+cluster.shutdown()
+"""
+    environment = child_environment()
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
 def test_without_a_hook_opentelemetry_is_not_imported():
     code = """
 import sys

@@ -138,6 +138,26 @@ def test_what_is_counted_without_a_cluster_is_kept():
     assert mine._table.families["c"].series == {(): 5.0}
 
 
+def test_a_finalizer_may_count_while_its_thread_counts():
+    mine = Recorder()
+
+    class Finalized:
+        def __del__(self):
+            mine.record(("c", "counter", "", ()), (), 1.0)
+
+    class Name(str):
+        """Drops what it has when it is looked up, as garbage collection may at any time."""
+
+        holds = [Finalized()]
+
+        def __hash__(self):
+            self.holds.clear()
+            return super().__hash__()
+
+    mine.record((Name("c"), "counter", "", ()), (), 2.0)
+    assert mine._table.families["c"].series == {(): 3.0}
+
+
 def test_a_fork_has_not_counted_what_its_parent_has():
     Counter("c_forked").inc()
     pid = os.fork()

@@ -39,6 +39,7 @@ from ract.core.messages import (
     UseLease,
 )
 from ract.core.resources import UNIT
+from ract.core.session import setting
 from ract.worker.executor import accelerators
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.execution import Execution
@@ -193,8 +194,9 @@ class Executor:
             naming.speak_of_ray()
         for name, value in _variables(runtime_env).items():
             os.environ[name] = os.path.expandvars(value)
-        if metadata.get("tracing_startup_hook"):
-            tracing.start_in_executor(metadata["tracing_startup_hook"])
+        hook = metadata.get("tracing_startup_hook") or setting(tracing.VARIABLE)
+        if hook:
+            tracing.start_in_executor(hook)
 
     @staticmethod
     def _equip(assigned: dict[str, Any], demand: dict[str, int], runtime_env: str) -> None:
