@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ract.client import ambient, strategies, tracing
 from ract.client.actor_client import ActorClient
 from ract.client.handles import ActorHandle, HandleInfo
+from ract.client.ref_table import contained_of
 from ract.client.remote_function import check_size
-from ract.client.runtime import contained_of
 from ract.core import ids, serialization, wire
 from ract.core.diagnose import explain_unpicklable
 from ract.core.errors import ActorClassInheritanceException, BadMethodError

@@ -27,6 +27,7 @@ from ract.core import naming
 from ract.core.session import setting
 from ract.core.system_config import settings
 from ract.core.version import __version__
+from ract.worker import isolation
 from ract.worker.options import check
 
 if TYPE_CHECKING:
@@ -145,6 +146,10 @@ def init(
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: Any = None,
+    enable_resource_isolation: bool = False,
+    cgroup_path: str | None = None,
+    system_reserved_cpu: float | None = None,
+    system_reserved_memory: int | None = None,
     token_file: str | None = None,
     on_infeasible: str = "wait",
     **kwargs: Any,
@@ -176,6 +181,11 @@ def init(
         log_to_driver: Print what tasks and actors print (default: yes).
         namespace: Where names of actors live; default: one of this job's own.
         runtime_env: Environment of the job's tasks and actors.
+        enable_resource_isolation: Keep CPU and memory for the node's own processes, in control
+            groups (version 2).
+        cgroup_path: Where it may make them; default: ``/sys/fs/cgroup``.
+        system_reserved_cpu: CPUs to keep; default: 5 %, at least 1 and at most 3.
+        system_reserved_memory: Bytes to keep; default: 10 %, at least 0.5 and at most 10 GiB.
         token_file: The join token, if it is not in ``$RACT_TOKEN`` or the default file.
         on_infeasible: What becomes of tasks, actors and placement groups that no node could ever
             hold: ``"wait"``: they wait for nodes that join, with a warning; ``"raise"``: they fail.
@@ -184,7 +194,7 @@ def init(
         A context: a mapping of addresses, and a context manager that shuts down at its end.
 
     Raises:
-        RuntimeError: called twice, or an unknown keyword.
+        RuntimeError: called twice, an unknown keyword, or resource isolation is not possible.
         ConnectionError: no cluster at the address.
         AuthenticationError: the cluster has another join token.
         TypeError, ValueError: a bad quantity of a resource, a bad label, or more accelerators than
@@ -234,6 +244,9 @@ def init(
             object_store_memory,
             kwargs.get("_memory"),
             object_spilling_directory,
+            isolation.asked(
+                enable_resource_isolation, cgroup_path, system_reserved_cpu, system_reserved_memory
+            ),
         )
         if local_mode:
             return _init_local(address, namespace, node)
@@ -307,6 +320,7 @@ def _described(
     store: Any,
     memory: Any,
     spilling_directory: Any,
+    isolated: Any,
 ) -> dict[str, Any]:
     """The options of a new node, those that are given. Raises ValueError."""
     if store is not None and store < STORE_BYTES_MIN:
@@ -322,6 +336,7 @@ def _described(
         "object-store-memory": store,
         "memory": memory,
         "object-spilling-directory": spilling_directory,
+        "isolation": isolated,
     }
     return {key: value for key, value in given.items() if value is not None}
 

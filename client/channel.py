@@ -59,6 +59,7 @@ class Call:
         priority: A higher one goes first.
         waiting: Number of argument refs that are not ready.
         is_over: Whether it has ended; known only of calls without refs, which cannot tell.
+        recipe: How to make again what it has left in shared memory (`ract.client.lineage`).
     """
 
     # Most calls differ from these in a few attributes only: setting all of them would cost as much
@@ -81,6 +82,7 @@ class Call:
     retry_exceptions: Any = False
     actor_id: bytes | None = None
     stream: Any = None
+    recipe: Any = None
 
     def __init__(self, number: int, target: Any, owner: Any, name: str) -> None:
         self.number = number
@@ -148,7 +150,7 @@ class Channel:
                 self._out.append((calls.DEFINE, *definition))
             extra = call.extra
             if extra is not None and "refs" in extra:
-                self.runtime.hand_over(extra["refs"], self.executor)
+                self.runtime.table.hand_over(extra["refs"], self.executor)
             seq = self._seq
             self._seq = seq + 1
             call.seq = seq

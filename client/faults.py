@@ -70,6 +70,13 @@ _REASONS: dict[bytes, type[errors.ObjectLostError]] = {
 }
 
 
+_UNRECOVERABLE: dict[bytes, type[errors.ObjectReconstructionFailedError]] = {
+    b"unrecoverable": errors.ObjectReconstructionFailedError,
+    b"attempts": errors.ObjectReconstructionFailedMaxAttemptsExceededError,
+    b"evicted": errors.ObjectReconstructionFailedLineageEvictedError,
+}
+
+
 def directory_error(head: bytes, ref: Any) -> bytes:
     """The pickled error for a blob of the object directory.
 
@@ -77,11 +84,13 @@ def directory_error(head: bytes, ref: Any) -> bytes:
     on what a process pickled otherwise.
     """
     kind, _, reason = bytes(head).partition(b":")
+    text = reason.decode(errors="replace")
     if kind == b"full":
-        text = reason.decode(errors="replace")
         return pickle.dumps(errors.ObjectStoreFullError(text), 5)
+    if kind in _UNRECOVERABLE:
+        said = f"it cannot be reconstructed: {text}"
+        return pickle.dumps(_UNRECOVERABLE[kind](ref.hex(), kind.decode(), said), 5)
     error_type = _REASONS.get(kind)
     if error_type is None:
         return head
-    error = error_type(ref.hex(), "", reason.decode(errors="replace"))
-    return pickle.dumps(error, 5)
+    return pickle.dumps(error_type(ref.hex(), "", text), 5)

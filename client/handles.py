@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ract.client.actor_client import ActorClient
     from ract.client.runtime import Runtime
 
-ACTOR_ID_BYTES = 16
 
 HIDDEN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 
@@ -190,7 +189,7 @@ class ActorHandle:
         runtime = self._runtime
         collecting = serialization.collecting()
         if collecting is None:
-            runtime._pin_out_of_band(self)
+            runtime.table.pin_out_of_band(self)
         else:
             collecting.append(self)
         return rebuild_handle, (self._client.actor_id, self._info.to_plain())

@@ -72,6 +72,7 @@ class LocalRuntime:
         self._detached: list[LocalActor] = []
         self._pinned: list[Any] = []
         self._counter = itertools.count(1)
+        self.table = self  #: as `Runtime.table`: what refs need of it is here
 
     def next_number(self) -> int:
         """A task number."""
@@ -245,7 +246,7 @@ class LocalRuntime:
         collecting = serialization.collecting()
         (self._pinned if collecting is None else collecting).append(what)
 
-    _pin_out_of_band = _keep
+    pin_out_of_band = _keep
 
     def is_here(self, ref: ObjectRef) -> bool:
         """Whether the value is in this process."""

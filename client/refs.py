@@ -75,7 +75,9 @@ class ObjectRef(Generic[T]):
             raise TypeError(f"an ObjectRef is made from {ID_BYTES} bytes, not {type(id).__name__}")
         if len(id) != ID_BYTES:
             raise ValueError(f"an ObjectRef has {ID_BYTES} bytes, not {len(id)}")
-        return _runtime.borrow(bytes(id)) if _runtime is not None else remote_ref(cls, bytes(id))
+        return (
+            _runtime.table.borrow(bytes(id)) if _runtime is not None else remote_ref(cls, bytes(id))
+        )
 
     # ------------------------------------------------------------------ identity
 
@@ -85,7 +87,7 @@ class ObjectRef(Generic[T]):
         if type(made) is not bytes:
             made = self._make_id()
             if self._runtime is not None:
-                self._runtime.exposed[made] = self  # ``ObjectRef(id)`` is this ref
+                self._runtime.table.exposed[made] = self  # ``ObjectRef(id)`` is this ref
         return made
 
     def _make_id(self) -> bytes:
@@ -207,7 +209,7 @@ class ObjectRef(Generic[T]):
         self._state = state
         self._call = None
         if self._holds:
-            _owner(self).publish_value(self)
+            _owner(self).table.publish_value(self)
         if self._waiters is not None:
             notify(self)
 
@@ -222,7 +224,7 @@ class ObjectRef(Generic[T]):
         return _owner(self).load(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _owner(self).reduce_ref(self)
+        return _owner(self).table.reduce_ref(self)
 
 
 class HeldRef(ObjectRef):
@@ -233,7 +235,7 @@ class HeldRef(ObjectRef):
     def __del__(self) -> None:
         runtime = self._runtime
         if runtime is not None:
-            runtime.drop_hold(self._id, self._holds)
+            runtime.table.drop_hold(self._id, self._holds)
 
 
 class FailedRef(ObjectRef):
@@ -357,4 +359,5 @@ def rebuild_ref(id: bytes) -> ObjectRef:
     if _runtime is None:
         return ObjectRef(id)
     anchor = reading.anchor
-    return _runtime.borrow(id) if anchor is None else _runtime.anchored(id, anchor)
+    table = _runtime.table
+    return table.borrow(id) if anchor is None else table.anchored(id, anchor)

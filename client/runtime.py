@@ -2,10 +2,8 @@
 
 There is one per process (driver or executor), installed by `install`; everything else takes it as
 an argument. It owns the reactor, the link to the node, the channels to executors, one `TaskPool`
-per shape, one `ActorClient` per actor, and the table of refs that the cluster knows about.
-
-How references are counted is told in `docs/architecture.md`, "Objects"; the rule here: a hold for
-somebody else is announced before the message that carries the id, a release after everything else.
+per shape, one `ActorClient` per actor, the table of refs that the cluster knows about
+(`ract.client.ref_table`), and how lost objects are made again (`ract.client.lineage`).
 """
 
 from __future__ import annotations
@@ -16,21 +14,22 @@ import heapq
 import itertools
 import logging
 import pickle
-import sys
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ract.client import connections, context, faults, metrics, refs
 from ract.client.actor_client import ActorClient
+from ract.client.arguments import INLINE_BYTES_MAX
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
-from ract.client.handles import ACTOR_ID_BYTES
+from ract.client.lineage import Lineage, RemadeRef
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
+from ract.client.ref_table import RefTable, contained_of
 from ract.client.refs import (
     ERROR,
     INLINE,
@@ -39,9 +38,7 @@ from ract.client.refs import (
     REMOTE,
     SOUGHT,
     STORED,
-    AnchoredRef,
     FailedRef,
-    HeldRef,
     ObjectRef,
 )
 from ract.client.store import Location, StoreClient
@@ -50,13 +47,10 @@ from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
 from ract.core import calls, errors, ids, messages, naming, serialization
 from ract.core.messages import (
-    Blob,
     CancelAsked,
     CancelWanted,
-    Contained,
     Hold,
     LeaseReleased,
-    ObjectPublished,
     ObjectWanted,
 )
 from ract.core.serialization import Packed
@@ -64,21 +58,14 @@ from ract.core.session import setting
 
 logger = logging.getLogger(__name__)
 
-INLINE_BYTES_MAX = 100 * 1024
-"""Larger values go through shared memory."""
-
 POOLS_MAX = 256
 """With so many shapes, those of which nothing waits or runs are forgotten."""
 
 BLOCK_GRACE_S = 0.001
 """A task that waits longer than this in get or wait lends its CPUs."""
 
-
-MET_S = 0.1
-"""A ref that was read out of another object gets a hold of its own after this time."""
-
-UNUSED_COUNT = 3
-"""References to a ref that nobody uses: the table's, a local variable's, `getrefcount`'s own."""
+FETCH_GRACE_S = 1.0
+"""A task that waits longer than this for a value of another node lends its CPUs."""
 
 
 class Runtime:
@@ -115,24 +102,16 @@ class Runtime:
         self.pushed: list[messages.Pushed] = []
         self._first_number = self.process << ids.COUNTER_BITS
         self._counter = itertools.count(1)
-        self._lock = threading.RLock()
         self._groups: weakref.WeakValueDictionary[bytes, GroupClient]
         self._groups = weakref.WeakValueDictionary()
         self._pools: dict[Any, TaskPool] = {}
         self._pools_by_key: dict[int, TaskPool] = {}
         self._pool_numbers = itertools.count(1)
-        # The refs that the cluster knows, by id. Entries of refs that are gone go in `_tick`.
-        self._held: dict[bytes, weakref.ref[ObjectRef]] = {}
-        self._dropped: deque[bytes] = deque()  # ids of refs that went
-        #: Local refs whose id was asked for: the program may make a ref of it.
-        self.exposed: weakref.WeakValueDictionary[bytes, ObjectRef]
-        self.exposed = weakref.WeakValueDictionary()
-        # Refs that were read out of other objects a moment ago, by id, and in order of time.
-        self._met: dict[bytes, AnchoredRef] = {}
-        self._met_since: deque[tuple[float, list[AnchoredRef]]] = deque()
-        self._pinned: list[Any] = []
+        self.table = RefTable(self)
+        self._lock = self.table.lock
         self._localizing: dict[bytes, list[Callable[[], None]]] = {}
         #: Values of refs of failed tasks that nobody has read.
+        self.lineage = Lineage(self)
         self.unhandled: deque[tuple[bytes, list[bytes], list[Any]]] = deque()
         self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
         self._dropped_handles: deque[bytes] = deque()
@@ -208,117 +187,6 @@ class Runtime:
         for pool in list(self._pools.values()):
             pool.release_idle()
 
-    def dispatch(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Bind arguments to a call and hand it to its owner.
-
-        The owner gets every call at once by ``submit``, so that it can keep the order; one whose
-        arguments are late (``call.waiting``) comes a second time by ``ready``.
-        """
-        pending = self._bind(call, args, kwargs)
-        if not pending:
-            call.owner.submit(call)
-            return
-        # One more than the refs: callbacks that run at once do not finish before all are there.
-        call.waiting = len(pending) + 1
-        call.owner.submit(call)
-
-        def ready(_: ObjectRef | None) -> None:
-            with self._lock:
-                call.waiting -= 1
-                if call.waiting:
-                    return
-            if not call.cancelled:
-                self._resolve(call)
-                call.owner.ready(call)
-
-        for ref in pending:
-            ref._when_done(ready)
-        ready(None)
-
-    def _bind(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[ObjectRef]:
-        """Put the arguments into the call; returns the refs among them that are not ready."""
-        if not kwargs and all(map(serialization.is_plain, args)):
-            call.args = args
-            return []
-        slots: list[ObjectRef] = []
-
-        def slot(value: Any) -> Any:
-            if not isinstance(value, ObjectRef):
-                return value
-            if value._runtime is not self:
-                raise refs.left_cluster(value)
-            if value._state == PLAIN:
-                return value._value
-            slots.append(value)
-            return calls.Slot(len(slots) - 1)
-
-        args = tuple(map(slot, args))
-        kwargs = {key: slot(value) for key, value in kwargs.items()}
-        if not slots and not kwargs and all(map(serialization.is_plain, args)):
-            call.args = args
-            return []
-        extra = call.extra = call.extra or {}
-        call.args = None
-        packed = self.pack(((args, kwargs)), what=f"arguments of {call.name}")
-        self._attach(call, extra, packed)
-        if not slots:
-            return []
-        call.kept = [*call.kept, *slots]
-        extra["deps"] = slots  # replaced by values in `_resolve`
-        pending = [ref for ref in slots if ref._state < READY]
-        if not pending:
-            self._resolve(call)
-        return pending
-
-    def _attach(self, call: Call, extra: dict[str, Any], packed: Packed) -> None:
-        if packed.size > INLINE_BYTES_MAX:
-            ref = self.put_packed(packed)
-            location = ref._value
-            call.kept = [*call.kept, ref]
-            extra["stored"] = (ref.binary(), *location)
-            extra["refs"] = [(ref.binary(), 1)]
-        else:
-            extra["packed"] = (packed.head, packed.copied_buffers())
-        if packed.refs:
-            call.kept = [*call.kept, *packed.refs]
-            counts = Counter(id_of(r) for r in packed.refs)
-            extra["refs"] = extra.get("refs", []) + [(i, 1) for i in counts]
-
-    def _resolve(self, call: Call) -> None:
-        """Replace the slots by values; a failed argument fails the call without running it."""
-        extra = call.extra
-        assert extra is not None
-        deps: list[tuple[Any, ...]] = []
-        handed = []
-        for ref in extra["deps"]:
-            state, value = ref._state, ref._value
-            if state == PLAIN:
-                deps.append((calls.PLAIN, value))
-            elif state == INLINE:
-                head, buffers, contained = value
-                if ref._holds:  # what it contains is kept alive by the directory's entry
-                    handed.append((ref.binary(), 1))
-                inner = [(id_of(r), 1) for r in contained]
-                handed += inner
-                deps.append((calls.INLINE, head, buffers, inner))
-            elif state == STORED:
-                deps.append((calls.STORED, ref.binary(), *value))
-                handed.append((ref.binary(), 1))
-            if state == ERROR or (state == STORED and value[4]):
-                call.cancelled = True
-                extra["deps"] = []
-                self._fail_with(call, ref)
-                return
-        extra["deps"] = deps
-        if handed:
-            extra["refs"] = extra.get("refs", []) + handed
-
-    def _fail_with(self, call: Call, ref: ObjectRef) -> None:
-        try:
-            ref._load()
-        except BaseException as error:
-            self.fail_call(call, faults.of_argument(call.name, error))
-
     # ------------------------------------------------------------------ replies
 
     def apply_reply(self, channel: Channel, call: Call, reply: tuple[Any, ...]) -> None:
@@ -366,10 +234,14 @@ class Runtime:
         if status == calls.PLAIN:
             ref._complete(PLAIN, result[1])
         elif status == calls.STORED:
-            self._become_held(ref, 1)
+            if type(ref) is not RemadeRef:
+                self.table.become_held(ref, 1)
+                call = ref._call
+                if call is not None and (call.retries or call.attempt > 1):
+                    self.lineage.add(call, result[1])
             ref._complete(STORED, result[2:])
         else:
-            contained = [self.adopt(i, n) for i, n in result[3]]
+            contained = [self.table.adopt(i, n) for i, n in result[3]]
             if status == calls.ERROR:
                 self._errors += 1
                 if type(ref) is ObjectRef and ref._state < READY:
@@ -377,6 +249,37 @@ class Runtime:
                 ref._complete(ERROR, (result[1], result[2], contained))
             else:
                 ref._complete(INLINE, (result[1], result[2], contained))
+
+    def renew(self, id: bytes, made: ObjectRef, *, is_wanted: bool) -> None:
+        """A call has run again.
+
+        Args:
+            id: Of an object that it made.
+            made: The new value.
+            is_wanted: Whether the object was lost.
+        """
+        if made._state == STORED:
+            ref = self.table.adopt(id, 1)
+            if ref._state == STORED:
+                if is_wanted:
+                    ref._value = made._value
+            else:
+                ref._complete(STORED, made._value)
+        elif is_wanted:
+            known = self.table.find(id)
+            if known is not None and known._state == STORED:
+                known._value = made._value
+                known._state = made._state
+            self.table.publish(made, [])
+
+    def submit_again(self, call: Call) -> None:
+        """Run a call that has run before; its arguments are there."""
+        pool = call.owner
+        if isinstance(pool, TaskPool) and pool.key not in self._pools_by_key:
+            with self._lock:
+                self.keep_pool(pool)
+                self._pools["again", pool.key] = pool
+        pool.submit(call)
 
     def _retries(self, call: Call, result: Sequence[Any]) -> bool:
         retried = call.retry_exceptions
@@ -415,165 +318,6 @@ class Runtime:
         while self._failures:
             self.fail_call(*self._failures.popleft())
 
-    # ------------------------------------------------------------------ refs and holds
-
-    def adopt(self, id: bytes, count: int) -> Any:
-        """A ref or handle whose ``count`` holds somebody announced for this process."""
-        if len(id) == ACTOR_ID_BYTES:
-            return self.actor(id).adopt(count)  # it may wait for who waits for our lock
-        with self._lock:
-            ref = self._find(id)
-            if ref is None:
-                return self._new_held(id, count)
-            if type(ref) is AnchoredRef:
-                ref.hold()
-                ref._holds = count
-            else:
-                self._become_held(ref, count)
-            return ref
-
-    def borrow(self, id: bytes) -> ObjectRef:
-        """The ref with this id; a new one is held from now on."""
-        with self._lock:
-            ref = self._find(id)
-            if ref is None:
-                ref = self._new_held(id, 1)
-                self.link.hold_changes.append((id, self.process, 1))
-                self.reactor.wake()
-            return ref
-
-    def anchored(self, id: bytes, anchor: ObjectRef) -> ObjectRef:
-        """The ref with this id, which was met inside ``anchor``."""
-        met = self._met.get(id)
-        if met is not None:
-            return met
-        with self._lock:
-            ref = self._find(id)
-            if ref is None:
-                ref = self._met[id] = object.__new__(AnchoredRef)
-                ref._id = id
-                ref._value = anchor
-                ref._runtime = self
-                refs.reading.met.append(ref)
-            return ref
-
-    def _hold_anchored(self, ref: ObjectRef) -> None:
-        with self._lock:
-            if isinstance(ref, AnchoredRef):
-                anchor = ref._value
-                ref.hold()
-                self._met.pop(ref._id, None)
-                self._held[ref._id] = weakref.ref(ref)
-                self.link.hold_changes.append((ref._id, self.process, 1))
-                del anchor  # only now: its own hold may go
-                self.reactor.wake()
-
-    def _find(self, id: bytes) -> ObjectRef | None:
-        known = self._held.get(id)
-        ref = known() if known is not None else None
-        return self._met.get(id) or self.exposed.get(id) if ref is None else ref
-
-    def _sort_out_refs(self) -> None:
-        """Forget refs that are gone; hold those that were met a while ago and are in use."""
-        old = time.monotonic() - MET_S
-        while self._met_since and self._met_since[0][0] < old:
-            met = self._met_since.popleft()[1]
-            while met:
-                ref = met.pop()
-                with self._lock:
-                    if isinstance(ref, AnchoredRef) and sys.getrefcount(ref) <= UNUSED_COUNT:
-                        del self._met[ref._id]
-                # It was in use, or another thread has just found it in the table.
-                if sys.getrefcount(ref) >= UNUSED_COUNT:
-                    self._hold_anchored(ref)
-        for _ in range(len(self._dropped)):
-            id = self._dropped.popleft()
-            with self._lock:
-                if (known := self._held.get(id)) is not None and known() is None:
-                    del self._held[id]
-
-    def _new_held(self, id: bytes, count: int) -> ObjectRef:
-        ref: ObjectRef = refs.remote_ref(HeldRef, id)
-        ref._runtime = self
-        ref._holds = count
-        self._held[id] = weakref.ref(ref)
-        return ref
-
-    def _become_held(self, ref: ObjectRef, count: int) -> None:
-        with self._lock:
-            if not ref._holds:
-                self._held[ref._make_id()] = weakref.ref(ref)
-                ref.__class__ = HeldRef
-            ref._holds += count
-
-    def drop_hold(self, id: bytes, count: int) -> None:
-        """A finalizer: only appends. The reactor tells the cluster."""
-        if not self.closed:
-            self.link.hold_changes.append((id, self.process, -count))
-            self._dropped.append(id)
-            self.reactor.wake()
-
-    def hand_over(self, handed: list[tuple[bytes, int]], process: int) -> None:
-        """Announce holds of another process, before the message that carries the ids."""
-        for id, count in handed:
-            self.link.hold_changes.append((id, process, count))
-        self.link.flush_holds()
-
-    def reduce_ref(self, ref: ObjectRef) -> tuple[Any, ...]:
-        """Pickle a ref: it escapes."""
-        self.escape(ref)
-        collecting = serialization.collecting()
-        if collecting is None:
-            self._pin_out_of_band(ref)
-        else:
-            collecting.append(ref)
-        return refs.rebuild_ref, (ref.binary(),)
-
-    def _pin_out_of_band(self, ref: Any) -> None:
-        name = "allow_out_of_band_object_ref_serialization"
-        allowed = setting(name, "1")
-        if allowed == "0":
-            raise errors.OufOfBandObjectRefSerializationException(
-                f"{ref!r} was pickled outside a task argument, result or put, which "
-                f"RACT_{name}=0 forbids: its value could be lost while the pickle is alive."
-            )
-        self._pinned.append(ref)
-
-    def escape(self, ref: ObjectRef) -> None:
-        """Make the cluster know a ref, with its value if it is there."""
-        with self._lock:
-            if ref._holds:
-                return
-            if type(ref) is AnchoredRef:
-                self._hold_anchored(ref)
-                return
-            id = ref._make_id()
-            self._held[id] = weakref.ref(ref)
-            ref.__class__ = HeldRef
-            ref._holds = 1
-            # From here on `_complete` publishes; whichever of the two comes second has the value.
-            self._publish(ref, [Hold(id, self.process, 1)])
-
-    def publish_value(self, ref: ObjectRef) -> None:
-        """The value of an escaped ref arrived."""
-        if ref._state != STORED:
-            self._publish(ref, [])
-
-    def _publish(self, ref: ObjectRef, holds: list[Hold]) -> None:
-        state = ref._state
-        value: Any = ref._value if state >= READY else None
-        blob = None
-        contains: list[Contained] = []
-        if state == PLAIN:
-            blob = Blob(pickle.dumps(value, 5))
-        elif state in (INLINE, ERROR):
-            head, buffers, contained = value
-            blob = Blob(bytes(head), [bytes(b) for b in buffers], state == ERROR)
-            contains = contained_of(contained)
-        name = ref._call.name if ref._call is not None else ""
-        message = ObjectPublished(self.process, ref.binary(), blob, contains, holds, name)
-        self.tell(message)
-
     # ------------------------------------------------------------------ values
 
     @staticmethod
@@ -608,7 +352,7 @@ class Runtime:
             return ref
         holds = [Hold(ref._make_id(), self.process, 1)]
         location = self.store.write(ref._make_id(), packed, contained_of(packed.refs), holds)
-        self._become_held(ref, 1)
+        self.table.become_held(ref, 1)
         ref._value = (self.node_id, location.path, location.offset, location.size, False)
         ref._state = STORED
         return ref
@@ -639,22 +383,49 @@ class Runtime:
             return serialization.unpack(head, buffers)
         finally:
             if reading.met:
-                self._met_since.append((time.monotonic(), reading.met))
+                self.table.met_since.append((time.monotonic(), reading.met))
                 self.reactor.wake()
             reading.__dict__.clear()
             reading.__dict__.update(outer)
 
     def _load_here(self, ref: ObjectRef) -> Any:
         """The value lies on another node: have it copied to this one first."""
-        self.await_here(ref)
+        while not self.is_here(ref):  # what has come may be lost before it is read
+            self.await_here(ref)
         return ref._load()
 
-    def await_here(self, ref: ObjectRef) -> None:
-        """Wait until the value of ``ref`` is on this node (or known to be lost)."""
-        arrived = threading.Event()
-        self.localize(ref, arrived.set)
-        while not arrived.wait(1.0):
-            self.check_alive()
+    def await_here(
+        self, *wanted: ObjectRef, deadline: float | None = None, seen_on: bytes = b""
+    ) -> bool:
+        """Wait until the values of complete refs are on this node (or known to be lost).
+
+        Args:
+            wanted: The refs.
+            deadline: On the monotonic clock.
+            seen_on: The node that stores the value, if the refs do not say.
+
+        Returns:
+            Whether they are; False at the deadline.
+        """
+        left = threading.Semaphore(0)
+        for ref in wanted:
+            self.localize(ref, left.release, seen_on)
+        lends = self.on_block is not None
+        blocked = False
+        try:
+            for _ in wanted:
+                while not left.acquire(timeout=_wait_s(FETCH_GRACE_S, deadline)):
+                    self.check_alive()
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return False
+                    if lends and not blocked:
+                        # It may have to be made again, for which CPUs are needed.
+                        blocked = True
+                        self.on_block()  # type: ignore[misc]
+            return True
+        finally:
+            if blocked:
+                self.on_unblock()  # type: ignore[misc]
 
     def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
         """(head, buffers) of a value that `await_here` has waited for; raises its error."""
@@ -670,19 +441,21 @@ class Runtime:
         state = ref._state
         return state >= READY and (state != STORED or ref._value[0] == self.node_id)
 
-    def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+    def localize(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
         """Bring the value of a complete or foreign ref here, then call ``then()``."""
         if self.is_here(ref):
             then()
             return
         id = ref.binary()
+        if ref._state == STORED:
+            seen_on = ref._value[0]
         with self._lock:
             waiting = self._localizing.setdefault(id, [])
             waiting.append(then)
             if len(waiting) > 1:
                 return
             self._pinned_while_localizing(id, ref)
-        self.tell(ObjectWanted(self.process, id))
+        self.tell(ObjectWanted(self.process, id, seen_on))
 
     def _pinned_while_localizing(self, id: bytes, ref: ObjectRef) -> None:
         # The waiting list keeps the ref: its hold must outlast the copy.
@@ -700,7 +473,7 @@ class Runtime:
             if ref._state == REMOTE:
                 with self._lock:
                     if ref._state == REMOTE:
-                        self._hold_anchored(ref)
+                        self.table.hold_anchored(ref)
                         ref._state = SOUGHT
                         sought.append(ObjectWanted(self.process, ref.binary()))
         if sought:
@@ -716,8 +489,14 @@ class Runtime:
         """Wait for one value."""
         if ref._runtime is not self:
             raise refs.left_cluster(ref)
-        if ref._state < READY:
-            self.await_one(ref, timeout)
+        if timeout is None:
+            if ref._state < READY:
+                self.await_one(ref, None)
+        else:
+            deadline = time.monotonic() + timeout
+            if ref._state < READY:
+                self.await_one(ref, timeout)
+            self._fetch([ref], timeout, deadline)
         return ref._load()
 
     def await_one(self, ref: ObjectRef, timeout: float | None) -> None:
@@ -740,13 +519,32 @@ class Runtime:
         for ref in wanted:
             if ref._runtime is not self:
                 raise refs.left_cluster(ref)
+        deadline = None if timeout is None else time.monotonic() + timeout
         if any(ref._state < READY for ref in wanted):
             self._await(wanted, len(wanted), timeout, for_get=True)
             # One that failed while others are still running is raised at once.
             for ref in wanted:
                 if ref._state == ERROR:
                     ref._load()
+        self._fetch(wanted, timeout, deadline)
         return [ref._load() for ref in wanted]
+
+    def _fetch(
+        self, wanted: list[ObjectRef], timeout: float | None, deadline: float | None
+    ) -> None:
+        """Have the values of complete refs copied to this node, all at once.
+
+        Raises:
+            GetTimeoutError: not by the deadline.
+        """
+        far = [ref for ref in wanted if ref._state == STORED and ref._value[0] != self.node_id]
+        if far and not self.await_here(*far, deadline=deadline):
+            late = [ref for ref in far if not self.is_here(ref)]
+            where = ", ".join(dict.fromkeys(ref._value[0].hex()[:8] for ref in late[:8]))
+            raise errors.GetTimeoutError(
+                f"{len(late)} of {len(wanted)} values were not fetched from other nodes ({where}) "
+                f"within {timeout} s, or not made again if they were lost there: {late[0]!r}"
+            )
 
     def wait(
         self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
@@ -898,7 +696,7 @@ class Runtime:
 
     def _cancel_asked(self, message: CancelAsked) -> None:
         with self._lock:
-            ref = self._find(message.object_id)
+            ref = self.table._find(message.object_id)
         call = ref._call if ref is not None else None
         if call is not None:
             # Who asked does not know what kind of call it is; actor calls cannot be forced.
@@ -916,7 +714,7 @@ class Runtime:
         error = RuntimeError("ract.shutdown() was called before the value was there")
         value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
         waited = {ref for call in self.unfinished_calls() for ref in call.refs if ref._waiters}
-        waited |= {ref for known in list(self._held.values()) if (ref := known()) is not None}
+        waited |= {ref for known in list(self.table.held.values()) if (ref := known()) is not None}
         for ref in waited:
             if ref._state < READY and ref._waiters:
                 ref._value, ref._state = value, ERROR  # nobody else is told
@@ -1006,7 +804,7 @@ class Runtime:
         for group in list(self._groups.values()):
             for call in group.waiting:
                 self.fail_call(call, error)
-        for known in list(self._held.values()):
+        for known in list(self.table.held.values()):
             ref = known()
             if ref is not None and ref._state == SOUGHT:
                 ref._complete(ERROR, (pickle.dumps(error, 5), [], []))
@@ -1041,6 +839,12 @@ class Runtime:
                 group.changed(message)
         elif isinstance(message, messages.ObjectHere):
             self._object_here(message)
+        elif isinstance(message, messages.ObjectLost):
+            self._object_lost(message)
+        elif isinstance(message, messages.ObjectUntold):
+            self._object_untold(message.object_id)
+        elif isinstance(message, messages.LineageOver):
+            self.lineage.over(message.object_ids)
         elif isinstance(message, messages.SegmentsMoved):
             self.store.forget(message.paths)
         elif isinstance(message, CancelAsked):
@@ -1058,10 +862,30 @@ class Runtime:
         else:
             self.on_control(message)
 
+    def _object_lost(self, message: messages.ObjectLost) -> None:
+        if not message.is_held:
+            # The hold that came with the value was lost together with it.
+            with self._lock:
+                ref = self.table._find(message.object_id)
+                if ref is not None and ref._holds:
+                    ref._holds -= 1
+        self.lineage.lost(message.object_id, message.reason)
+
+    def _object_untold(self, id: bytes) -> None:
+        """Somebody waits for an object of which the cluster knows nothing."""
+        ref = self.table.find(id)
+        if ref is None:
+            return
+        if ref._state == STORED:
+            # Its node may have died before it could tell: say which one it is.
+            self.tell(ObjectWanted(self.process, id, ref._value[0]))
+        elif not ref._holds:
+            self.table.escape(ref)
+
     def _object_here(self, message: messages.ObjectHere) -> None:
         with self._lock:
             waiting = self._localizing.pop(message.object_id, [])
-            ref = self._find(message.object_id)
+            ref = self.table._find(message.object_id)
         if ref is not None:
             value: tuple[Any, ...]
             if message.blob is not None:
@@ -1130,8 +954,8 @@ class Runtime:
         if self._timeouts:
             self._expire()
             busy = True
-        if self._dropped or self._met_since:
-            self._sort_out_refs()
+        if self.table.is_busy:
+            self.table.sort_out()
             busy = True
         for client in list(self.actors.values()):
             busy |= client.tick()
@@ -1174,6 +998,11 @@ class Runtime:
         self.on_close()
 
 
+def _wait_s(longest: float, deadline: float | None) -> float:
+    """How long to wait at once."""
+    return longest if deadline is None else max(0.0, min(longest, deadline - time.monotonic()))
+
+
 def _is_over(call: Call) -> bool:
     """Whether the call has ended, or its caller has been told so."""
     return all(ref._state >= READY for ref in call.refs) if call.refs else call.is_over
@@ -1195,16 +1024,6 @@ def _warn_in_coroutine(for_get: bool) -> None:
             name,
             instead,
         )
-
-
-def id_of(ref: Any) -> bytes:
-    """The id of a ref or an actor handle, as the directory knows it."""
-    return ref.binary() if isinstance(ref, ObjectRef) else ref._actor_id_bytes
-
-
-def contained_of(contained: list[Any]) -> list[Contained]:
-    """Contained refs and handles as the directory counts them."""
-    return [Contained(i, n) for i, n in Counter(map(id_of, contained)).items()]
 
 
 def install(runtime: Runtime | None) -> None:

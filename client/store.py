@@ -133,7 +133,9 @@ class StoreClient:
         from ract.client.pinned import pinned_view  # here: it needs numpy, which a start does not
 
         mapping = self._mapping(self._readable, location.path, mmap.PROT_READ)
-        return serialization.read_block(pinned_view(mapping, location.offset, location.size, pin))
+        return serialization.read_block(
+            pinned_view(mapping, location.path, location.offset, location.size, pin)
+        )
 
     def _mapping(self, cache: dict[str, mmap.mmap], path: str, protection: int) -> mmap.mmap:
         mapping = cache.get(path)

@@ -79,10 +79,10 @@ class Stream:
 
     def _discard(self, result: tuple[Any, ...]) -> None:
         if result[0] == calls.STORED:
-            self._runtime.adopt(result[1], 1)
+            self._runtime.table.adopt(result[1], 1)
         elif result[0] != calls.PLAIN:
             for id, count in result[3]:
-                self._runtime.adopt(id, count)
+                self._runtime.table.adopt(id, count)
 
     def end(self, count: int) -> None:
         """The call has finished, and made so many items."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context, tracing
+from ract.client import arguments, context, tracing
 from ract.client.channel import Call
+from ract.client.ref_table import id_of
 from ract.client.refs import new_ref
 from ract.client.streams import ObjectRefGenerator, Stream
 from ract.core.errors import MailboxFullError
@@ -36,7 +37,7 @@ def submit_task(
         call.parent = context.current_number()
     if captured:
         call.kept = list(captured)
-        call.extra = {"refs": [(i, 1) for i in {_id_of(r) for r in captured}]}
+        call.extra = {"refs": [(i, 1) for i in {id_of(r) for r in captured}]}
     returns = options.num_returns
     if returns is None or returns == 1:
         ref = new_ref(call.number, None, 1, call)
@@ -62,7 +63,7 @@ def submit_task(
     if options.timeout is not None:
         runtime.set_timeout(call, options.timeout)
     if args or kwargs:
-        runtime.dispatch(call, args, kwargs)
+        arguments.dispatch(runtime, call, args, kwargs)
     else:
         pool.submit(call)
     return result
@@ -130,7 +131,7 @@ def submit_actor_call(
         call.extra = call.extra or {}
         call.extra["trace"] = tracing.submitted(call.name)
     if args or kwargs:
-        runtime.dispatch(call, args, kwargs)
+        arguments.dispatch(runtime, call, args, kwargs)
     else:
         client.submit(call)
     return result
@@ -151,9 +152,3 @@ def _several(runtime: Runtime, call: Call, returns: Any, limit: int) -> Any:
         return ObjectRefGenerator(call.stream)
     call.refs = [new_ref(call.number, call.actor_id, i + 1, call) for i in range(returns)]
     return list(call.refs) if returns else None
-
-
-def _id_of(ref: Any) -> bytes:
-    from ract.client.runtime import id_of
-
-    return id_of(ref)

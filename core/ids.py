@@ -233,6 +233,11 @@ def object_id_bytes(task_id: bytes, index: int) -> bytes:
     return task_id + _INDEX.pack(index)
 
 
+def return_index(object_id: bytes) -> int:
+    """Which return of its task an object is."""
+    return _INDEX.unpack_from(object_id, 24)[0]
+
+
 def is_actor_call(object_id: bytes) -> bool:
     """Whether an actor's call makes the object."""
     return object_id[8:20] != _NIL_ACTOR

@@ -249,6 +249,7 @@ class ObjectWanted:
 
     process: int
     object_id: bytes
+    seen_on: bytes = b""  #: the node that stores it, as whoever made it said
 
 
 @message
@@ -547,6 +548,59 @@ class ObjectsFreed:
 
 
 @message
+class ObjectLost:
+    """scheduler -> the process that made the call: the last copy is gone, and somebody holds it.
+
+    It runs the call again, or answers `ObjectUnrecoverable`.
+    """
+
+    process: int
+    object_id: bytes
+    reason: str
+    is_held: bool = True  #: the cluster counts a hold of the process; it may not have heard of it
+
+
+@message
+class ObjectUntold:
+    """scheduler -> the process that made the call: somebody waits, and no node has told of it.
+
+    It publishes the value, or asks for it itself and says where it lies (`ObjectWanted.seen_on`).
+    """
+
+    process: int
+    object_id: bytes
+
+
+@message
+class ObjectUnrecoverable:
+    """process -> scheduler: the lost object cannot be made again.
+
+    ``kind`` is "unrecoverable", "attempts" (no retries are left) or "evicted" (its lineage is).
+    """
+
+    process: int
+    object_id: bytes
+    kind: str
+    reason: str
+
+
+@message
+class LineageKept:
+    """process -> scheduler: it holds these no more, but could make them again. Say when they go."""
+
+    process: int
+    object_ids: list[bytes]
+
+
+@message
+class LineageOver:
+    """scheduler -> process: nobody holds these any more (answers `LineageKept`)."""
+
+    process: int
+    object_ids: list[bytes]
+
+
+@message
 class TaskEvents:
     """process -> scheduler, at most 1 s old; the forms are described in `ract.core.events`."""
 
@@ -708,6 +762,7 @@ class ObjectSought:
 
     node_id: bytes
     object_id: bytes
+    seen_on: bytes = b""  #: as in `ObjectWanted`; that node may have died before it could tell
 
 
 @message

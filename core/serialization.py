@@ -17,14 +17,18 @@ each buffer at a multiple of 64 bytes.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
+
+from ract.core import tensors
 
 ALIGNMENT = 64
 """Buffers start at multiples of this, in bytes (a cache line; what SIMD loads and Arrow want)."""
@@ -76,17 +80,33 @@ def pack(value: Any) -> Packed:
     buffers: list[pickle.PickleBuffer] = []
     try:
         try:
-            head = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            if "torch" in sys.modules:
+                head = _dump_tensors(value, pickle.Pickler, buffers)
+            else:
+                head = pickle.dumps(value, 5, buffer_callback=buffers.append)
             by_value = any(marker in head for marker in _by_value_markers())
         except Exception:  # whatever a __reduce__ raises: cloudpickle tries once more and reports
             by_value = True
         if by_value:
             refs.clear()
             buffers.clear()
-            head = cloudpickle.dumps(value, 5, buffer_callback=buffers.append)
+            if "torch" in sys.modules:
+                head = _dump_tensors(value, cloudpickle.Pickler, buffers)
+            else:
+                head = cloudpickle.dumps(value, 5, buffer_callback=buffers.append)
     finally:
         _local.refs = outer
     return Packed(head, [b.raw() for b in buffers], refs)
+
+
+def _dump_tensors(value: Any, kind: Any, buffers: list[Any]) -> bytes:
+    """Pickle a value in which there may be tensors of PyTorch (`ract.core.tensors`)."""
+    file = io.BytesIO()
+    pickler = kind(file, 5, buffer_callback=buffers.append)
+    table = getattr(pickler, "dispatch_table", copyreg.dispatch_table)
+    pickler.dispatch_table = {**table, **tensors.reducers()}
+    pickler.dump(value)
+    return file.getvalue()
 
 
 def pack_by_value(value: Any) -> Packed:

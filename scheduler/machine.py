@@ -76,7 +76,7 @@ class SchedulerMachine:
             self.reports,
         )
         self.ageing = Ageing(self.turn, self.nodes, self.placement, self.leases)
-        self.objects = Directory(self.turn, self.nodes, self.holds, rng)
+        self.objects = Directory(self.turn, self.nodes, self.processes, self.holds, rng)
         self.drains = Drains(
             self.turn,
             self.nodes,
@@ -335,7 +335,9 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.ObjectStored: SchedulerMachine._stored,
     m.ObjectKept: SchedulerMachine._kept,
     m.ObjectMissing: lambda s, e: s.objects.missing(e),
+    m.ObjectUnrecoverable: lambda s, e: s.objects.unrecoverable(e),
+    m.LineageKept: lambda s, e: s.objects.lineage_kept(e),
     m.ObjectsFreed: lambda s, e: s.objects.freed(e.object_ids),
-    m.ObjectSought: lambda s, e: s.objects.sought(e.node_id, e.object_id),
+    m.ObjectSought: lambda s, e: s.objects.sought(e.node_id, e.object_id, e.seen_on),
     m.ObjectUnsought: lambda s, e: s.objects.unsought(e.node_id, e.object_id),
 }

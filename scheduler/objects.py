@@ -7,13 +7,14 @@ States of an entry, the only table is `TRANSITIONS`:
 * UNKNOWN — somebody asks for it, nobody published it (yet: publishes can be overtaken);
 * PENDING — published without a value; its publisher will say;
 * READY — inline here, or stored on nodes;
-* LOST — its publisher died before the value came, or the last copy is gone;
+* REBUILDING — the last copy is gone; the process whose call made it was asked to run that again;
+* LOST — its publisher died before the value came, or it cannot be made again;
 * FREED — ``free()`` dropped the value though refs remain.
 
 Nodes that wait for a value are *seekers*; each gets one `ObjectLocated` as soon as the entry is
-READY, or an error blob whose head starts with ``lost:``, ``owner_died:`` or ``freed:``. An entry
-that is UNKNOWN, or that nothing holds, keeps seekers waiting no longer than
-``unknown_timeout_s``.
+READY, or an error blob whose head starts with ``lost:``, ``owner_died:``, ``freed:`` or one of
+`UNRECOVERABLE`. An entry that is UNKNOWN, or that nothing holds, keeps seekers waiting no longer
+than ``unknown_timeout_s``, or ``untold_timeout_s`` while the node that is said to store it lives.
 
 An entry goes when `HoldTable` says that nothing holds it: copies are freed, what it contained is
 released. A copy that is reported afterwards is freed at once. Values stay opaque.
@@ -24,28 +25,40 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from ract.core.ids import process_of
 from ract.core.messages import (
     Blob,
     Contained,
     ExitCause,
     FreeObject,
+    LineageKept,
+    LineageOver,
     ObjectKept,
     ObjectLocated,
+    ObjectLost,
     ObjectMissing,
     ObjectPublished,
     ObjectStored,
+    ObjectUnrecoverable,
+    ObjectUntold,
 )
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.nodes import Nodes
+from ract.scheduler.processes import Processes
 from ract.scheduler.turn import Turn
 
 UNKNOWN, PENDING, READY, LOST, FREED = "UNKNOWN", "PENDING", "READY", "LOST", "FREED"
+REBUILDING = "REBUILDING"
+
+UNRECOVERABLE = frozenset({"unrecoverable", "attempts", "evicted"})
+"""Why a lost object cannot be made again, as heads of error blobs begin."""
 
 TRANSITIONS = {
     (UNKNOWN, "announced"): PENDING,
     (UNKNOWN, "valued"): READY,
     (UNKNOWN, "lost"): LOST,
     (UNKNOWN, "freed"): FREED,
+    (UNKNOWN, "asked for"): REBUILDING,
     (PENDING, "announced"): PENDING,
     (PENDING, "valued"): READY,
     (PENDING, "lost"): LOST,
@@ -54,6 +67,11 @@ TRANSITIONS = {
     (READY, "valued"): READY,  # a further copy
     (READY, "lost"): LOST,
     (READY, "freed"): FREED,
+    (READY, "asked for"): REBUILDING,
+    (REBUILDING, "announced"): REBUILDING,
+    (REBUILDING, "valued"): READY,
+    (REBUILDING, "lost"): LOST,
+    (REBUILDING, "freed"): FREED,
     (LOST, "announced"): PENDING,  # its task runs again
     (LOST, "valued"): READY,
     (LOST, "lost"): LOST,
@@ -65,13 +83,20 @@ TRANSITIONS = {
 }
 
 
+PROMISED = (PENDING, REBUILDING)
+"""States in which a process is to bring the value."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """What is known of one escaped object."""
 
     object_id: bytes
     state: str = UNKNOWN
-    publisher: int = 0  #: who will bring the value, while PENDING
+    publisher: int = 0  #: who will bring the value, while PENDING or REBUILDING
+    seen_on: bytes = b""  #: who stores it, as those say that seek it while it is UNKNOWN
+    is_maker_asked: bool = False  #: who made it has been asked what became of it
+    rebuilder: int = 0  #: a process without a hold that could make it again, and waits for its end
     blob: Blob | None = None
     #: Those that store it, oldest first, and whether they keep it: mere copies may be evicted.
     nodes: dict[bytes, bool] = field(default_factory=dict)
@@ -90,12 +115,15 @@ class Directory:
 
     turn: Turn
     nodes: Nodes
+    processes: Processes
     holds: HoldTable
     rng: random.Random
     table: dict[bytes, Entry] = field(default_factory=dict)
     #: Node -> the entries that list it in `Entry.nodes`.
     by_node: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
-    #: Process -> the PENDING entries that it publishes.
+    #: Node -> how many bytes these take.
+    bytes_on: dict[bytes, int] = field(default_factory=dict)
+    #: Process -> the PENDING and REBUILDING entries that it publishes.
     by_publisher: dict[int, dict[bytes, None]] = field(default_factory=dict)
     #: All and only the entries with a deadline, in no particular order.
     deadlines: dict[bytes, float] = field(default_factory=dict)
@@ -113,15 +141,14 @@ class Directory:
                 entry.size = entry.size or _size(event.blob)
         elif entry.state in (UNKNOWN, LOST):
             self._step(entry, "announced")
-            entry.publisher = event.process
-            self.by_publisher.setdefault(event.process, {})[entry.object_id] = None
+            self._promise(entry, event.process)
         self._settle(entry)
 
     def stored(self, event: ObjectStored) -> None:
         """A node has a copy, the first or a further one."""
         node_id = event.node_id
         entry = self.table.get(event.object_id)
-        if event.is_copy and (entry is None or entry.state not in (READY, LOST)):
+        if event.is_copy and (entry is None or entry.state not in (READY, LOST, REBUILDING)):
             # A pull that finished after the object went: nobody would ever free this copy.
             self.turn.send(node_id, FreeObject(event.object_id))
             return
@@ -130,11 +157,15 @@ class Directory:
             self._step(entry, "valued")  # it may be the last one, made before its source died
         else:
             self._value(entry, event.contains, event.is_error)
-        if entry.state != READY:
+        is_other = bool(entry.nodes) and entry.size != event.size  # a second run made another value
+        if entry.state != READY or (is_other and node_id not in entry.nodes):
             self.turn.send(node_id, FreeObject(event.object_id))
         else:
+            if not entry.nodes:
+                entry.size = event.size
+            if node_id not in entry.nodes:
+                self.bytes_on[node_id] = self.bytes_on.get(node_id, 0) + entry.size
             entry.nodes[node_id] = entry.nodes.get(node_id, False) or not event.is_copy
-            entry.size = event.size
             self.by_node.setdefault(node_id, {})[entry.object_id] = None
         self._settle(entry)
 
@@ -152,10 +183,13 @@ class Directory:
 
     # ------------------------------------------------------------------ seeking
 
-    def sought(self, node_id: bytes, object_id: bytes) -> None:
-        """Processes of a node wait for the object."""
+    def sought(self, node_id: bytes, object_id: bytes, seen_on: bytes = b"") -> None:
+        """Processes of a node wait for the object, which a node stores, as far as they know."""
         entry = self._entry(object_id)
         entry.seekers[node_id] = None
+        if seen_on and entry.state == UNKNOWN:
+            entry.seen_on = seen_on
+            self._lose_if_untold(entry)
         self._settle(entry)
 
     def unsought(self, node_id: bytes, object_id: bytes) -> None:
@@ -179,6 +213,28 @@ class Directory:
 
     # ------------------------------------------------------------------ losing
 
+    def unrecoverable(self, event: ObjectUnrecoverable) -> None:
+        """Who was asked to make the object again cannot."""
+        entry = self.table.get(event.object_id)
+        if entry is None or entry.state != REBUILDING or event.kind not in UNRECOVERABLE:
+            self.turn.drop("object that nobody asked for is unrecoverable")
+            return
+        self._step(entry, "lost")
+        entry.answer = f"{event.kind}:{event.reason}".encode()
+        self._settle(entry)
+
+    def lineage_kept(self, event: LineageKept) -> None:
+        """A process that holds these no more wants to hear when nobody does."""
+        over = []
+        for object_id in event.object_ids:
+            entry = self.table.get(object_id)
+            if entry is None:
+                over.append(object_id)
+            else:
+                entry.rebuilder = event.process
+        if over:
+            self.processes.tell(event.process, LineageOver(event.process, over))
+
     def release(self, object_id: bytes) -> None:
         """Nothing holds the object any more."""
         entry = self.table.get(object_id)
@@ -201,8 +257,10 @@ class Directory:
             self._forget_copy(entry, node_id)
             self._lose_if_gone(entry, f"node {node_id.hex()[:8]} that stored it died")
             self._settle(entry)
-        for entry in [e for e in self.table.values() if node_id in e.seekers]:
-            del entry.seekers[node_id]
+        concerned = (e for e in self.table.values() if node_id in e.seekers or e.seen_on == node_id)
+        for entry in list(concerned):
+            entry.seekers.pop(node_id, None)
+            self._lose_if_untold(entry)
             self._settle(entry)
 
     def sole_on(self, node_id: bytes) -> list[bytes]:
@@ -225,13 +283,21 @@ class Directory:
             entry.nodes[event.node_id] = True
 
     def tick(self) -> None:
-        """Answer the seekers of what nobody published in time."""
+        """Answer the seekers of what nobody published in time; who made it is asked first."""
         due = [each for each, at in self.deadlines.items() if at <= self.turn.now]
         for object_id in due:
             entry = self.table[object_id]
-            entry.deadline = None
-            del self.deadlines[object_id]
-            self._answer(entry, _error(b"lost:unknown object"))
+            self._set_deadline(entry, False)
+            maker = process_of(object_id)
+            if (
+                entry.state == UNKNOWN
+                and not entry.is_maker_asked
+                and maker in self.processes.alive
+            ):
+                entry.is_maker_asked = True
+                self.processes.tell(maker, ObjectUntold(maker, object_id))
+            else:
+                self._answer(entry, _error(b"lost:unknown object"))
             self._settle(entry)
 
     def next_deadline(self) -> float | None:
@@ -240,6 +306,8 @@ class Directory:
 
     def check(self) -> None:
         """Assert the invariants."""
+        for node_id, copies in self.by_node.items():
+            assert self.bytes_on[node_id] == sum(self.table[each].size for each in copies)
         for object_id, entry in self.table.items():
             assert self.holds.is_held(object_id) or entry.seekers, object_id.hex()
             assert (entry.state == READY) == bool(entry.nodes or entry.blob is not None)
@@ -249,7 +317,7 @@ class Directory:
                 assert object_id in self.by_node[node_id]
                 assert self.nodes.get(node_id)
             pending = object_id in self.by_publisher.get(entry.publisher, {})
-            assert pending == (entry.state == PENDING)
+            assert pending == (entry.state in PROMISED)
 
     # ------------------------------------------------------------------ inside
 
@@ -261,7 +329,7 @@ class Directory:
 
     def _step(self, entry: Entry, what: str) -> None:
         was, entry.state = entry.state, TRANSITIONS[entry.state, what]
-        if was == PENDING != entry.state:
+        if was in PROMISED and entry.state not in PROMISED:
             mine = self.by_publisher[entry.publisher]
             del mine[entry.object_id]
             if not mine:
@@ -290,15 +358,38 @@ class Directory:
         del entry.nodes[node_id]
         copies = self.by_node[node_id]
         del copies[entry.object_id]
+        self.bytes_on[node_id] -= entry.size
         if not copies:
-            del self.by_node[node_id]
+            del self.by_node[node_id], self.bytes_on[node_id]
+
+    def _promise(self, entry: Entry, process: int) -> None:
+        entry.publisher = process
+        self.by_publisher.setdefault(process, {})[entry.object_id] = None
 
     def _lose_if_gone(self, entry: Entry, reason: str) -> None:
         if entry.nodes or entry.blob is not None:
             return
         # What it contains stays held: a copy that is on its way may revive it.
-        self._step(entry, "lost")
-        entry.answer = b"lost:" + reason.encode()
+        is_wanted = self.holds.is_held(entry.object_id) or entry.seekers
+        if not (is_wanted and self._ask_maker(entry, reason)):
+            self._step(entry, "lost")
+            entry.answer = b"lost:" + reason.encode()
+
+    def _lose_if_untold(self, entry: Entry) -> None:
+        """A node that stored the object may have died before it could tell of it."""
+        if entry.state == UNKNOWN and entry.seen_on and self.nodes.get(entry.seen_on) is None:
+            self._lose_if_gone(entry, f"node {entry.seen_on.hex()[:8]} that stored it died")
+
+    def _ask_maker(self, entry: Entry, reason: str) -> bool:
+        """Have the process whose call made an object run it again; False if it is dead."""
+        object_id, maker = entry.object_id, process_of(entry.object_id)
+        if maker not in self.processes.alive:
+            return False
+        self._step(entry, "asked for")
+        self._promise(entry, maker)
+        is_held = self.holds.by_id.get(object_id, {}).get(maker, 0) > 0
+        self.processes.tell(maker, ObjectLost(maker, object_id, reason, is_held))
+        return True
 
     def _settle(self, entry: Entry) -> None:
         """Answer who can be answered, and let the entry go if nothing keeps it."""
@@ -318,15 +409,20 @@ class Directory:
             entry.deadline = None
             self.deadlines.pop(entry.object_id, None)
         elif entry.deadline is None:
-            entry.deadline = self.turn.now + self.turn.settings.unknown_timeout_s
+            settings = self.turn.settings
+            patience = settings.untold_timeout_s if entry.seen_on else settings.unknown_timeout_s
+            entry.deadline = self.turn.now + patience
             self.deadlines[entry.object_id] = entry.deadline
 
     def _remove(self, entry: Entry) -> None:
         self._drop_value(entry)
         self._set_deadline(entry, False)
-        if entry.state == PENDING:
+        if entry.state in PROMISED:
             self._step(entry, "freed")
         del self.table[entry.object_id]
+        if entry.rebuilder in self.processes.alive:
+            over = LineageOver(entry.rebuilder, [entry.object_id])
+            self.processes.tell(entry.rebuilder, over)
 
     def _answer(self, entry: Entry, error: Blob | None) -> None:
         """Tell every seeker where the value is, or that there will be none."""

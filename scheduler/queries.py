@@ -25,7 +25,11 @@ from ract.scheduler.group_records import Group
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
 
+STORE_MEMORY = "object_store_memory"
+
 Args = dict[str, Any]
+
+STORE_MEMORY = "object_store_memory"
 Op = Callable[["SchedulerMachine", int, Args], Any]
 
 
@@ -181,10 +185,13 @@ def available_resources(machine: SchedulerMachine, process: int, args: Args) -> 
     """What is free now; resources with nothing free are left out, as in Ray.
 
     What placement groups have reserved is not in it but under names of its own:
-    ``CPU_group_<id>`` and, per bundle, ``CPU_group_<index>_<id>``.
+    ``CPU_group_<id>`` and, per bundle, ``CPU_group_<index>_<id>``. What objects take is no longer
+    free of ``object_store_memory``, spilled or not.
     """
     reserved = [_reserved(group) for group in machine.groups.table.values()]
     free = _summed([*(node.ledger.free for node in machine.nodes.alive), *reserved])
+    if STORE_MEMORY in free:
+        free[STORE_MEMORY] -= sum(machine.objects.bytes_on.values())
     return {name: n for name, n in free.items() if n > 0}
 
 

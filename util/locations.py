@@ -23,7 +23,9 @@ def get_object_locations(
 
     Raises:
         RuntimeError: this process is in no cluster.
+        TypeError: not a list of refs.
     """
+    _check(obj_refs)
     runtime = current()
     if runtime is None or runtime.closed:
         raise RuntimeError("ract is not initialized: call ract.init() first")
@@ -35,6 +37,7 @@ def get_object_locations(
 
 def get_local_object_locations(obj_refs: list[ObjectRef]) -> dict[ObjectRef, dict[str, Any]]:
     """As `get_object_locations`, from what this process knows, without asking anybody."""
+    _check(obj_refs)
     found: dict[ObjectRef, dict[str, Any]] = {}
     for ref in obj_refs:
         place: dict[str, Any] = {"node_ids": [], "object_size": 0}
@@ -42,6 +45,14 @@ def get_local_object_locations(obj_refs: list[ObjectRef]) -> dict[ObjectRef, dic
             place = {"node_ids": [ref._value[0].hex()], "object_size": ref._value[3]}
         found[ref] = {**place, "did_spill": False}
     return found
+
+
+def _check(obj_refs: Any) -> None:
+    if not isinstance(obj_refs, list | tuple):
+        raise TypeError(f"a list of ObjectRefs is needed, not {type(obj_refs).__name__}")
+    for ref in obj_refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"every item must be an ObjectRef, and one is {ref!r:.100}")
 
 
 def set_resource(resource_name: str, capacity: float, node_id: Any = None) -> NoReturn:

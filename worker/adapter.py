@@ -28,6 +28,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import dask
+import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
@@ -37,7 +38,7 @@ from ract.core.resources import UNIT
 from ract.core.security import fingerprint
 from ract.core.session import setting
 from ract.core.version import __version__
-from ract.worker import compat, detect, offer, shm, statistics, transfer
+from ract.worker import compat, detect, isolation, offer, shm, statistics, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
@@ -128,6 +129,8 @@ class RactWorkerPlugin(WorkerPlugin):
         )
         self._undo.callback(self._zygote.close)
         await self._zygote.start(self._offer.devices)
+        if "isolation" in self._options:
+            await asyncio.to_thread(self._isolate, self._options["isolation"])
         self._server = ControlServer(
             os.path.join(session.dir, "node.sock"), self._received, self._closed
         )
@@ -156,6 +159,14 @@ class RactWorkerPlugin(WorkerPlugin):
         self._server.close()
         self._tunnels.close()
         await asyncio.to_thread(self._undo.close)
+
+    def _isolate(self, asked: dict[str, Any]) -> None:
+        """Keep a share of the machine for this process."""
+        groups = isolation.Isolation(asked, self.node_id.hex()[:8])
+        self._undo.callback(groups.close)
+        groups.make(isolation.limits(asked, psutil.cpu_count() or 1, psutil.virtual_memory().total))
+        groups.add("user", self._zygote.pid)
+        groups.add("system", os.getpid())
 
     # ------------------------------------------------------------------ joining
 

@@ -14,7 +14,7 @@ import click
 from ract.core import security, session
 from ract.core.errors import AuthenticationError
 from ract.core.labels import check_labels, parse_labels
-from ract.worker import supervisor
+from ract.worker import isolation, supervisor
 from ract.worker.options import check
 
 PRELOAD = "ract.worker.preload"
@@ -39,6 +39,14 @@ JOIN_TIMEOUT_S = 30.0
     type=click.Path(file_okay=False),
     help="Where objects go that have no room in shared memory; default: below the session.",
 )
+@click.option(
+    "--enable-resource-isolation",
+    is_flag=True,
+    help="Keep CPU and memory for the node's own processes, in control groups (version 2).",
+)
+@click.option("--cgroup-path", help="Where to make them; default: /sys/fs/cgroup.")
+@click.option("--system-reserved-cpu", type=float, help="CPUs to keep; default: 5 %, 1 to 3.")
+@click.option("--system-reserved-memory", type=int, help="Bytes to keep; default: 10 %.")
 @click.option("--name", default="", help="A name for the node.")
 @click.option("--token-file", type=click.Path(dir_okay=False), help="The cluster's join token.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
@@ -56,6 +64,10 @@ def main(
     memory: int | None,
     object_store_memory: int | None,
     object_spilling_directory: str | None,
+    enable_resource_isolation: bool,
+    cgroup_path: str | None,
+    system_reserved_cpu: float | None,
+    system_reserved_memory: int | None,
     name: str,
     token_file: str | None,
     host: str,
@@ -75,9 +87,14 @@ def main(
     if tracing_startup_hook:
         os.environ["RACT_TRACING_STARTUP_HOOK"] = tracing_startup_hook  # executors inherit it
     try:
+        isolated = isolation.asked(
+            enable_resource_isolation, cgroup_path, system_reserved_cpu, system_reserved_memory
+        )
+        if isolated is not None:
+            node["isolation"] = isolated
         check(node, os.environ)
         address = security.full_address(address)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise click.UsageError(str(error)) from error
     token = ""
     if not address.startswith("tcp://"):

@@ -83,7 +83,7 @@ class Objects:
             if segment is not None and segment.writer == process:
                 self.store.close(message.segment)
         elif isinstance(message, m.ObjectWanted):
-            self._wanted(process, message.object_id)
+            self._wanted(process, message.object_id, message.seen_on)
         elif isinstance(message, m.ObjectUnwanted):
             self._unwanted(process, message.object_id)
         else:
@@ -253,12 +253,12 @@ class Objects:
 
     # ------------------------------------------------------------------ waiting
 
-    def _wanted(self, process: int, object_id: bytes) -> None:
+    def _wanted(self, process: int, object_id: bytes, seen_on: bytes = b"") -> None:
         self.waiting.setdefault(object_id, {})[process] = None
         if self.store.find(object_id) is not None:
             self._answer(object_id)
-        elif not self._is_asked(object_id):
-            self._seek(object_id)
+        elif not self._is_asked(object_id) or (seen_on and object_id in self._sought):
+            self._seek(object_id, seen_on)
 
     def _is_asked(self, object_id: bytes) -> bool:
         """Whether the object is on its way here, or will be when there is room."""
@@ -266,9 +266,9 @@ class Objects:
             return True
         return any(getattr(w, "object_id", None) == object_id for _, _, w in self._roomless)
 
-    def _seek(self, object_id: bytes) -> None:
+    def _seek(self, object_id: bytes, seen_on: bytes = b"") -> None:
         self._sought.add(object_id)
-        self._command(ev.ToScheduler(m.ObjectSought(self._config.node_id, object_id)))
+        self._command(ev.ToScheduler(m.ObjectSought(self._config.node_id, object_id, seen_on)))
 
     def _unwanted(self, process: int, object_id: bytes) -> None:
         waiting = self.waiting.get(object_id)

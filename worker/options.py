@@ -16,6 +16,7 @@ from ract.core.accelerators import ACCELERATORS, check_visible
 from ract.core.labels import check_labels
 from ract.core.resources import offered
 from ract.core.session import setting
+from ract.worker import isolation
 from ract.worker.memory_settings import Settings
 
 _OPTION_OF = {
@@ -36,6 +37,7 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     Raises:
         TypeError, ValueError: a bad quantity, label, folder or setting, or more accelerators than
             there are.
+        RuntimeError: resource isolation is not possible here.
     """
     Settings.read(environ)
     options = overridden(options, environ)
@@ -47,6 +49,8 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         raise ValueError(
             f"object_spilling_directory={folder!r} is not the absolute path of a folder that exists"
         )
+    if "isolation" in options:
+        isolation.check(options["isolation"])
     counts = {name: n for name, n in asked_accelerators(options).items() if n}
     if counts:
         from ract.worker.devices import gpu_vendor

@@ -100,6 +100,12 @@ class Zygote:
             }
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process, which has been started."""
+        assert self._popen is not None
+        return self._popen.pid
+
     def fork(self, process: int, env: dict[str, str]) -> None:
         """Fork an executor with a process number and further environment variables."""
         self._send({"fork": process, "env": env})

@@ -9,7 +9,7 @@ import pytest
 
 import ract
 from ract.client.runtime import current
-from ract.testing import reference_counts
+from ract.testing import reference_counts, wait_for_condition
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,7 +164,7 @@ def test_refs_read_twice_are_the_same_refs():
     first, second = ract.get(box), ract.get(box)
     assert all(a is b for a, b in zip(first, second, strict=True))
     del second
-    settles(lambda: len(current()._met), 0)  # they are held by now
+    settles(lambda: len(current().table.met), 0)  # they are held by now
     third = ract.get(box)
     assert all(a is b for a, b in zip(first, third, strict=True))
     assert first[0] == third[0] != first[1]
@@ -239,3 +239,27 @@ def test_a_value_that_cannot_be_pickled_does_not_keep_its_refs():
         ract.put([ref, threading.Lock()])
     del ref
     assert name not in reference_counts()
+
+
+def test_what_objects_take_is_not_available():
+    def free():
+        return ract.available_resources()["object_store_memory"]
+
+    before = free()
+    array = np.zeros(1_000_000)
+    ref = ract.put(array)
+    assert before - free() == pytest.approx(array.nbytes, rel=0.01)
+    view = ract.get(ref)
+    del ref
+    gc.collect()
+    assert before - free() >= array.nbytes
+    del view
+    gc.collect()
+    wait_for_condition(lambda: free() == before)
+
+
+def test_locations_are_of_refs():
+    with pytest.raises(TypeError, match="1"):
+        ract.experimental.get_object_locations([1])
+    with pytest.raises(TypeError, match="list"):
+        ract.experimental.get_local_object_locations(ract.put(1))

@@ -4,6 +4,7 @@ import pytest
 from simulation.cluster import Cluster
 
 from ract.core import messages as m
+from ract.core.ids import COUNTER_BITS
 
 
 @pytest.fixture
@@ -198,3 +199,115 @@ def test_missing_copy_leads_to_another_one_or_to_loss(cluster):
 def test_copy_of_an_object_that_is_gone_is_freed(cluster):
     store(cluster, cluster.b, cluster.x, holders=(), is_copy=True)
     assert cluster.one(m.FreeObject, cluster.b).object_id == cluster.x
+
+
+# --------------------------------------------------------------------------- making it again
+
+
+def made_by(process, n=1):
+    return (process << COUNTER_BITS | n).to_bytes(8, "big") + bytes(20)
+
+
+def test_who_made_a_lost_object_is_asked_to_make_it_again(cluster):
+    object_id = made_by(2)
+    store(cluster, cluster.a, object_id, holders=(2,))
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    cluster.lose(cluster.a)
+    asked = cluster.one(m.ObjectLost, cluster.b)
+    assert (asked.process, asked.object_id) == (2, object_id)
+    assert "died" in asked.reason
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    cluster.wait(600)
+    assert cluster.told(m.ObjectLocated) == []  # it is on its way
+    store(cluster, cluster.b, object_id, holders=())
+    assert cluster.one(m.ObjectLocated, cluster.b).node_ids == [cluster.b]
+
+
+def test_object_that_cannot_be_made_again_is_lost_with_the_reason(cluster):
+    object_id = made_by(2)
+    store(cluster, cluster.a, object_id, holders=(2,))
+    cluster.lose(cluster.a)
+    cluster.say(m.ObjectUnrecoverable(2, object_id, "attempts", "it has been run 4 times"))
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    located = cluster.one(m.ObjectLocated, cluster.b)
+    assert (located.blob.head, located.is_error) == (b"attempts:it has been run 4 times", True)
+
+
+def test_unknown_kinds_of_reasons_are_not_believed(cluster):
+    object_id = made_by(2)
+    store(cluster, cluster.a, object_id, holders=(2,))
+    cluster.lose(cluster.a)
+    cluster.say(m.ObjectUnrecoverable(2, object_id, "\x80", "pickle"))
+    cluster.say(m.ObjectUnrecoverable(2, cluster.x, "attempts", "never heard of"))
+    assert cluster.machine.objects.table[object_id].state == "REBUILDING"
+
+
+def test_object_is_lost_when_who_could_make_it_again_dies(cluster):
+    object_id = made_by(2)
+    cluster.process(3, cluster.b)
+    store(cluster, cluster.a, object_id, holders=(3,))
+    cluster.lose(cluster.a)
+    cluster.say(m.ProcessExited(cluster.b, 2, m.ExitCause("crashed", "boom")))
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    assert cluster.one(m.ObjectLocated, cluster.b).blob.head.startswith(b"owner_died:")
+
+
+def test_copy_that_is_found_meanwhile_ends_the_wait(cluster):
+    object_id = made_by(2)
+    store(cluster, cluster.a, object_id, holders=(2,))
+    cluster.lose(cluster.a)
+    store(cluster, cluster.b, object_id, holders=(), is_copy=True)
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    assert cluster.one(m.ObjectLocated, cluster.b).node_ids == [cluster.b]
+
+
+def test_object_that_nobody_holds_is_not_made_again(cluster):
+    object_id = made_by(2)
+    store(cluster, cluster.a, object_id, holders=(2,))
+    drop(cluster, object_id, 2)
+    cluster.lose(cluster.a)
+    assert cluster.told(m.ObjectLost) == []
+
+
+def test_who_keeps_lineage_hears_when_nobody_needs_it(cluster):
+    object_id, other = made_by(2), made_by(2, 2)
+    store(cluster, cluster.a, object_id, holders=(1, 2))
+    drop(cluster, object_id, 2)
+    cluster.say(m.LineageKept(2, [object_id, other]))
+    assert cluster.one(m.LineageOver, cluster.b).object_ids == [other]  # never heard of
+    drop(cluster, object_id, 1)
+    assert cluster.told(m.LineageOver)[-1].object_ids == [object_id]
+
+
+def test_node_that_died_before_it_could_tell_of_an_object(cluster):
+    object_id = made_by(2)
+    cluster.say(m.ObjectSought(cluster.b, object_id, seen_on=cluster.a))
+    cluster.wait(10)
+    assert cluster.told(m.ObjectLocated) == []  # it may be slow
+    cluster.lose(cluster.a)
+    asked = cluster.one(m.ObjectLost, cluster.b)
+    assert (asked.object_id, asked.is_held) == (object_id, False)
+    store(cluster, cluster.b, object_id, holders=(2,))
+    assert cluster.one(m.ObjectLocated, cluster.b).node_ids == [cluster.b]
+
+
+def test_asked_for_after_the_death_of_its_node_it_is_made_again_at_once(cluster):
+    object_id = made_by(2)
+    cluster.lose(cluster.a)
+    cluster.say(m.ObjectSought(cluster.b, object_id, seen_on=cluster.a))
+    assert cluster.one(m.ObjectLost, cluster.b).object_id == object_id
+
+
+def test_who_made_an_object_is_asked_what_became_of_it_before_it_counts_as_lost(cluster):
+    object_id = made_by(2)
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    assert [sent.message for sent in cluster.wait(3)] == [m.ObjectUntold(2, object_id)]
+    [located] = [sent.message for sent in cluster.wait(3)]
+    assert located.blob.head == b"lost:unknown object"
+
+
+def test_second_run_that_made_another_value_does_not_replace_the_first(cluster):
+    store(cluster, cluster.a, cluster.x)
+    cluster.say(m.ObjectStored(cluster.b, cluster.x, 77, [], [], False))
+    assert cluster.one(m.FreeObject, cluster.b).object_id == cluster.x
+    assert cluster.machine.objects.bytes_on == {cluster.a: 100}

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ract.core import messages as m
+from ract.core.ids import COUNTER_BITS
 from ract.core.messages import Contained, ExitCause, Hold
 from ract.core.wire import decode, encode
 from ract.worker import events as ev
@@ -59,6 +60,8 @@ class Task:
     result: bytes = b""
     tries: int = 0
     is_cancelled: bool = False
+    is_again: bool = False  #: it makes an object that was lost
+    is_answered: bool = False
 
 
 @dataclass(eq=False)
@@ -118,6 +121,8 @@ class SimProcess:
         self.actors: dict[bytes, Handle] = {}
         self.gets: Counter[bytes] = Counter()
         self.asked: dict[int, Callable[[m.SegmentGranted | None], None]] = {}
+        self.made: dict[bytes, Task] = {}  #: how its tasks' results could be made again
+        self.leaving: set[bytes] = set()  #: those of them that it holds no more
         self.segment: m.SegmentGranted | None = None
         self.used = 0
         self.children = 0
@@ -405,7 +410,8 @@ class SimProcess:
         if message.blob is not None and message.blob.is_error:
             error = message.blob.head.decode()
         kind = error.partition(":")[0]
-        assert kind in ("", "lost", "owner_died", "freed", "full"), error
+        known = ("", "lost", "owner_died", "freed", "full", "unrecoverable", "attempts")
+        assert kind in known, error
         if not self.world.crashes:
             assert kind in ("", "freed", "full"), f"{object_id.hex()}: {error}"
         del self.gets[object_id]
@@ -429,6 +435,31 @@ class SimProcess:
             self.node.views.pop((self.number, id_), None)
             if count:
                 self.say(m.HoldsChanged(self.number, [Hold(id_, self.number, -count)]))
+            if id_ in self.made:
+                self.leaving.add(id_)
+                self.say(m.LineageKept(self.number, [id_]))
+
+    def _on_LineageOver(self, message: m.LineageOver) -> None:
+        for id_ in message.object_ids:
+            self.leaving.discard(id_)
+            self.made.pop(id_, None)
+
+    def _on_ObjectUntold(self, message: m.ObjectUntold) -> None:
+        """It comes, or nobody here knows."""
+
+    def _on_ObjectLost(self, message: m.ObjectLost) -> None:
+        """Run the task again, if that is known and the dice say so."""
+        task = self.made.get(message.object_id)
+        if task is None or self.world.rng.random() < 0.2:
+            self._give_up_on(message.object_id, "unrecoverable")
+            return
+        args = [i for i in task.args if self.held[i] > 0]
+        again = Task(next(self.world.ids), task.shape, args, task.duration, 0, task.result)
+        again.is_again = True
+        self.submit(again)
+
+    def _give_up_on(self, object_id: bytes, kind: str) -> None:
+        self.say(m.ObjectUnrecoverable(self.number, object_id, kind, "it is said so"))
 
     def _create_actor(self) -> None:
         rng = self.world.rng
@@ -486,7 +517,9 @@ class SimProcess:
         self.say(m.CancelWanted(self.number, use.executor, number, is_forced, False))
 
     def _new_id(self, size: int) -> bytes:
-        return self.number.to_bytes(4, "big") + next(self.world.ids).to_bytes(size - 4, "big")
+        made = next(self.world.ids)
+        task = self.number << COUNTER_BITS | made
+        return task.to_bytes(8, "big") + made.to_bytes(size - 8, "big")
 
     # ------------------------------------------------------------------ client: tasks over leases
 
@@ -571,6 +604,9 @@ class SimProcess:
             return
         if result:
             self.held[result] += 1
+            task.is_answered = True
+            if self.kind == "driver":
+                self.made[result] = task
         use = self.uses.get(lease)
         if use is None or use.task is not task:
             return  # lost meanwhile, and retried
@@ -581,6 +617,8 @@ class SimProcess:
     def _finished(self, task: Task) -> None:
         for id_ in task.args:
             self._unpin(id_)
+        if task.is_again and not task.is_answered:
+            self._give_up_on(task.result, "attempts")
         if self.kind == "executor":
             self.children -= 1
             if not self.children and self.is_blocked:

@@ -323,7 +323,7 @@ class ConcurrentServer:
             places.append(extra["stored"])
         far = [place[0] for place in places if place[1] != self.runtime.node_id]
         if far:
-            refs = [self.runtime.borrow(object_id) for object_id in far]
+            refs = [self.runtime.table.borrow(object_id) for object_id in far]
             for ref in refs:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(None, self.runtime.await_here, ref)

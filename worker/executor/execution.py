@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context
+from ract.client.arguments import INLINE_BYTES_MAX
+from ract.client.ref_table import contained_of, id_of
 from ract.client.refs import ERROR, ObjectRef, new_ref
-from ract.client.runtime import INLINE_BYTES_MAX, contained_of, id_of
 from ract.client.store import Location
 from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
 from ract.core import calls, events, ids, naming, serialization
@@ -67,7 +68,7 @@ class Execution:
     def arguments(self, extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
         """(args, kwargs, objects to keep while the call runs)."""
         runtime = self.runtime
-        kept = [runtime.adopt(i, n) for i, n in extra.get("refs", ())]
+        kept = [runtime.table.adopt(i, n) for i, n in extra.get("refs", ())]
         if "stored" in extra:
             head, buffers = self._stored(extra["stored"], kept)
             args, kwargs = serialization.unpack(head, buffers)
@@ -97,9 +98,9 @@ class Execution:
     def _stored(self, place: tuple[Any, ...], kept: list[Any]) -> tuple[Any, list[Any]]:
         object_id, node_id, path, offset, size, _ = place
         ref = next(r for r in kept if id_of(r) == object_id)
-        if node_id == self.runtime.node_id:
+        if path and node_id == self.runtime.node_id:
             return self.runtime.store.read(Location(path, offset, size), ref)
-        self.runtime.await_here(ref)
+        self.runtime.await_here(ref, seen_on=node_id)
         return self.runtime.packed_here(ref)
 
     # ------------------------------------------------------------------ results
@@ -172,7 +173,7 @@ class Execution:
         if packed.size <= INLINE_BYTES_MAX:
             counts = [(i, 1) for i in Counter(map(id_of, packed.refs))]
             if counts:
-                self.runtime.hand_over(counts, caller.process)
+                self.runtime.table.hand_over(counts, caller.process)
             return (calls.INLINE, packed.head, packed.copied_buffers(), counts)
         task = ids.task_id_bytes(number, caller.job_id, self.actor_id)
         object_id = ids.object_id_bytes(task, index)
@@ -202,7 +203,7 @@ class Execution:
         head, buffers, refs = self.pack_error(name, error)
         counts = [(i, 1) for i in Counter(map(id_of, refs))]
         if counts:
-            self.runtime.hand_over(counts, caller.process)
+            self.runtime.table.hand_over(counts, caller.process)
         return (calls.ERROR, head, buffers, counts)
 
     def pack_error(self, name: str, error: BaseException) -> tuple[bytes, list[bytes], list[Any]]:

@@ -250,15 +250,16 @@ class SerialServer:
                 name = function_name = self._names[target] = self._name_of(target, function)
             if extra is not None:
                 name = extra.get("name") or name
+            running = context.Running(number, name, function_name)
+            self._running = running  # already: it may wait for its arguments
+            if extra is not None:
                 if args is None:
                     args, kwargs, kept = execution.arguments(extra)
                 elif "refs" in extra:
                     kept = execution.arguments(extra)[2]
                 if "trace" in extra:
                     function = tracing.traced(function, name, extra["trace"])
-            running = context.Running(number, name, function_name)
             token = context.enter(running)
-            self._running = running
             self._running_title = True
             set_title(name)
             self._allow_interrupts(number)
@@ -552,5 +553,5 @@ class SerialServer:
         if extra is not None:
             # Holds were announced for us with the call: take them, and let them go.
             for id, count in extra.get("refs", ()):
-                self.runtime.adopt(id, count)
+                self.runtime.table.adopt(id, count)
         caller.out.append((item[1], calls.RETURNED, None))
