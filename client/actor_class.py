@@ -9,7 +9,7 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ract.client import ambient, strategies
+from ract.client import ambient, strategies, tracing
 from ract.client.actor_client import ActorClient
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.client.ref_table import contained_of
@@ -181,6 +181,7 @@ class ActorClass:
             enable_task_events=options.enable_task_events,
             interruptible=options.interruptible,
             mailbox_size=options.mailbox_size or 0,
+            trace=tracing.submitted(f"{self._name}.__init__") if tracing.tracer else {},
         )
         return spec, refs
 

@@ -27,6 +27,7 @@ from typing import Any
 import click
 import psutil
 
+from ract.client.metrics_cli import metrics
 from ract.client.node_processes import local_nodes
 from ract.client.tool import ask_cluster
 from ract.core.resources import amount
@@ -56,6 +57,9 @@ HOW_TO_REACH = (
 @click.group()
 def main() -> None:
     """Look at ract clusters, and end them."""
+
+
+main.add_command(metrics)
 
 
 @main.command()

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, context, faults, refs
+from ract.client import connections, context, faults, metrics, refs
 from ract.client.actor_client import ActorClient
 from ract.client.arguments import INLINE_BYTES_MAX
 from ract.client.channel import Call, Channel
@@ -980,6 +980,7 @@ class Runtime:
         """Leave the cluster."""
         if self.closed:
             return
+        metrics.recorder.flush()
         try:
             self.link.flush_holds()
         except OSError:  # the node went first

@@ -22,6 +22,7 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``returns`` number of return values if not 1 (int, "dynamic", "streaming")
 ``name``    task name if not the target's
 ``group``   concurrency group
+``trace``   context of the caller's span (`ract.client.tracing`)
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================

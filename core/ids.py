@@ -261,3 +261,8 @@ def actor_id_bytes(number: int, job: bytes) -> bytes:
 def worker_id_bytes(process: int, cluster_id: bytes) -> bytes:
     """The 28 bytes of a process' id."""
     return (cluster_id + b"\0" * 20)[:20] + _NUMBER.pack(process)
+
+
+def process_of_worker(worker_id: bytes) -> int:
+    """The process number in what `worker_id_bytes` made."""
+    return int.from_bytes(worker_id[-_NUMBER.size :])

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from tornado import web
 from tornado.ioloop import IOLoop
 
+from ract.dashboard import metrics
 from ract.dashboard.access import Access
 from ract.dashboard.guard import Guard
 
@@ -110,7 +111,7 @@ def guard(server: Any, access: Access) -> None:
 
 
 def install(scheduler: Any, source: Source, token: str, hosts: Collection[str] = ()) -> Dashboard:
-    """Add ``/ract/`` to the scheduler's HTTP server and guard all of it.
+    """Add ``/ract/`` and ``/metrics`` to the scheduler's HTTP server and guard all of it.
 
     Args:
         scheduler: A started `distributed.Scheduler`.
@@ -127,6 +128,7 @@ def install(scheduler: Any, source: Source, token: str, hosts: Collection[str] =
             (r"/ract/api/([a-z_]+)", _Api, {"source": source}),
         ],
     )
+    metrics.install(scheduler, source)
     scheduler.http_server.request_callback = Guard(
         scheduler.http_application, access, dashboard.prepare
     )

@@ -50,6 +50,10 @@ JOIN_TIMEOUT_S = 30.0
 @click.option("--name", default="", help="A name for the node.")
 @click.option("--token-file", type=click.Path(dir_okay=False), help="The cluster's join token.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--tracing-startup-hook",
+    help="module:function that sets OpenTelemetry up in every executor; see the page on metrics.",
+)
 def main(
     address: str,
     num_cpus: float | None,
@@ -67,6 +71,7 @@ def main(
     name: str,
     token_file: str | None,
     host: str,
+    tracing_startup_hook: str | None,
 ) -> None:
     """Join the cluster whose scheduler listens at ADDRESS (tls://host:port)."""
     node: dict[str, Any] = {
@@ -79,6 +84,8 @@ def main(
         "object-spilling-directory": object_spilling_directory,
         "name": name or None,
     }
+    if tracing_startup_hook:
+        os.environ["RACT_TRACING_STARTUP_HOOK"] = tracing_startup_hook  # executors inherit it
     try:
         isolated = isolation.asked(
             enable_resource_isolation, cgroup_path, system_reserved_cpu, system_reserved_memory

@@ -200,3 +200,4 @@ def test_process_ids_differ_by_process_and_by_cluster():
     assert len(made) == 6
     assert {len(one) for one in made} == {28}
     assert len(ids.worker_id_bytes(1, b"short")) == 28
+    assert all(ids.process_of_worker(ids.worker_id_bytes(p, a)) == p for p in (0, 1, 2**28 - 1))

@@ -67,6 +67,7 @@ class FakeSource:
                 ],
                 "total": 1,
             },
+            "metrics": [["ract_jobs", "gauge", "Jobs", [], [[["State", "RUNNING"], 1]]]],
         }[op]
 
 
@@ -159,6 +160,18 @@ def test_api_answers_plain_questions_as_json():
         assert source.asked == ["nodes"]
 
     with_dashboard(story)
+
+
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_metrics_stand_beside_dasks_own_though_dask_has_a_route_for_them(dashboard):
+    async def story(scheduler, made, source, fetch):
+        for _ in range(2):
+            text = (await fetch("/metrics")).body.decode()
+            assert 'ract_jobs{State="RUNNING"} 1.0' in text
+            assert "dask_scheduler_workers{" in text
+        assert source.asked == ["metrics", "metrics"]
+
+    with_dashboard(story, dashboard)
 
 
 def test_link_gives_a_browser_the_cookie_once():

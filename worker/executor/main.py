@@ -19,8 +19,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from ract.client import context
+from ract.client import context, tracing
 from ract.client.logging_config import LoggingConfig
+from ract.client.metrics import recorder
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
 from ract.client.strategies import group_of
@@ -38,6 +39,7 @@ from ract.core.messages import (
     UseLease,
 )
 from ract.core.resources import UNIT
+from ract.core.session import setting
 from ract.worker.executor import accelerators
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.execution import Execution
@@ -80,6 +82,7 @@ def _leave(code: int) -> None:
     """End the process as a Python program would, though it is a fork."""
     try:
         atexit._run_exitfuncs()
+        recorder.flush()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -191,6 +194,9 @@ class Executor:
             naming.speak_of_ray()
         for name, value in _variables(runtime_env).items():
             os.environ[name] = os.path.expandvars(value)
+        hook = metadata.get("tracing_startup_hook") or setting(tracing.VARIABLE)
+        if hook:
+            tracing.start_in_executor(hook)
 
     @staticmethod
     def _equip(assigned: dict[str, Any], demand: dict[str, int], runtime_env: str) -> None:
@@ -251,7 +257,10 @@ class Executor:
             kwargs = {key: self._resolved(value) for key, value in kwargs.items()}
             instance = self._class.__new__(self._class)
             context.process.actor_instance = self.server.instance = instance
-            made = instance.__init__(*args, **kwargs)
+            construct: Any = instance.__init__
+            if spec.trace:
+                construct = tracing.traced(construct, running.name, spec.trace)
+            made = construct(*args, **kwargs)
             if inspect.isawaitable(made):
                 return self._finish_async(message, made)
         except Exception as error:

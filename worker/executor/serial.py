@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ract.client import context
+from ract.client import context, tracing
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
@@ -257,6 +257,8 @@ class SerialServer:
                     args, kwargs, kept = execution.arguments(extra)
                 elif "refs" in extra:
                     kept = execution.arguments(extra)[2]
+                if "trace" in extra:
+                    function = tracing.traced(function, name, extra["trace"])
             token = context.enter(running)
             self._running_title = True
             set_title(name)
