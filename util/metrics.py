@@ -16,7 +16,6 @@ from ract.client.metrics import recorder
 from ract.core.metrics import COUNTER, GAUGE, HISTOGRAM
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_warned: set[tuple[str, str]] = set()
 _forms: dict[str, tuple[str, tuple[float, ...]]] = {}
 
 
@@ -107,7 +106,10 @@ class Metric:
             for key, value in tags.items():
                 _check_tag(key, value)
                 if key not in self._tag_keys:
-                    self._warn_of(key)
+                    raise ValueError(
+                        f"Unrecognized tag key {key}: the metric {self._name!r} was declared with "
+                        f"tag_keys={self._tag_keys}."
+                    )
             given = {**given, **tags}
         labels: tuple[str, ...] = ()
         missing = []
@@ -123,14 +125,6 @@ class Metric:
                 f"to set_default_tags() of {self._name!r}."
             )
         return labels
-
-    def _warn_of(self, key: str) -> None:
-        if (self._name, key) not in _warned:
-            _warned.add((self._name, key))
-            warnings.warn(
-                f"{key!r} is not one of the tag_keys of metric {self._name!r}: it is left out",
-                stacklevel=5,
-            )
 
 
 class Counter(Metric):
