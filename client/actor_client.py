@@ -58,6 +58,7 @@ class ActorClient:
         self._channel: Channel | None = None
         self._parked: list[Call] = []
         self._parked_since = 0.0
+        self._parked_from = 0  # the executor that had them
         #: Calls that an incarnation which moves to another node has not begun, and its channel.
         self._returned: list[Call] = []
         self._leaving: Channel | None = None
@@ -405,6 +406,7 @@ class ActorClient:
                     self._drain()
                     return
             self._parked.extend(lost)
+            self._parked_from = channel.executor
             self._parked_since = time.monotonic()
             if self.state == "DEAD":
                 self._settle(self.death())
@@ -414,6 +416,7 @@ class ActorClient:
     def _settle(self, error: BaseException | None) -> None:
         """Parked calls: back to the queue while they have retries, else ``error``."""
         parked, self._parked = self._parked, []
+        self.runtime.calls_lost(self._parked_from, parked)
         again = []
         for call in parked:
             call.channel = None

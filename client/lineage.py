@@ -120,9 +120,11 @@ class StreamAgain:
         self._lineage = lineage
         self._recipe = recipe
         self._call = call
+        self.received = 0
 
     def item(self, index: int, result: tuple[Any, ...]) -> None:
         """An item arrived."""
+        self.received = max(self.received, index + 1)
         ref = self._lineage.stand_in(self._recipe, self._call, FIRST_INDEX + index)
         self._lineage.runtime.apply_result(ref, result)
 

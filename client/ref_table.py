@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ract.client import refs
 from ract.client.refs import ERROR, INLINE, PLAIN, READY, STORED, AnchoredRef, HeldRef, ObjectRef
 from ract.core import errors, serialization
-from ract.core.messages import Blob, Contained, Hold, ObjectPublished
+from ract.core.messages import Blob, Contained, Hold, HoldsChanged, ObjectPublished
 from ract.core.session import setting
 
 if TYPE_CHECKING:
@@ -173,6 +173,13 @@ class RefTable:
         for id, count in handed:
             self._runtime.link.hold_changes.append((id, process, count))
         self._runtime.link.flush_holds()
+
+    def hand_over_result(
+        self, handed: list[tuple[bytes, int]], process: int, call: int, index: int
+    ) -> None:
+        """Announce holds of a caller, for what is in return (or item) ``index`` of its call."""
+        holds = [Hold(id, process, count) for id, count in handed]
+        self._runtime.tell(HoldsChanged(self._runtime.process, holds, call, index))
 
     def reduce_ref(self, ref: ObjectRef) -> tuple[Any, ...]:
         """Pickle a ref: it escapes."""

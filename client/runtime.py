@@ -42,11 +42,12 @@ from ract.client.refs import (
     ObjectRef,
 )
 from ract.client.store import Location, StoreClient
-from ract.client.streams import Stream
+from ract.client.streams import FIRST_INDEX, Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
 from ract.core import calls, errors, ids, messages, naming, serialization
 from ract.core.messages import (
+    CallsLost,
     CancelAsked,
     CancelWanted,
     Hold,
@@ -292,6 +293,15 @@ class Runtime:
                 return False
         call.retries -= 1 if call.retries > 0 else 0
         return True
+
+    def calls_lost(self, executor: int, lost: list[Call]) -> None:
+        """An executor died that owed replies: what was in them this process does not hold."""
+        if lost:
+            first = [
+                [call.number, FIRST_INDEX + call.stream.received if call.stream is not None else 0]
+                for call in lost
+            ]
+            self.tell(CallsLost(self.process, executor, first))
 
     def fail_call(self, call: Call, error: BaseException) -> None:
         """Complete every ref of the call with an error made in this process."""

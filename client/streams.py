@@ -61,6 +61,11 @@ class Stream:
     def _make(self, index: int) -> ObjectRef:
         return refs.new_ref(self._call.number, self._call.actor_id, FIRST_INDEX + index, self._call)
 
+    @property
+    def received(self) -> int:
+        """How many items have arrived."""
+        return self._tail[0]
+
     # ------------------------------------------------------------------ what the executor says
 
     def item(self, index: int, result: tuple[Any, ...]) -> None:

@@ -281,6 +281,7 @@ class TaskPool:
 
     def _settle(self, executor: int, cause: ExitCause) -> None:
         _, lost = self._lost.pop(executor, (0.0, []))
+        self.runtime.calls_lost(executor, lost)
         again = []
         started = _started(lost, cause)
         for i, call in enumerate(lost):

@@ -518,10 +518,27 @@ class CancelWanted:
 
 @message
 class HoldsChanged:
-    """process -> scheduler, in order with everything else it says."""
+    """process -> scheduler, in order with everything else it says.
+
+    With ``call``: of the caller, for what is in return (or item) ``index`` of that call.
+    """
 
     process: int
     holds: list[Hold]
+    call: int = 0
+    index: int = 0
+
+
+@message
+class CallsLost:
+    """process -> scheduler: an executor died that owed it replies; it has none of what was in them.
+
+    ``calls``: [number, index of the first return (or item) that has not arrived].
+    """
+
+    process: int
+    executor: int
+    calls: list[list[int]]
 
 
 @message
@@ -737,6 +754,7 @@ class ObjectStored:
     holds: list[Hold]
     is_copy: bool = False
     is_error: bool = False
+    maker: int = 0  #: the process that wrote it
 
 
 @message

@@ -31,6 +31,7 @@ from ract.scheduler.actors import Actors
 from ract.scheduler.ageing import Ageing
 from ract.scheduler.drains import Drains
 from ract.scheduler.groups import Groups, with_namespace
+from ract.scheduler.handed import Handed
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.kv import KeyValues
 from ract.scheduler.leases import Leases
@@ -62,6 +63,7 @@ class SchedulerMachine:
         self.placement = Placement(self.nodes, self.turn.settings.pack_below)
         self.reports = Reports(self.nodes, self.processes)
         self.holds = HoldTable()
+        self.handed = Handed()
         self.leases = Leases(self.turn, self.nodes, self.processes, self.placement, self.reports)
         self.actors = Actors(
             self.turn, self.processes, self.placement, self.holds, self.leases, self.reports
@@ -224,6 +226,7 @@ class SchedulerMachine:
         if process is None:
             return
         self.holds.drop_process(number)
+        self.handed.process_exited(number)
         self.leases.process_exited(number, cause)
         self.actors.process_exited(number, cause)
         self.groups.process_exited(number)
@@ -277,11 +280,17 @@ class SchedulerMachine:
 
     def _stored(self, event: m.ObjectStored) -> None:
         self._hold(event.holds)
+        self.handed.stored(event)
         self.objects.stored(event)
 
     def _kept(self, event: m.ObjectKept) -> None:
         self.objects.kept(event)
         self.drains.kept(event.object_id)
+
+    def _holds_changed(self, event: m.HoldsChanged) -> None:
+        self._hold(event.holds)
+        if event.call:
+            self.handed.announced(event)
 
     def _hold(self, holds: list[m.Hold]) -> None:
         for hold in holds:
@@ -330,7 +339,8 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.GroupWanted: SchedulerMachine._group_wanted,
     m.GroupWatched: lambda s, e: s.groups.watch(e.process, e.group_id),
     m.GroupRemoveWanted: lambda s, e: s.groups.remove(e.group_id, "remove_placement_group()"),
-    m.HoldsChanged: lambda s, e: s._hold(e.holds),
+    m.HoldsChanged: SchedulerMachine._holds_changed,
+    m.CallsLost: lambda s, e: s._hold(s.handed.take_back(e)),
     m.ObjectPublished: SchedulerMachine._published,
     m.ObjectStored: SchedulerMachine._stored,
     m.ObjectKept: SchedulerMachine._kept,

@@ -1,8 +1,10 @@
 """Whatever a program does with refs: values are right, and nothing is left when it lets go."""
 
 import gc
+import os
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
@@ -152,3 +154,32 @@ def test_nothing_is_left_of_random_programs(ract_module):
     Programs.TestCase("runTest").runTest()
     gc.collect()
     wait_for_condition(lambda: left() == (0, 0, 0), timeout=30)
+
+
+def test_an_executor_that_dies_before_it_replies_leaves_nothing(ract_module):
+    def dies_after(owner, name):
+        """Let a method do its work and end the process, once the cluster knows what it did."""
+        method = getattr(owner, name)
+
+        def last(*args):
+            method(*args)
+            ract.nodes()
+            os._exit(1)
+
+        setattr(owner, name, last)
+
+    @ract.remote(max_retries=0)
+    def announce_and_die():
+        large = ract.put(np.zeros(100_000))
+        dies_after(current().table, "hand_over_result")
+        return [large]
+
+    @ract.remote(max_retries=0)
+    def store_and_die():
+        dies_after(current().store, "write")
+        return np.zeros(100_000)
+
+    for task in (announce_and_die, store_and_die):
+        with pytest.raises(ract.exceptions.WorkerCrashedError):
+            ract.get(task.remote())
+    wait_for_condition(lambda: not ract.util.state.list_objects())

@@ -173,7 +173,7 @@ class Execution:
         if packed.size <= INLINE_BYTES_MAX:
             counts = [(i, 1) for i in Counter(map(id_of, packed.refs))]
             if counts:
-                self.runtime.table.hand_over(counts, caller.process)
+                self.runtime.table.hand_over_result(counts, caller.process, number, index)
             return (calls.INLINE, packed.head, packed.copied_buffers(), counts)
         task = ids.task_id_bytes(number, caller.job_id, self.actor_id)
         object_id = ids.object_id_bytes(task, index)
