@@ -53,7 +53,7 @@ class Handed:
 
     def take_back(self, event: CallsLost) -> list[Hold]:
         """The changes that undo what was announced for calls that have got no reply."""
-        lost = dict(event.calls)
+        lost = {each[0]: each[1] for each in event.calls}
         entries = self.by_giver.get(event.executor)
         if entries is None:
             return []
