@@ -182,6 +182,14 @@ class Refused:
 
 
 @message
+class Waiting:
+    """Not yet an answer to `Hello`: the scheduler is away. ``seconds``: it is waited for so long."""
+
+    detail: str
+    seconds: float
+
+
+@message
 class SegmentWanted:
     """A process asks for shared memory to write an object (or several small ones) into."""
 
@@ -736,6 +744,7 @@ class NodeAccepted:
     cluster_id: bytes
     first_process: int
     process_count: int
+    reconnect_s: float = 0.0  #: the scheduler may come back within this time; 0: it does not
 
 
 @message
@@ -846,3 +855,6 @@ class EndNode:
     """Shut the node down."""
 
     cause: ExitCause
+
+PASSING = (NodeStats, LogLines, TaskEvents)
+"""What only people look at. It may be lost when the scheduler restarts."""

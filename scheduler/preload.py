@@ -9,13 +9,24 @@ from distributed import Scheduler
 
 from ract.core.system_config import settings
 from ract.scheduler.adapter import RactSchedulerPlugin
+from ract.scheduler.journal import Journal
 
 
 async def dask_setup(scheduler: Scheduler) -> None:
     """Install the plugin; called by distributed once the scheduler listens."""
     if RactSchedulerPlugin.name in scheduler.plugins:
         return
-    given = dask.config.get("ract.system-config", {})
-    plugin = RactSchedulerPlugin(settings(given, os.environ))
+    plugin = dask.config.get("ract.plugin", None) or make(dask.config.get("ract.journal", None))
     await plugin.start(scheduler)  # now: a worker may connect before distributed starts plugins
     scheduler.add_plugin(plugin)
+
+
+def make(path: str | None, *, full: bool = False) -> RactSchedulerPlugin:
+    """The plugin, with a journal in the file ``path`` if one is named.
+
+    Raises:
+        JournalError: the journal cannot be used.
+    """
+    given = dask.config.get("ract.system-config", {})
+    journal = Journal(path, full=full) if path else None
+    return RactSchedulerPlugin(settings(given, os.environ), journal)
