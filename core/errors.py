@@ -313,7 +313,7 @@ class AuthenticationError(RactError):
 
 
 class SchedulerAwayError(RactError, ConnectionError):
-    """The scheduler is away, and the node waits for it to come back; the message says since when."""
+    """The scheduler is away, and the node waits for it; the message says since when."""
 
 
 class JournalError(RactError):

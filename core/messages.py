@@ -183,7 +183,7 @@ class Refused:
 
 @message
 class Waiting:
-    """Not yet an answer to `Hello`: the scheduler is away. ``seconds``: it is waited for so long."""
+    """Not yet an answer to `Hello`: the scheduler is away, and waited for so many ``seconds``."""
 
     detail: str
     seconds: float
@@ -855,6 +855,7 @@ class EndNode:
     """Shut the node down."""
 
     cause: ExitCause
+
 
 PASSING = (NodeStats, LogLines, TaskEvents)
 """What only people look at. It may be lost when the scheduler restarts."""

@@ -179,7 +179,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         self._skew = self._loop.time() - self._durable.now
         self._awaited = {node.node_id: None for node in self.machine.nodes.alive}
         logger.warning(
-            "the scheduler is back: %d turns of %s were taken again in %.2f s; waiting for %d nodes",
+            "the scheduler is back: %d turns of %s taken again in %.2f s; waiting for %d nodes",
             journal.replayed[0],
             journal.path,
             journal.replayed[1],

@@ -48,7 +48,7 @@ class Record(NamedTuple):
     node_id: bytes = b""
     seq: int = 0
     ack: int = 0
-    frames: list[bytes] = []  # noqa: RUF012 (nobody changes it)
+    frames: list[bytes] = []
     event: Any = None
 
 

@@ -115,9 +115,9 @@ class Journal:
             JournalError: it is damaged.
         """
         started = time.perf_counter()
-        durable = self._reading(lambda: self._beginning(config))
+        durable = self._reading(lambda: self.beginning(config))
         turns = 0
-        for record, mark in self._rows():
+        for record, mark in self.records():
             if mark is not None and mark != durable.checksum and not self.is_different:
                 self.is_different = True
                 logger.error(
@@ -271,8 +271,8 @@ class Journal:
                 "version that wrote it, or a new cluster with another journal"
             )
 
-    def _beginning(self, config: dict[str, Any]) -> Durable:
-        """The state at the beginning of the log."""
+    def beginning(self, config: dict[str, Any]) -> Durable:
+        """The state at the beginning of the log; a new cluster's, with ``config``, if it is new."""
         known = self.get("snapshot")
         if known is not None:
             size, crc = known
@@ -288,13 +288,22 @@ class Journal:
             self.put("machine", machine)
         return Durable(*machine)
 
-    def _rows(self) -> Iterator[tuple[Record, int | None]]:
+    def records(self) -> Iterator[tuple[Record, int | None]]:
+        """The turns of the log, some with the checksum of what was sent before.
+
+        Raises:
+            JournalError: it is damaged.
+        """
         query = self._db.execute("SELECT * FROM log ORDER BY n")
         n = 0
         while (row := self._reading(query.fetchone)) is not None:
             n += 1
             number, now, node_id, seq, ack, frames, event, crc, mark = row
-            if number != n or _crc(now, node_id, seq, ack, frames, event) != crc:
+            try:
+                is_whole = number == n and _crc(now, node_id, seq, ack, frames, event) == crc
+            except (TypeError, AttributeError):  # not even of the right type
+                is_whole = False
+            if not is_whole:
                 raise self._damaged(f"turn {n} of its log is not what was written")
             self._log_bytes += len(frames) + 64
             extra = pickle.loads(event) if event is not None else None

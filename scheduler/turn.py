@@ -7,8 +7,8 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost`, `NodesWanted`, `NodesLeft`, `Restarted`, `AllBack` and `Tick`. The only command is `Send`: a message for a node,
-which passes it on to the process that the message names, if it names one.
+`NodeLost`, `NodesWanted`, `NodesLeft`, `Restarted`, `AllBack` and `Tick`. The only command is
+`Send`: a message for a node, which passes it on to the process that the message names, if any.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NodesLeft:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """Local event: the scheduler was away, and time stood still; the nodes have yet to come back."""
+    """Local event: the scheduler was away, with time standing still; nodes have yet to come."""
 
     epoch_offset_s: float
 

@@ -13,6 +13,7 @@ import ract
 from ract.client import node_processes
 from ract.client.tool import ask_node
 from ract.core.system_config import settings
+from ract.util.scheduler_process import SchedulerProcess
 from ract.worker.options import check
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
@@ -134,6 +135,11 @@ class Cluster:
         head_node_args: As for `add_node`.
         shutdown_at_exit: End the cluster with this process. If this process is killed, the nodes
             end all the same.
+        journal: Run the scheduler in a process of its own, `scheduler`, which keeps a journal in
+            this file: it may be killed and started again.
+
+    Attributes:
+        scheduler: The process of the scheduler, if it has one of its own.
     """
 
     def __init__(
@@ -142,7 +148,11 @@ class Cluster:
         connect: bool = False,
         head_node_args: dict[str, Any] | None = None,
         shutdown_at_exit: bool = True,
+        *,
+        journal: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.scheduler: SchedulerProcess | None = None
+        self._journal = journal
         self.head_node: Node | None = None
         self.worker_nodes: list[Node] = []
         self.address = ""
@@ -191,7 +201,9 @@ class Cluster:
             options["is-head"] = True
             config["system_config"] = given.get("_system_config") or {}
             settings(config["system_config"], environ)
-            if given.get("include_dashboard"):
+            if self._journal is not None:
+                config["scheduler"] = self._start_scheduler(config.pop("system_config"))
+            elif given.get("include_dashboard"):
                 host = given.get("dashboard_host") or "127.0.0.1"
                 config["dashboard"] = f"{host}:{given.get('dashboard_port') or 0}"
         else:
@@ -203,6 +215,13 @@ class Cluster:
         else:
             self.worker_nodes.append(node)
         return node
+
+    def _start_scheduler(self, system_config: dict[str, Any]) -> str:
+        assert self._journal is not None
+        if self.scheduler is None:
+            env = {f"RACT_{name}": str(value) for name, value in system_config.items()}
+            self.scheduler = SchedulerProcess(self._journal, env)
+        return self.scheduler.address
 
     def remove_node(self, node: Node, allow_graceful: bool = True) -> None:
         """End a node and return when its processes are gone.
@@ -276,6 +295,9 @@ class Cluster:
             ract.shutdown()
         for node in reversed(self.list_all_nodes()):
             self.remove_node(node)
+        scheduler, self.scheduler = self.scheduler, None
+        if scheduler is not None and scheduler.alive:
+            scheduler.stop()
 
     def __enter__(self) -> Cluster:
         return self

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 The plugin makes a session directory, starts the zygote and the two Unix sockets, and joins. From
-then on events come from the scheduler's stream (`ract.worker.attachment`), from processes, from the zygote and from transfers;
-each is handed to the machine, and what it commands is performed here, in order.
+then on events come from the scheduler's stream (`ract.worker.attachment`), from processes, from the
+zygote and from transfers; each is handed to the machine, and what it commands is performed here, in
+order.
 
 Nothing here decides, and no exception of ours may reach distributed, because it would close the
 worker. When the worker closes, everything of the node goes: the zygote, which is also the janitor,

@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-Messages of one turn of the event loop leave as one. To a scheduler that keeps a journal (it says so
-in `NodeAccepted`) they go as numbered batches (`ract.core.reliable`). When the stream ends, the node
-goes on without: what it has to say is kept, and it tries to register again. Once it has, it says
-``ract_rejoin`` with the number of the last batch it has got; the scheduler answers
+Messages of one turn of the event loop leave as one. To a scheduler that keeps a journal (it says
+so in `NodeAccepted`) they go as numbered batches (`ract.core.reliable`). When the stream ends, the
+node goes on without: what it has to say is kept, and it tries to register again. Once it has, it
+says ``ract_rejoin`` with the number of the last batch it has got; the scheduler answers
 ``ract_rejoined`` with its own, and both send what the other has missed. Or ``ract_refused``: then
 the node ends, as it does when the scheduler stays away for longer than it may.
 
@@ -132,7 +132,9 @@ class Attachment:
             if frames:
                 compat.send(self._worker, {"op": "ract", "frames": frames})
             return
-        message = link.pack(frames) if frames else {"op": "ract", "frames": [], "ack": link.received}
+        message = (
+            link.pack(frames) if frames else {"op": "ract", "frames": [], "ack": link.received}
+        )
         if self._is_attached:
             if self._passing:
                 message = {**message, "passing": list(self._passing)}

@@ -21,14 +21,13 @@ from typing import Any
 
 from distributed import Worker
 from distributed.batched import BatchedSend
-from distributed.comm import CommClosedError, connect
+from distributed.comm import CommClosedError, connect, get_address_host_port
 from distributed.core import Status
 from tornado.iostream import IOStream
 
-
 logger = logging.getLogger("ract.worker")
 
-PROBE_TIMEOUT_S = 3.0
+PROBE_TIMEOUT_S = 5.0
 REGISTER_TIMEOUT_S = 5.0
 
 NO_REASONS_TO_CLOSE = frozenset(
@@ -119,10 +118,15 @@ def outlive(worker: Worker, stays: Callable[[], bool], lost: Callable[[], None])
         lost: Called when the stream has ended although it may.
     """
     close = worker.close
+    log = logging.getLogger("distributed.worker")
+
+    def is_worth_saying(record: logging.LogRecord) -> bool:
+        return not (str(record.msg).startswith("Failed to communicate with sch") and stays())
 
     async def close_for_reasons(*args: Any, reason: str = "worker-close", **more: Any) -> Any:
         if reason in NO_REASONS_TO_CLOSE and stays():
             return None
+        log.removeFilter(is_worth_saying)
         return await close(*args, reason=reason, **more)
 
     async def handle_scheduler(comm: Any) -> None:
@@ -137,6 +141,7 @@ def outlive(worker: Worker, stays: Callable[[], bool], lost: Callable[[], None])
         else:
             await close(reason="worker-handle-scheduler-connection-broken")
 
+    log.addFilter(is_worth_saying)  # what `lost` says is enough
     worker.close = close_for_reasons  # type: ignore[method-assign]
     worker.stream_handlers["close"] = close_for_reasons
     worker.handle_scheduler = handle_scheduler  # type: ignore[method-assign]
@@ -148,15 +153,19 @@ async def register_again(worker: Worker) -> bool:
         worker.periodic_callbacks[name].stop()
     address = worker.scheduler.address
     try:
-        # Registering would try for ever, and hangs if the scheduler believes that we are there.
-        probe = await connect(address, timeout=PROBE_TIMEOUT_S, **worker.connection_args)
-        probe.abort()
+        # distributed itself would wait longer and longer between its tries, and for ever.
+        host, port = get_address_host_port(address)
+        ssl = worker.connection_args.get("ssl_context")
+        probe = asyncio.open_connection(host, port, ssl=ssl)
+        _, writer = await asyncio.wait_for(probe, PROBE_TIMEOUT_S)
+        writer.close()
         _forget_tasks(worker)
         _forget_spans(worker)
         worker.batched_stream.abort()
         worker.batched_stream = BatchedSend(interval="2ms", loop=worker.loop)
         hurry(worker)
         status = worker.status
+        # It hangs if the scheduler believes that we are there.
         await asyncio.wait_for(worker._register_with_scheduler(), REGISTER_TIMEOUT_S)
         worker.status = status  # registering has made it running, and paused ones are told so
     except (OSError, ValueError, TimeoutError) as error:

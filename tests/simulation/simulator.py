@@ -9,8 +9,8 @@ Every message travels on a *link* that keeps its order; links have random delays
 on different links overtake each other. A crash cuts a node's link to the scheduler: some of what
 was on its way still arrives, then `NodeLost` does.
 
-With a journal the scheduler crashes too, at any step, and comes back from it; what was on its way is
-lost with the connections. Nodes come back to it one by one, those that died meanwhile never.
+With a journal the scheduler crashes too, at any step, and comes back from it; what was on its way
+is lost with the connections. Nodes come back to it one by one, those that died meanwhile never.
 
 After each event of a machine its invariants are checked, and the truth beside them: no incarnation
 of an actor twice, no more CPUs in use than there are and were lent, no memory reused under a view.
@@ -19,6 +19,7 @@ At the end everybody stops; whatever is then left is a leak.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import random
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from simulation.nodes import SimNode
 from simulation.peers import SimProcess
 
@@ -54,6 +56,7 @@ class World:
         nodes: int = 3,
         check: bool = True,
         journal: Path | None = None,
+        kills_scheduler: bool = True,
     ):
         self.seed = seed
         self.rng = random.Random(seed)
@@ -61,6 +64,8 @@ class World:
         self.check = check
         self.now = 0.0
         self.path = journal
+        self.kills_scheduler = kills_scheduler
+        self.sent = hashlib.sha256()  #: all that any scheduler has sent
         self.journal: Journal | None = None
         self.durable: Durable | None = None  #: None while the scheduler is away
         #: Nodes with a connection to the scheduler, and those that are waited for after a restart.
@@ -166,16 +171,17 @@ class World:
         if self.journal is not None:
             self.journal.append(record, self.durable.checksum)
             dice = self.rng.random()
-            if dice < 0.0005 and self._crash_scheduler(is_ahead=True):
+            if dice < 0.0005 and self.kills_scheduler and self._crash_scheduler(is_ahead=True):
                 return
         for node_id, batch in self.durable.take(record).items():
             self.tell("   -> " + node_id[:2].hex(), list(map(decode, batch["frames"])))
+            self.sent.update(msgpack.packb([node_id, batch]))
             if node_id in self.attached and "seq" in batch:
                 self._travel_down(self.nodes[node_id], batch)
         if self.check:
             self.machine.check()
         if self.journal is not None:
-            if dice > 0.998:
+            if dice > 0.998 and self.kills_scheduler:
                 self.journal.snapshot(self.durable)
             if isinstance(record.event, NodeLost):
                 self._not_awaited(record.event.node_id)
@@ -342,7 +348,7 @@ class World:
             self.add_node()
         elif dice < 0.85 and len(drivers) > 1:
             self.rng.choice(drivers).die(9)
-        elif dice > 0.9 and self.journal is not None and self.durable is not None:
+        elif dice > 0.9 and self.journal and self.kills_scheduler and self.durable:
             self._crash_scheduler()
         self.after(self.rng.expovariate(1 / 0.2), self.chaos)
 
@@ -371,7 +377,13 @@ class World:
             self._finish()
         except BaseException:
             print("\n".join(self.story))
-            name = "nothing_fails" if not self.crashes else "of_executors" if self.path is None else "too"
+            name = (
+                "nothing_fails"
+                if not self.crashes
+                else "of_executors"
+                if self.path is None
+                else "too"
+            )
             print(f"To replay it: RACT_SIM_SEED={self.seed} pytest tests/simulation -k {name}")
             raise
 
