@@ -142,9 +142,9 @@ def outlive(worker: Worker, stays: Callable[[], bool], lost: Callable[[], None])
             await close(reason="worker-handle-scheduler-connection-broken")
 
     log.addFilter(is_worth_saying)  # what `lost` says is enough
-    worker.close = close_for_reasons  # type: ignore[method-assign]
+    worker.close = close_for_reasons
     worker.stream_handlers["close"] = close_for_reasons
-    worker.handle_scheduler = handle_scheduler  # type: ignore[method-assign]
+    worker.handle_scheduler = handle_scheduler
 
 
 async def register_again(worker: Worker) -> bool:

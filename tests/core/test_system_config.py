@@ -27,3 +27,10 @@ def test_what_is_no_fraction_is_refused_by_name(value):
 def test_it_is_a_dict():
     with pytest.raises(TypeError, match="_system_config"):
         settings('{"a": 1}', {})
+
+
+def test_the_reconnect_timeout_is_in_seconds():
+    name = "gcs_rpc_server_reconnect_timeout_s"
+    assert settings({name: 120}, {}) == {"reconnect_s": 120.0}
+    with pytest.raises(ValueError, match=f"{name} must be a number from 1 to 86400, got 0"):
+        settings({name: 0}, {})
