@@ -81,6 +81,8 @@ class RactSchedulerPlugin(SchedulerPlugin):
         #: How much less time has passed for the machine than for the event loop.
         self._skew = 0.0
         self._is_closing = False
+        #: Why the scheduler had to end by itself; "" if it had not.
+        self.failure = ""
         #: Nodes that have yet to come back after a restart, and until when they are waited for.
         self._awaited: dict[bytes, None] = {}
         self._patience: asyncio.TimerHandle | None = None
@@ -370,6 +372,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
             raise error
         logger.critical("the scheduler ends: %s", error)
         self._is_closing = True
+        self.failure = str(error)
         self._closing = self._loop.create_task(self._scheduler.close(reason=str(error)))
 
     def _send(self, messages: Messages) -> None:

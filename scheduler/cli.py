@@ -194,8 +194,8 @@ async def _serve(
         finished = asyncio.ensure_future(scheduler.finished())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if journal is not None and not stop.is_set():
-            raise click.ClickException("the journal could not be written; see the log above")
+        if plugin.failure:
+            raise click.ClickException(plugin.failure)
         for waiting in (finished, stopped):
             waiting.cancel()
         # From here on connections end on purpose: distributed need not report it.

@@ -92,7 +92,7 @@ class Node:
         return self._process.process.poll() is None
 
     def is_head(self) -> bool:
-        """Whether the scheduler is in its process."""
+        """Whether it is the head: the scheduler is in its process, unless that has its own."""
         return bool(self._process.answer.get("is_head"))
 
     def get_session_dir_path(self) -> str:

@@ -178,8 +178,12 @@ class Attachment:
     async def _look_for_it(self) -> None:
         """Rejoin, or give up."""
         while not self._is_attached and self._loop.time() < self._until:
-            if not await compat.register_again(self._worker) or not await self._rejoin():
-                await asyncio.sleep(TRY_EVERY_S)
+            try:
+                if await compat.register_again(self._worker) and await self._rejoin():
+                    continue
+            except Exception:
+                logger.exception("cannot register with the scheduler; trying again")
+            await asyncio.sleep(TRY_EVERY_S)
         if not self._is_attached:
             self._give_up(f"the scheduler did not come back within {self._reconnect_s:g} s")
 

@@ -284,3 +284,47 @@ def test_a_scheduler_does_not_start_with_a_damaged_journal(cluster):
     )
     assert done.returncode == 1
     assert "is damaged" in done.stderr
+
+
+DASK = """
+    import sys, time
+    from distributed import Client, wait
+    import dask
+    from ract.core.security import load_token, security_config
+    dask.config.set(security_config(load_token()))
+    client = Client(sys.argv[1])
+    print(client.submit(sum, range(10), pure=False).result(), flush=True)
+    kept = [client.submit(bytes, 1000 + i) for i in range(5)]
+    busy = client.submit(time.sleep, 1)
+    wait(kept)
+    print("has data", flush=True)
+    sys.stdin.readline()  # with tasks and data of Dask's on the node
+"""
+
+
+def test_a_node_with_tasks_of_dasks_comes_back_too(cluster):
+    counter = Counter.remote()
+    get(counter.add.remote())
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DASK), cluster.address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # its client complains that the scheduler is gone
+        text=True,
+    ) as dask:
+        assert dask.stdout.readline() == "45\n"
+        assert dask.stdout.readline() == "has data\n"
+        cluster.scheduler.kill()
+        dask.kill()
+    cluster.scheduler.start()
+    assert get(Counter.remote().add.remote()) == 1
+    assert get(counter.add.remote()) == 2
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DASK), cluster.address],
+        input="\n",
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.stdout == "45\nhas data\n", done.stderr
