@@ -34,7 +34,7 @@ KINDS = ("executor", "node", "scheduler")
 AWAY_S = 0.5
 """So long on average a killed scheduler is away."""
 
-RECONNECT_S = 5
+RECONNECT_S = 30
 """A node that is killed before it has found a new scheduler is waited for so long."""
 
 
