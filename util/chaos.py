@@ -149,8 +149,8 @@ class _Echo:
         return i
 
 
-def run(seed: int, seconds: float, every_s: float = 0.5) -> dict[str, Any]:
-    """Work under faults for so long; returns the figures.
+def run(seed: int, seconds: float, every_s: float = 0.5, faults_min: int = 0) -> dict[str, Any]:
+    """Work under faults for so long, and until there were so many; returns the figures.
 
     Returns:
         ``faults`` by kind; ``tasks`` and ``calls`` done; ``lost``: wrong or missing results;
@@ -175,7 +175,7 @@ def run(seed: int, seconds: float, every_s: float = 0.5) -> dict[str, Any]:
         actors = [_Echo.remote() for _ in range(4)]  # type: ignore[attr-defined]
         until = time.monotonic() + seconds
         with Chaos(cluster, seed=seed, every_s=every_s, node_args=node) as chaos:
-            while time.monotonic() < until:
+            while time.monotonic() < until or chaos.faults.total() < faults_min:
                 before, start = chaos.faults.total(), time.monotonic()
                 refs = [_square.remote(i) for i in range(100)]
                 answers = [actor.echo.remote(i) for i in range(25) for actor in actors]
