@@ -27,7 +27,7 @@ import logging
 import platform
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import distributed
 from distributed import Scheduler
@@ -39,17 +39,18 @@ from ract.core.messages import PASSING, ExitCause, NodeJoined
 from ract.core.reliable import ACK_EVERY, GapError
 from ract.core.version import __version__
 from ract.scheduler import compat
-from ract.scheduler.durable import Durable, Messages, Record
-from ract.scheduler.journal import CLUSTER_ID_BYTES, Journal
+from ract.scheduler.durable import CLUSTER_ID_BYTES, SEED_BITS, Durable, Messages, Record
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.turn import AllBack, NodeLost, NodesLeft, NodesWanted, Restarted, Tick
+
+if TYPE_CHECKING:  # it brings SQLite, which most heads do without
+    from ract.scheduler.journal import Journal
 
 logger = logging.getLogger("ract.scheduler")
 
 PROTOCOL = 1
 """Changes when nodes of one version cannot talk to a scheduler of another."""
 
-SEED_BITS = 64
 RECONNECT_S = 60.0
 """So long nodes and a scheduler with a journal wait for each other."""
 

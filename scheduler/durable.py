@@ -28,6 +28,9 @@ from ract.scheduler.turn import NodeLost, Send
 
 logger = logging.getLogger("ract.scheduler")
 
+CLUSTER_ID_BYTES = 16
+SEED_BITS = 64
+
 Messages = dict[bytes, dict[str, Any]]
 """What to send, by node."""
 

@@ -37,15 +37,13 @@ import msgpack
 
 from ract.core.errors import JournalError
 from ract.core.version import __version__
-from ract.scheduler.durable import Durable, Record
+from ract.scheduler.durable import CLUSTER_ID_BYTES, SEED_BITS, Durable, Record
 
 logger = logging.getLogger("ract.scheduler")
 
 FORMAT = 1
 """Changes with the layout of the file, or the meaning of its rows."""
 
-CLUSTER_ID_BYTES = 16
-SEED_BITS = 64
 SNAPSHOT_BYTES_MIN = 32 * 2**20
 """The log is not replaced by a snapshot while it is smaller."""
 

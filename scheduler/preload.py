@@ -9,7 +9,6 @@ from distributed import Scheduler
 
 from ract.core.system_config import settings
 from ract.scheduler.adapter import RactSchedulerPlugin
-from ract.scheduler.journal import Journal
 
 
 async def dask_setup(scheduler: Scheduler) -> None:
@@ -27,6 +26,9 @@ def make(path: str | None, *, full: bool = False) -> RactSchedulerPlugin:
     Raises:
         JournalError: the journal cannot be used.
     """
-    given = dask.config.get("ract.system-config", {})
-    journal = Journal(path, full=full) if path else None
-    return RactSchedulerPlugin(settings(given, os.environ), journal)
+    config = settings(dask.config.get("ract.system-config", {}), os.environ)
+    if not path:
+        return RactSchedulerPlugin(config)
+    from ract.scheduler.journal import Journal  # with SQLite, which most heads do without
+
+    return RactSchedulerPlugin(config, Journal(path, full=full))

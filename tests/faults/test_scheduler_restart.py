@@ -13,8 +13,10 @@ import pytest
 import ract
 from ract.client import node_processes, tool
 from ract.core.errors import SchedulerAwayError
+from ract.core.reliable import ACK_EVERY
 from ract.exceptions import RayActorError
 from ract.experimental import internal_kv
+from ract.scheduler.journal import Journal
 from ract.testing import Cluster, wait_for_condition
 
 TIMEOUT_S = 60.0
@@ -144,6 +146,18 @@ def test_a_scheduler_that_is_stopped_leaves_a_snapshot_and_nodes_wait(cluster):
     cluster.scheduler.start()
     assert get(Counter.remote().add.remote()) == 1
     assert get(counter.add.remote()) == 3
+
+
+def test_what_a_node_has_got_is_kept_no_longer(cluster):
+    for i in range(200):
+        internal_kv._internal_kv_put(f"key{i}", "value")
+    cluster.scheduler.stop()
+    journal = Journal(cluster.scheduler.journal)
+    links = journal.recover({}).links
+    journal.close()
+    assert [link.kept < ACK_EVERY for link in links.values()] == [True]
+    cluster.scheduler.start()
+    assert internal_kv._internal_kv_get("key199") == b"value"
 
 
 def test_a_death_during_the_outage_is_known_afterwards(cluster):
