@@ -18,7 +18,16 @@ from typing import Any
 
 from ract.core import wire
 from ract.core.errors import RactSystemError, error_by_name
-from ract.core.messages import Hello, Hold, HoldsChanged, Refused, Reply, Request, Welcome
+from ract.core.messages import (
+    Hello,
+    Hold,
+    HoldsChanged,
+    Refused,
+    Reply,
+    Request,
+    Waiting,
+    Welcome,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +59,11 @@ class NodeLink:
             self.welcome = self._receive_welcome()
             self._sock.settimeout(None)
         except TimeoutError:
+            waited_s = self._sock.gettimeout()
             self._sock.close()
             raise ConnectionError(
-                f"the cluster did not accept this process within {WELCOME_TIMEOUT_S:.0f} s; the "
-                "output of the scheduler, and of the node, says why"
+                f"the cluster did not accept this process within {waited_s:.0f} s; the output of "
+                "the scheduler, and of the node, says why"
             ) from None
         except BaseException:
             self._sock.close()
@@ -71,11 +81,15 @@ class NodeLink:
         return self._sock.fileno()
 
     def _receive_welcome(self) -> Welcome:
-        messages: list[Any] = []
+        messages, self._early = self._early, []
         while not messages:
             messages = self._receive()
         # What follows the welcome at once is kept until somebody listens.
         first, *self._early = messages
+        if isinstance(first, Waiting):
+            logger.warning("ract: waiting for the cluster: %s", first.detail)
+            self._sock.settimeout(first.seconds + WELCOME_TIMEOUT_S)
+            return self._receive_welcome()
         if isinstance(first, Refused):
             raise error_by_name(first.error, first.detail)
         if not isinstance(first, Welcome):

@@ -312,6 +312,14 @@ class AuthenticationError(RactError):
     """The token is missing or wrong."""
 
 
+class SchedulerAwayError(RactError, ConnectionError):
+    """The scheduler is away, and the node waits for it; the message says since when."""
+
+
+class JournalError(RactError):
+    """The journal of a scheduler cannot be used; the message says why, and what to do."""
+
+
 class UnserializableException(RactError):
     """A user exception that cannot be pickled."""
 

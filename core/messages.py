@@ -183,6 +183,14 @@ class Refused:
 
 
 @message
+class Waiting:
+    """Not yet an answer to `Hello`: the scheduler is away, and waited for so many ``seconds``."""
+
+    detail: str
+    seconds: float
+
+
+@message
 class SegmentWanted:
     """A process asks for shared memory to write an object (or several small ones) into."""
 
@@ -835,6 +843,7 @@ class NodeAccepted:
     cluster_id: bytes
     first_process: int
     process_count: int
+    reconnect_s: float = 0.0  #: the scheduler may come back within this time; 0: it does not
 
 
 @message
@@ -945,3 +954,7 @@ class EndNode:
     """Shut the node down."""
 
     cause: ExitCause
+
+
+PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents)
+"""What only people look at. It may be lost when the scheduler restarts."""

@@ -13,8 +13,11 @@ from typing import Any
 
 from ract.core.session import as_text, setting
 
-NAMES = {"scheduler_spread_threshold": "pack_below"}
-"""What ``Settings`` of `ract.scheduler.turn` calls them: all are fractions."""
+NAMES = {
+    "scheduler_spread_threshold": ("pack_below", 0.0, 1.0),
+    "gcs_rpc_server_reconnect_timeout_s": ("reconnect_s", 1.0, 86_400.0),
+}
+"""What ``Settings`` of `ract.scheduler.turn` calls them, the least and the most."""
 
 
 def as_environment(given: Mapping[str, Any] | None) -> dict[str, str]:
@@ -31,20 +34,20 @@ def settings(given: Mapping[str, Any] | None, environ: Mapping[str, str]) -> dic
 
     Raises:
         TypeError: ``_system_config`` is no dict.
-        ValueError: no fraction; the message names what was set.
+        ValueError: no number, or too small or large; the message names what was set.
     """
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"_system_config must be a dict, not {type(given).__name__}")
     found = {}
-    for name, ours in NAMES.items():
+    for name, (ours, least, most) in NAMES.items():
         text = (given or {}).get(name, setting(name, environ=environ))
         if text is None:
             continue
         try:
             value = float(text)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be a number from 0 to 1, got {text!r}") from error
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be a number from 0 to 1, got {text!r}")
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not least <= value <= most:
+            raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {text!r}")
         found[ours] = value
     return found

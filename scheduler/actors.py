@@ -334,6 +334,11 @@ class Actors:
             cause = ExitCause("owner_died", "no such actor is known: it ended long ago")
             self.processes.tell(process, ActorChanged(process, actor_id, DEAD, 0, cause=cause))
 
+    def postpone(self) -> None:
+        """Messages were much later than usual: wait anew for whoever creates what is watched."""
+        at = self.turn.now + self.turn.settings.unknown_timeout_s
+        self.unknown = dict.fromkeys(self.unknown, at)
+
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
         return min(self.unknown.values(), default=None)

@@ -5,7 +5,12 @@ Theory of operation
 The join token gives the certificate of the cluster (`ract.core.security`); everything speaks TLS
 unless ``--protocol tcp`` is asked for on loopback. A file ``scheduler-<pid>.json`` in the root
 folder tells ``ract status`` and ``ract stop`` where to look; it goes when the process ends. SIGINT
-and SIGTERM end it with exit code 0; nodes are left alone and wait for a scheduler to come back.
+and SIGTERM end it with exit code 0. With ``--journal`` nodes then wait for it to be started again,
+as they do when it crashes; otherwise they end.
+
+A journal is opened, and the state in it made again, before anything listens: so the plugin is made
+here, and the preload finds it in Dask's configuration. Nodes come back to the old address, so a
+journal also knows the port that was found for ``--port 0``.
 
 distributed opens an HTTP port in any case. Either `ract.dashboard.preload` puts its pages there and
 its guard before all of it, Dask's own routes included; or, with ``--no-dashboard``, the port is
@@ -27,6 +32,7 @@ import click
 import psutil
 
 from ract.core import security, session
+from ract.core.errors import JournalError
 
 PRELOAD = "ract.scheduler.preload"
 DASHBOARD_PRELOAD = "ract.dashboard.preload"
@@ -51,6 +57,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="HOST:PORT of the dashboard; another port if that one is taken, 0 for any.",
 )
 @click.option("--no-dashboard", is_flag=True, help="No HTTP at all.")
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False),
+    help="Keep what is needed to come back after a crash in this file: nodes wait, work goes on.",
+)
+@click.option(
+    "--journal-sync",
+    is_flag=True,
+    help="Wait for the disk at each step, so that even a power failure loses nothing. Slower.",
+)
+@click.option("--until-pid", type=int, hidden=True, help="End when this process ends.")
 def main(
     host: str,
     port: int,
@@ -58,6 +75,9 @@ def main(
     protocol: str,
     dashboard_address: str,
     no_dashboard: bool,
+    journal: str | None,
+    journal_sync: bool,
+    until_pid: int | None,
 ) -> None:
     """Run the central scheduler of a ract cluster."""
     try:
@@ -71,7 +91,21 @@ def main(
     configure(token, tls=protocol == "tls")
     dashboard = None if no_dashboard else dashboard_address
     try:
-        asyncio.run(_serve(host, port, protocol, dashboard, token, _kept_in(token_file)))
+        asyncio.run(
+            _serve(
+                host,
+                port,
+                protocol,
+                dashboard,
+                token,
+                _kept_in(token_file),
+                journal,
+                journal_sync,
+                until_pid,
+            )
+        )
+    except JournalError as error:
+        raise click.ClickException(str(error)) from error
     except PermissionError as error:  # the root folder, or a port below 1024
         raise click.ClickException(str(error)) from error
     except OSError as error:
@@ -103,7 +137,15 @@ def configure(token: str, *, tls: bool = True) -> None:
 
 
 async def _serve(
-    host: str, port: int, protocol: str, dashboard: str | None, token: str, token_kept_in: str
+    host: str,
+    port: int,
+    protocol: str,
+    dashboard: str | None,
+    token: str,
+    token_kept_in: str,
+    journal: str | None,
+    journal_sync: bool,
+    until_pid: int | None,
 ) -> None:
     import dask
     from distributed import Scheduler  # 0.3 s that --help need not wait for
@@ -112,10 +154,18 @@ async def _serve(
     routes = dask.config.get("distributed.scheduler.http.routes")
     kept = [route for route in routes if route != DASK_METRICS]
     dask.config.set({"distributed.scheduler.http.routes": kept})
+    from ract.scheduler.preload import make
+
+    plugin = make(journal, full=journal_sync)
+    plugin.begin()
+    dask.config.set({"ract.plugin": plugin})
+    port = port or plugin.port
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if until_pid is not None:
+        loop.add_reader(os.pidfd_open(until_pid), stop.set)
     scheduler = Scheduler(
         host=host,
         port=port,
@@ -129,9 +179,8 @@ async def _serve(
     await scheduler
     notice: Path | None = None
     try:
-        plugin = scheduler.plugins.get("ract")
         # distributed only logs that a preload failed; unguarded pages must not go on.
-        if plugin is None:
+        if "ract" not in scheduler.plugins:
             raise click.ClickException(f"{PRELOAD} could not be loaded; see the log above")
         if dashboard is not None and not plugin.dashboard_url:
             raise click.ClickException(f"{DASHBOARD_PRELOAD} could not be loaded; see the log")
@@ -150,6 +199,8 @@ async def _serve(
         finished = asyncio.ensure_future(scheduler.finished())
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if plugin.failure:
+            raise click.ClickException(plugin.failure)
         for waiting in (finished, stopped):
             waiting.cancel()
         # From here on connections end on purpose: distributed need not report it.

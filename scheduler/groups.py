@@ -20,8 +20,9 @@ holds goes back to its node when the last of its users is gone, so that nothing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ract.core.messages import ExitCause, GroupChanged, GroupSpec
@@ -178,7 +179,7 @@ class Groups:
         for bundle in group.bundles:
             if bundle.ledger is not None and bundle.allocation is not None:
                 self.emptying[bundle.ledger] = bundle.allocation
-                bundle.ledger.on_change = self._emptier(bundle.ledger)
+                bundle.ledger.on_change = partial(self._empty, bundle.ledger)
                 self._empty(bundle.ledger)
             bundle.node = bundle.ledger = bundle.allocation = None
         self.turn.retry = True
@@ -191,10 +192,7 @@ class Groups:
         if len(self._removed) > self.turn.settings.dead_max:
             del self.table[self._removed.popleft()]
 
-    def _emptier(self, ledger: Ledger) -> Callable[[bool], None]:
-        return lambda freed: self._empty(ledger)
-
-    def _empty(self, ledger: Ledger) -> None:
+    def _empty(self, ledger: Ledger, freed: bool = True) -> None:
         """Give back what a bundle of a removed group held, when nobody uses it any more."""
         if not ledger.holders:
             allocation = self.emptying.pop(ledger)

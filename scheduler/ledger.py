@@ -70,9 +70,9 @@ class Ledger:
         #: Free quantity of each device.
         self.devices = {name: dict(numbered) for name, numbered in devices.items()}
         self._whole = {name: sum(numbered.values()) for name, numbered in devices.items()}
-        self.holders: dict[int, Allocation] = {}  # by id(allocation)
+        self.holders: dict[Allocation, None] = {}
         #: Called after each change of `free`; True if something became free.
-        self.on_change: Callable[[bool], None] = lambda freed: None
+        self.on_change: Callable[[bool], None] = _nobody_cares
 
     @classmethod
     def within(cls, allocation: Allocation) -> Ledger:
@@ -101,14 +101,15 @@ class Ledger:
             self.free[name] -= n
             if name in self.devices:
                 allocation.devices[name] = self._take_devices(name, n)
-        self.holders[id(allocation)] = allocation
+        self.holders[allocation] = None
         self.on_change(False)
         return allocation
 
     def give_back(self, allocation: Allocation) -> None:
         """Return everything the allocation still holds."""
-        if self.holders.pop(id(allocation), None) is None:
+        if allocation not in self.holders:
             return
+        del self.holders[allocation]
         for name in allocation.demand:
             self.free[name] += allocation.in_use(name)
         for name, pairs in allocation.devices.items():
@@ -158,14 +159,14 @@ class Ledger:
     def check(self) -> None:
         """Assert the invariants of the books."""
         for name, total in self.total.items():
-            used = sum(a.in_use(name) for a in self.holders.values())
+            used = sum(a.in_use(name) for a in self.holders)
             assert self.free[name] == total - used, (name, self.free[name], total, used)
-            forced = sum(a.in_use(name) for a in self.holders.values() if a.is_forced)
+            forced = sum(a.in_use(name) for a in self.holders if a.is_forced)
             allowance = forced if name == "CPU" else 0
             assert self.free[name] >= -allowance, f"{name} oversubscribed: {self.free[name]}"
         for name, devices in self.devices.items():
             assert all(0 <= n <= UNIT for n in devices.values()), (name, devices)
-            held = [n for a in self.holders.values() for _, n in a.devices.get(name, ())]
+            held = [n for a in self.holders for _, n in a.devices.get(name, ())]
             assert sum(devices.values()) + sum(held) == self._whole[name], (name, devices, held)
 
     def _add_cpu(self, n: int) -> None:
@@ -195,3 +196,7 @@ class Ledger:
     def _return_devices(self, name: str, pairs: list[tuple[int, int]]) -> None:
         for index, n in pairs:
             self.devices[name][index] += n
+
+
+def _nobody_cares(freed: bool) -> None:
+    pass

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from heapq import heapify, heappop, heappush
-from itertools import count
 
 from ract.scheduler.lease_records import Want, WantKey
 
 Rank = tuple[int, int, int]
-
-_order = count()
 
 
 class Line:
@@ -27,13 +24,16 @@ class Line:
     def __init__(self, since: float) -> None:
         self.since = since  #: when it began to wait, or was served last
         self.wants: dict[WantKey, Want] = {}
+        self._arrived = 0
         self._ranks: dict[WantKey, Rank] = {}
         self._heaps: dict[bytes, list[tuple[Rank, WantKey]]] = {}  # by job
 
     def put(self, want: Want, *, to_back: bool = False) -> None:
         """Add a want, or take note that its rank has changed, or that it had its turn."""
         known = self._ranks.get(want.key)
-        arrived = next(_order) if known is None or to_back else known[2]
+        if known is None or to_back:
+            self._arrived += 1
+        arrived = self._arrived if known is None or to_back else known[2]
         rank = (-want.priority, want.active, arrived)
         if rank == known:
             return

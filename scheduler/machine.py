@@ -42,8 +42,21 @@ from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.scaling import Scaling
 from ract.scheduler.tasks import Tasks
-from ract.scheduler.turn import NodeLost, NodesLeft, NodesWanted, Send, Settings, Tick, Turn
+from ract.scheduler.turn import (
+    AllBack,
+    NodeLost,
+    NodesLeft,
+    NodesWanted,
+    Restarted,
+    Send,
+    Settings,
+    Tick,
+    Turn,
+)
 from ract.scheduler.user_metrics import UserMetrics
+
+LOCAL = (NodeLost, NodesLeft, NodesWanted, Restarted, AllBack, Tick)
+"""Events that come from no node."""
 
 
 class SchedulerMachine:
@@ -119,11 +132,23 @@ class SchedulerMachine:
         commands, self.turn.commands = self.turn.commands, []
         return commands
 
+    def note(self, event: Any, now: float) -> list[Send]:
+        """Take one event of those that only people look at (`ract.core.messages.PASSING`).
+
+        Nothing is decided from it, so that the decisions are the same if it is lost.
+        """
+        self.turn.now = now
+        if self._is_from_somebody(event):
+            _ROUTES[type(event)](self, event)
+        commands, self.turn.commands = self.turn.commands, []
+        return commands
+
     def next_deadline(self) -> float | None:
         """Return when a `Tick` is needed, if nothing else happens before."""
+        is_patient = self.turn.is_patient
         deadlines = (
-            self.objects.next_deadline(),
-            self.actors.next_deadline(),
+            None if is_patient else self.objects.next_deadline(),
+            None if is_patient else self.actors.next_deadline(),
             self.leases.recalls.next_at,
             self.ageing.next_deadline(),
             self.drains.next_deadline(),
@@ -151,25 +176,35 @@ class SchedulerMachine:
         bundles = [b for group in self.groups.table.values() for b in group.bundles]
         reserved = [b.allocation for b in bundles if b.allocation is not None]
         emptying = self.groups.emptying
-        owned = sorted(id(each) for each in (*leases, *bodies, *reserved, *emptying.values()))
+        owned = sorted(map(id, (*leases, *bodies, *reserved, *emptying.values())))
         books = [node.ledger for node in self.nodes.alive]
         books += [b.ledger for b in bundles if b.ledger is not None] + list(emptying)
-        held = sorted(key for ledger in books for key in ledger.holders)
+        held = sorted(id(each) for ledger in books for each in ledger.holders)
         assert owned == held, "an allocation without an owner, or an owner without one"
 
     # ------------------------------------------------------------------ nodes and processes
 
     def _tick(self, event: Tick) -> None:
-        self.objects.tick()
-        self.actors.tick()
+        if not self.turn.is_patient:
+            self.objects.tick()
+            self.actors.tick()
         self.turn.retry = True  # a recall may be due
+
+    def _restarted(self, event: Restarted) -> None:
+        self.turn.epoch_offset_s = event.epoch_offset_s
+        self.turn.is_patient = True
+
+    def _all_back(self, event: AllBack) -> None:
+        self.turn.is_patient = False
+        self.objects.postpone()
+        self.actors.postpone()
 
     def _nodes_left(self, event: NodesLeft) -> None:
         self.may_go = [node.node_id for node in self.scaling.shrink_to(event.count)]
 
     def _is_from_somebody(self, event: Any) -> bool:
         """Drop what comes from nodes and processes that are not alive (any more)."""
-        if isinstance(event, m.NodeJoined | NodeLost | NodesLeft | NodesWanted | Tick):
+        if isinstance(event, (m.NodeJoined, *LOCAL)):
             return True
         node_id = getattr(event, "node_id", None)
         if node_id is not None:
@@ -184,7 +219,8 @@ class SchedulerMachine:
         if self.nodes.join(event) is None:
             return
         first, count = self.processes.next_block()
-        accepted = m.NodeAccepted(event.node_id, self.cluster_id, first, count)
+        reconnect_s = self.turn.settings.reconnect_s
+        accepted = m.NodeAccepted(event.node_id, self.cluster_id, first, count, reconnect_s)
         self.turn.send(event.node_id, accepted)
         self.nodes.announce()
 
@@ -312,6 +348,8 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     NodeLost: SchedulerMachine._node_lost,
     NodesLeft: SchedulerMachine._nodes_left,
     NodesWanted: lambda s, e: s.scaling.keep(e.count),
+    Restarted: SchedulerMachine._restarted,
+    AllBack: SchedulerMachine._all_back,
     Tick: SchedulerMachine._tick,
     m.NodeJoined: SchedulerMachine._node_joined,
     m.NodeStats: SchedulerMachine._stats,

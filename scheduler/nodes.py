@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ract.core.messages import EndNode, ExitCause, NodeJoined, NodesChanged
@@ -133,7 +134,7 @@ class Nodes:
             order=self._joined,
         )
         node.spread_turn = -1 / (1 + node.order)  # nobody's turn is longer ago than of the first
-        node.ledger.on_change = lambda freed: self.note(node, freed)
+        node.ledger.on_change = partial(self.note, node)
         self._joined += 1
         self.version += 1
         self.freed += 1

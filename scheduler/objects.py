@@ -300,6 +300,12 @@ class Directory:
                 self._answer(entry, _error(b"lost:unknown object"))
             self._settle(entry)
 
+    def postpone(self) -> None:
+        """Messages were much later than usual: wait anew for whoever publishes what is sought."""
+        at = self.turn.now + self.turn.settings.unknown_timeout_s
+        for object_id in self.deadlines:
+            self.deadlines[object_id] = self.table[object_id].deadline = at
+
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
         return min(self.deadlines.values(), default=None)

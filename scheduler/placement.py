@@ -96,7 +96,7 @@ class Placement:
         if ask.kind == "SPREAD":
             self._turns += 1
             node.spread_turn = self._turns
-            pool.update(node)
+            self._nodes.note(node, False)  # to all pools: what they hold depends on nodes alone
         return Spot(node, node.ledger)
 
     def pool(self, ask: Ask) -> Pool:

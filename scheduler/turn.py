@@ -7,8 +7,8 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost`, `NodesWanted`, `NodesLeft` and `Tick`. The only command is `Send`: a message for a node,
-which passes it on to the process that the message names, if it names one.
+`NodeLost`, `NodesWanted`, `NodesLeft`, `Restarted`, `AllBack` and `Tick`. The only command is
+`Send`: a message for a node, which passes it on to the process that the message names, if any.
 """
 
 from __future__ import annotations
@@ -56,6 +56,18 @@ class NodesLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """Local event: the scheduler was away, with time standing still; nodes have yet to come."""
+
+    epoch_offset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllBack:
+    """Local event: every node has come back since the restart, or was lost."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Numbers that tests and operators may change. Every queue and table has its limit here."""
 
@@ -71,6 +83,7 @@ class Settings:
     metric_series_max: int = 100_000  #: of the metrics of all programs; further ones are refused
     kv_value_bytes_max: int = 64 * 2**20
     epoch_offset_s: float = 0.0  #: seconds to add to ``now`` for the time since the epoch
+    reconnect_s: float = 0.0  #: nodes wait so long for a scheduler that comes back; 0: it does not
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Settings:
@@ -90,6 +103,10 @@ class Turn:
         self.dropped: Counter[str] = Counter()
         #: Resources, nodes or demands changed: who waits should be looked at again.
         self.retry = False
+        #: Nodes have yet to come back after a restart: what they say may be much later than usual.
+        self.is_patient = False
+        #: Seconds to add to ``now`` for the time since the epoch.
+        self.epoch_offset_s = settings.epoch_offset_s
 
     def send(self, node_id: bytes, message: Any) -> None:
         """Command ``message`` to a node."""
@@ -102,4 +119,4 @@ class Turn:
     @property
     def epoch_s(self) -> float:
         """Seconds since the epoch, for what people read."""
-        return self.now + self.settings.epoch_offset_s
+        return self.now + self.epoch_offset_s

@@ -1,10 +1,11 @@
-"""Faults on purpose: executors and nodes of this machine are killed while a program runs.
+"""Faults on purpose: processes of a cluster are killed while a program runs on it.
 
 Theory of operation
 -------------------
 `Chaos` has a thread that kills something, waits, and does it again; what and when comes from one
 seed. It knows only what anybody can see: the processes of this machine's nodes. A node that it
-kills is one of the `ract.testing.Cluster` that it is given, never the head, and is replaced.
+kills is one of the `ract.testing.Cluster` that it is given, never the head, and is replaced. A
+scheduler can be killed if the cluster has a journal; it is started again some moments later.
 
 `main` is what ``make chaos`` runs: tasks and actor calls with retries under faults, whose results
 are compared with what they must be.
@@ -17,9 +18,11 @@ import contextlib
 import random
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,7 +30,12 @@ import psutil
 import ract
 from ract.util.local_cluster import Cluster
 
-KINDS = ("executor", "node")
+KINDS = ("executor", "node", "scheduler")
+AWAY_S = 0.5
+"""So long on average a killed scheduler is away."""
+
+RECONNECT_S = 30
+"""A node that is killed before it has found a new scheduler is waited for so long."""
 
 
 class Chaos:
@@ -38,13 +46,14 @@ class Chaos:
         seed: Of all choices.
         every_s: Seconds between two faults, on average.
         kinds: What is killed: "executor" (SIGKILL to one), "node" (SIGKILL to a daemon, and a new
-            node in its place).
+            node in its place), "scheduler" (SIGKILL to it, and a start again). Default: all that
+            the cluster allows.
 
     Attributes:
         faults: How many there were, by kind.
 
     Raises:
-        ValueError: another kind.
+        ValueError: another kind, or "scheduler" for a cluster without a journal.
     """
 
     def __init__(
@@ -53,12 +62,15 @@ class Chaos:
         *,
         seed: int = 0,
         every_s: float = 0.5,
-        kinds: tuple[str, ...] = KINDS,
+        kinds: tuple[str, ...] | None = None,
         node_args: dict[str, Any] | None = None,
     ) -> None:
-        unknown = [kind for kind in kinds if kind not in KINDS]
+        possible = KINDS if cluster.scheduler is not None else KINDS[:2]
+        kinds = possible if kinds is None else kinds
+        unknown = [kind for kind in kinds if kind not in possible]
         if unknown:
-            raise ValueError(f"kinds={unknown} are not among {list(KINDS)}")
+            why = "" if cluster.scheduler is not None else " (the cluster has no journal)"
+            raise ValueError(f"kinds={unknown} are not among {list(possible)}{why}")
         self.faults: Counter[str] = Counter()
         self._cluster = cluster
         self._rng = random.Random(seed)
@@ -79,9 +91,12 @@ class Chaos:
     def _run(self) -> None:
         while not self._is_over.wait(self._rng.expovariate(1 / self._every_s)):
             kind = self._rng.choice(self._kinds)
-            if (kind == "executor" and self._kill_executor()) or (
-                kind == "node" and self._kill_node()
-            ):
+            kill = {
+                "executor": self._kill_executor,
+                "node": self._kill_node,
+                "scheduler": self._kill_scheduler,
+            }
+            if kill[kind]():
                 self.faults[kind] += 1
 
     def _kill_executor(self) -> bool:
@@ -99,6 +114,14 @@ class Chaos:
         node = self._rng.choice(self._cluster.worker_nodes)
         self._cluster.remove_node(node, allow_graceful=False)
         self._cluster.add_node(**self._node_args)
+        return True
+
+    def _kill_scheduler(self) -> bool:
+        scheduler = self._cluster.scheduler
+        assert scheduler is not None, "that was checked at first"
+        scheduler.kill()
+        self._is_over.wait(self._rng.expovariate(1 / AWAY_S))
+        scheduler.start()
         return True
 
 
@@ -126,8 +149,8 @@ class _Echo:
         return i
 
 
-def run(seed: int, seconds: float, every_s: float = 0.5) -> dict[str, Any]:
-    """Work under faults for so long; returns the figures.
+def run(seed: int, seconds: float, every_s: float = 0.5, faults_min: int = 0) -> dict[str, Any]:
+    """Work under faults for so long, and until there were so many; returns the figures.
 
     Returns:
         ``faults`` by kind; ``tasks`` and ``calls`` done; ``lost``: wrong or missing results;
@@ -138,14 +161,21 @@ def run(seed: int, seconds: float, every_s: float = 0.5) -> dict[str, Any]:
     lost = tasks = calls = 0
     quiet: list[float] = []
     shaken: list[float] = []
-    with Cluster(True, head_node_args={"num_cpus": 1}) as cluster:
+    head = {
+        "num_cpus": 1,
+        "_system_config": {"gcs_rpc_server_reconnect_timeout_s": RECONNECT_S},
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Cluster(True, head_node_args=head, journal=Path(folder, "journal")) as cluster,
+    ):
         for _ in range(2):
             cluster.add_node(**node)
         cluster.connect()
         actors = [_Echo.remote() for _ in range(4)]  # type: ignore[attr-defined]
         until = time.monotonic() + seconds
         with Chaos(cluster, seed=seed, every_s=every_s, node_args=node) as chaos:
-            while time.monotonic() < until:
+            while time.monotonic() < until or chaos.faults.total() < faults_min:
                 before, start = chaos.faults.total(), time.monotonic()
                 refs = [_square.remote(i) for i in range(100)]
                 answers = [actor.echo.remote(i) for i in range(25) for actor in actors]

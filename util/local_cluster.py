@@ -13,6 +13,7 @@ import ract
 from ract.client import node_processes
 from ract.client.tool import ask_node
 from ract.core.system_config import as_environment, settings
+from ract.util.scheduler_process import SchedulerProcess
 from ract.worker.options import check
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
@@ -91,7 +92,7 @@ class Node:
         return self._process.process.poll() is None
 
     def is_head(self) -> bool:
-        """Whether the scheduler is in its process."""
+        """Whether it is the head: the scheduler is in its process, unless that has its own."""
         return bool(self._process.answer.get("is_head"))
 
     def get_session_dir_path(self) -> str:
@@ -134,6 +135,11 @@ class Cluster:
         head_node_args: As for `add_node`.
         shutdown_at_exit: End the cluster with this process. If this process is killed, the nodes
             end all the same.
+        journal: Run the scheduler in a process of its own, `scheduler`, which keeps a journal in
+            this file: it may be killed and started again.
+
+    Attributes:
+        scheduler: The process of the scheduler, if it has one of its own.
     """
 
     def __init__(
@@ -142,7 +148,11 @@ class Cluster:
         connect: bool = False,
         head_node_args: dict[str, Any] | None = None,
         shutdown_at_exit: bool = True,
+        *,
+        journal: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.scheduler: SchedulerProcess | None = None
+        self._journal = journal
         self.head_node: Node | None = None
         self._system_config: dict[str, Any] = {}
         self.worker_nodes: list[Node] = []
@@ -194,7 +204,9 @@ class Cluster:
         if is_first:
             options["is-head"] = True
             self._system_config = dict(system_config)
-            if given.get("include_dashboard"):
+            if self._journal is not None:
+                config["scheduler"] = self._start_scheduler(self._system_config)
+            elif given.get("include_dashboard"):
                 host = given.get("dashboard_host") or "127.0.0.1"
                 config["dashboard"] = f"{host}:{given.get('dashboard_port') or 0}"
         else:
@@ -206,6 +218,12 @@ class Cluster:
         else:
             self.worker_nodes.append(node)
         return node
+
+    def _start_scheduler(self, system_config: dict[str, Any]) -> str:
+        assert self._journal is not None
+        if self.scheduler is None:
+            self.scheduler = SchedulerProcess(self._journal, as_environment(system_config))
+        return self.scheduler.address
 
     def remove_node(self, node: Node, allow_graceful: bool = True) -> None:
         """End a node and return when its processes are gone.
@@ -279,6 +297,9 @@ class Cluster:
             ract.shutdown()
         for node in reversed(self.list_all_nodes()):
             self.remove_node(node)
+        scheduler, self.scheduler = self.scheduler, None
+        if scheduler is not None and scheduler.alive:
+            scheduler.stop()
 
     def __enter__(self) -> Cluster:
         return self

@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 The plugin makes a session directory, starts the zygote and the two Unix sockets, and joins. From
-then on events come from the scheduler's stream, from processes, from the zygote and from transfers;
-each is handed to the machine, and what it commands is performed here, in order. Messages to the
-scheduler of one turn of the loop leave as one.
+then on events come from the scheduler's stream (`ract.worker.attachment`), from processes, from the
+zygote and from transfers; each is handed to the machine, and what it commands is performed here, in
+order.
 
 Nothing here decides, and no exception of ours may reach distributed, because it would close the
 worker. When the worker closes, everything of the node goes: the zygote, which is also the janitor,
@@ -40,6 +40,7 @@ from ract.core.session import setting, system_config
 from ract.core.version import __version__
 from ract.worker import compat, detect, isolation, offer, shm, statistics, transfer
 from ract.worker import events as ev
+from ract.worker.attachment import Attachment
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
 from ract.worker.memory_settings import Settings
@@ -70,7 +71,6 @@ class RactWorkerPlugin(WorkerPlugin):
         self._machine: NodeMachine | None = None
         self._connections: dict[int, Connection] = {}
         self._stderr: dict[int, str] = {}
-        self._outbox: list[bytes] = []
         self._addresses: dict[bytes, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -138,11 +138,12 @@ class RactWorkerPlugin(WorkerPlugin):
         await self._server.start()
         self._tunnels = Tunnels(session.dir, self._connect_node)
         self._tunnels.start()
-        compat.add_stream_handler(worker, "ract", self._from_scheduler)
+        self._scheduler = Attachment(
+            worker, node_id, self._from_scheduler, self._say_who_is_away, self._end
+        )
         compat.add_rpc(worker, "ract_pull", self._serve_pull)
         compat.add_rpc(worker, "ract_tunnel", self._serve_tunnel)
         compat.forget_memory_limits(worker)
-        compat.hurry(worker)
         self._join()
         self._spawn(self._watch_join())
         self._spawn(self._report(watching))
@@ -153,6 +154,7 @@ class RactWorkerPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
         self._is_closing = True
+        self._scheduler.close()
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._tasks):
@@ -226,11 +228,12 @@ class RactWorkerPlugin(WorkerPlugin):
 
     # ------------------------------------------------------------------ events
 
-    def _from_scheduler(self, *, frames: list[Any], **_: Any) -> None:
+    def _from_scheduler(self, frames: list[Any]) -> None:
         for frame in frames:
             try:
                 message = wire.decode(frame)
                 if isinstance(message, m.NodeAccepted):
+                    self._scheduler.accepted(message)
                     self._turn(message)
                     self._write_node_json(message)
                     self._accepted.set()
@@ -270,6 +273,19 @@ class RactWorkerPlugin(WorkerPlugin):
         connection.process = process
         self._connections[process] = connection
         self._turn(ev.Connected(process, hello))
+        if self._scheduler.away_since is not None:
+            self._say_who_is_away()
+
+    def _say_who_is_away(self) -> None:
+        """A tool, which only asks, would wait in vain; a driver has to wait longer than usual."""
+        assert self._machine is not None
+        text, left_s = self._scheduler.away_text, self._scheduler.left_s
+        for driver in self._machine.unwelcome():
+            is_tool = driver.hello.kind == "tool"
+            answer = m.Refused("SchedulerAwayError", text) if is_tool else m.Waiting(text, left_s)
+            connection = self._connections.get(driver.process)
+            if connection is not None:
+                connection.send(answer)
 
     def _refusal(self, hello: m.Hello) -> m.Refused | None:
         token = dask.config.get("ract.token", "") or ""
@@ -354,15 +370,7 @@ class RactWorkerPlugin(WorkerPlugin):
             self._close_worker("ract-end-node")
 
     def _send(self, message: Any) -> None:
-        """Collect what goes to the scheduler in this turn of the loop."""
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
-        self._outbox.append(wire.encode(message))
-
-    def _flush(self) -> None:
-        frames, self._outbox = self._outbox, []
-        if frames:
-            compat.send(self._worker, {"op": "ract", "frames": frames})
+        self._scheduler.send(message)
 
     def _segment_path(self, segment: int) -> str:
         return f"{self._session.shm_prefix}{segment}"
@@ -410,6 +418,11 @@ class RactWorkerPlugin(WorkerPlugin):
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _end(self, why: str) -> None:
+        """The scheduler has gone for good."""
+        logger.error("node %s ends: %s", self.node_id.hex()[:8], why)
+        self._close_worker("ract-scheduler-lost")
 
     def _close_worker(self, reason: str) -> None:
         # Not one of `_tasks`: closing ends in `teardown`, which cancels those.

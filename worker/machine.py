@@ -196,6 +196,10 @@ class NodeMachine:
             self._numbers.pop(0)
         return None
 
+    def unwelcome(self) -> list[Driver]:
+        """Drivers and tools that have said hello, which the scheduler has not answered yet."""
+        return [driver for driver in self.drivers.values() if not driver.welcomed]
+
     def _ask_for_numbers(self) -> None:
         left = sum(end - first for first, end in self._numbers)
         if left < BLOCK_LOW and not self._block_asked:

@@ -79,6 +79,8 @@ TREE = {
     "ObjectRefStreamEndOfStreamError": "RactError",
     "OufOfBandObjectRefSerializationException": "RactError",
     "AuthenticationError": "RactError",
+    "SchedulerAwayError": "RactError ConnectionError",
+    "JournalError": "RactError",
     "UnserializableException": "RactError",
     "ActorAlreadyExistsError": "RactError ValueError",
     "ActorHandleNotFoundError": "RactError ValueError",

@@ -43,3 +43,10 @@ def test_what_the_head_was_given_counts_more_than_the_environment(monkeypatch):
         session.use_system_config({})
     assert session.setting("some_limit") == "1"
     assert session.setting("some_flag") is None
+
+
+def test_the_reconnect_timeout_is_in_seconds():
+    name = "gcs_rpc_server_reconnect_timeout_s"
+    assert settings({name: 120}, {}) == {"reconnect_s": 120.0}
+    with pytest.raises(ValueError, match=f"{name} must be a number from 1 to 86400, got 0"):
+        settings({name: 0}, {})

@@ -6,10 +6,11 @@ import ract
 from ract.testing import Cluster, chaos
 
 
-def test_no_result_is_lost_while_executors_and_nodes_are_killed():
+def test_no_result_is_lost_while_executors_nodes_and_the_scheduler_are_killed():
     ract.shutdown()
-    found = chaos.run(seed=3, seconds=4.0, every_s=0.3)
-    assert sum(found["faults"].values()) >= 3
+    found = chaos.run(seed=3, seconds=4.0, every_s=0.3, faults_min=6)
+    assert sum(found["faults"].values()) >= 6
+    assert set(found["faults"]) == {"executor", "node", "scheduler"}
     assert found["tasks"] >= 100
     assert found["lost"] == 0
     ract.shutdown()
@@ -27,4 +28,6 @@ def test_only_what_is_asked_for_is_killed():
         assert len(cluster.list_all_nodes()) == 1
         with pytest.raises(ValueError, match="kinds="):
             chaos.Chaos(cluster, kinds=("moon",))
+        with pytest.raises(ValueError, match="the cluster has no journal"):
+            chaos.Chaos(cluster, kinds=("scheduler",))
         ract.shutdown()

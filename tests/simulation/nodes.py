@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.peers import SimProcess
 
 from ract.core import messages as m
+from ract.core.reliable import Link
 from ract.core.wire import decode, encode
 from ract.worker import events as ev
 from ract.worker.machine import ENDING, IDLE, Config, NodeMachine
@@ -49,6 +50,7 @@ class SimNode:
         prestart = world.rng.random() < 0.5
         config = Config(self.node_id, "/s", f"/shm/{number}-", cpus, CAPACITY, prestart=prestart)
         self.machine = NodeMachine(config, random.Random(world.seed * 1000 + number))
+        self.link = Link()
         self.processes: dict[int, SimProcess] = {}  #: the living ones, by number
         #: The memory: what lies where, by segment; and who looks at what.
         self.files: dict[int, dict[tuple[int, int], bytes]] = {}

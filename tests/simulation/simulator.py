@@ -9,6 +9,9 @@ Every message travels on a *link* that keeps its order; links have random delays
 on different links overtake each other. A crash cuts a node's link to the scheduler: some of what
 was on its way still arrives, then `NodeLost` does.
 
+With a journal the scheduler crashes too, at any step, and comes back from it; what was on its way
+is lost with the connections. Nodes come back to it one by one, those that died meanwhile never.
+
 After each event of a machine its invariants are checked, and the truth beside them: no incarnation
 of an actor twice, no more CPUs in use than there are and were lent, no memory reused under a view.
 At the end everybody stops; whatever is then left is a leak.
@@ -16,35 +19,61 @@ At the end everybody stops; whatever is then left is a leak.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgpack
 from simulation.nodes import SimNode
 from simulation.peers import SimProcess
 
 from ract.core.messages import ActorKillWanted, ExitCause, Request
 from ract.core.wire import decode, encode
+from ract.scheduler.durable import Durable, Record
+from ract.scheduler.journal import Journal
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.turn import NodeLost, Tick
+from ract.scheduler.turn import AllBack, NodeLost, Restarted, Tick
 
 STEPS_MAX = 400_000
 STORY_LINES = 200
+RECONNECT_S = 1.0
+CONFIG = {"process_block": 64, "reconnect_s": RECONNECT_S}
 
 
 class World:
     """Everything in one simulation."""
 
-    def __init__(self, seed: int, *, crashes: bool = True, nodes: int = 3, check: bool = True):
+    def __init__(
+        self,
+        seed: int,
+        *,
+        crashes: bool = True,
+        nodes: int = 3,
+        check: bool = True,
+        journal: Path | None = None,
+        kills_scheduler: bool = True,
+    ):
         self.seed = seed
         self.rng = random.Random(seed)
         self.crashes = crashes
         self.check = check
         self.now = 0.0
-        self.machine = SchedulerMachine(b"c" * 16, random.Random(seed + 1), {"process_block": 64})
+        self.path = journal
+        self.kills_scheduler = kills_scheduler
+        self.sent = hashlib.sha256()  #: all that any scheduler has sent
+        self.journal: Journal | None = None
+        self.durable: Durable | None = None  #: None while the scheduler is away
+        #: Nodes with a connection to the scheduler, and those that are waited for after a restart.
+        self.attached: set[bytes] = set()
+        self.awaited: set[bytes] = set()
+        self.schedulers = 0  #: how many there were so far
+        self.skew = 0.0  #: how much less time has passed for the machine
+        self._start_scheduler()
         self.nodes: dict[bytes, SimNode] = {}
         self.processes: dict[int, SimProcess] = {}
         #: Living processes of each (actor, incarnation).
@@ -87,33 +116,167 @@ class World:
 
     # ------------------------------------------------------------------ the scheduler
 
+    @property
+    def machine(self) -> SchedulerMachine:
+        """The machine of the scheduler."""
+        assert self.durable is not None, "the scheduler is away"
+        return self.durable.machine
+
     def to_scheduler(self, node: SimNode, message: Any) -> None:
         """Put a message on a node's stream."""
-        frame = encode(message)
+        batch = node.link.pack([encode(message)])
+        if node.node_id in self.attached:
+            self._travel_up(node, batch)
+
+    def _travel_up(self, node: SimNode, batch: dict[str, Any]) -> None:
+        scheduler = self.schedulers
 
         def arrive() -> None:
             if not node.is_alive:
                 node.is_cut = node.is_cut or node.is_reported or self.rng.random() < 0.3
-            if not node.is_cut:
-                self.handle(decode(frame))
+            if not node.is_cut and scheduler == self.schedulers and self.durable is not None:
+                if self.durable.is_news(node.node_id, batch["seq"], batch["ack"]):
+                    seen = batch["seq"], batch["ack"], batch["frames"]
+                    self.handle(Record(self._machine_now(), node.node_id, *seen))
 
         self.travel(("up", node.node_id), arrive)
 
-    def handle(self, event: Any) -> None:
-        """One turn of the machine under test."""
-        self.tell("SCHED", event)
-        commands = self.machine.handle(event, self.now)
-        for command in commands:
-            self.tell("   -> " + command.node_id[:2].hex(), command.message)
-            node = self.nodes[command.node_id]
-            frame = encode(command.message)
-            self.travel(("down", command.node_id), lambda n=node, f=frame: n.receive(decode(f)))
+    def _travel_down(self, node: SimNode, batch: dict[str, Any]) -> None:
+        scheduler = self.schedulers
+
+        def arrive() -> None:
+            if scheduler != self.schedulers or not node.is_alive:
+                return
+            node.link.acknowledged(batch["ack"])
+            if node.link.take(batch["seq"]):
+                for frame in batch["frames"]:
+                    node.receive(decode(frame))
+
+        self.travel(("down", node.node_id), arrive)
+
+    def handle_local(self, event: Any, at: float = 0.0) -> None:
+        """One turn of the machine under test, about something that no node says."""
+        if self.durable is not None:
+            self.handle(Record(self._machine_now(at), event=event))
+
+    def _machine_now(self, at: float = 0.0) -> float:
+        """Its time; rounding takes it neither back nor before ``at``."""
+        assert self.durable is not None
+        return max(self.now - self.skew, self.durable.now, at)
+
+    def handle(self, record: Record) -> None:
+        """One turn of the scheduler under test."""
+        assert self.durable is not None
+        self.tell("SCHED", record.event or list(map(decode, record.frames)))
+        if self.journal is not None:
+            self.journal.append(record, self.durable.checksum)
+            dice = self.rng.random()
+            if dice < 0.0005 and self.kills_scheduler and self._crash_scheduler(is_ahead=True):
+                return
+        for node_id, batch in self.durable.take(record).items():
+            self.tell("   -> " + node_id[:2].hex(), list(map(decode, batch["frames"])))
+            self.sent.update(msgpack.packb([node_id, batch]))
+            if node_id in self.attached and "seq" in batch:
+                self._travel_down(self.nodes[node_id], batch)
         if self.check:
             self.machine.check()
+        if self.journal is not None:
+            if dice > 0.998 and self.kills_scheduler:
+                self.journal.snapshot(self.durable)
+            if isinstance(record.event, NodeLost):
+                self._not_awaited(record.event.node_id)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self.durable is None:
+            return
         at = self.machine.next_deadline()
         if at is not None and (self._tick_at is None or at < self._tick_at):
             self._tick_at = at
-            self.after(max(0.0, at - self.now), lambda: self._tick(at))
+            self.after(max(0.0, at + self.skew - self.now), lambda: self._tick(at))
+
+    # ------------------------------------------------------------------ a scheduler that comes back
+
+    def _start_scheduler(self) -> None:
+        self.schedulers += 1
+        if self.path is None:
+            self.durable = Durable(b"c" * 16, self.seed + 1, CONFIG)
+            return
+        self.journal = Journal(self.path)
+        if self.journal.get("machine") is None:
+            self.journal.put("machine", [b"c" * 16, self.seed + 1, CONFIG])
+        self.durable = self.journal.recover(CONFIG)
+        self.skew = self.now - self.durable.now
+
+    def _crash_scheduler(self, *, is_ahead: bool = False) -> bool:
+        """SIGKILL; False if that would be the end of the world, for want of nodes.
+
+        Args:
+            is_ahead: the journal has one turn more than was taken.
+        """
+        assert self.durable is not None
+        assert self.journal is not None
+        [head] = [node for node in self.nodes.values() if node.is_head]
+        if self.is_stopping or not head.machine.cluster_id:
+            return False
+        self.tell("SCHED", "CRASH")
+        before = None if is_ahead else self.durable
+        self.schedulers += 1  # what is on its way is lost
+        self.durable = self._tick_at = None
+        self.attached.clear()
+        self.awaited.clear()
+        self.journal.close()
+        for node in list(self.nodes.values()):
+            if node.is_alive and not node.machine.cluster_id:
+                node.crash()  # it has not heard yet that it is worth waiting
+        self.after(self.rng.expovariate(1 / 0.2), lambda: self._restart_scheduler(before))
+        return True
+
+    def _restart_scheduler(self, before: Durable | None) -> None:
+        self._start_scheduler()
+        assert self.durable is not None
+        assert self.journal is not None
+        assert not self.journal.is_different
+        if before is not None:
+            assert self.durable.checksum == before.checksum
+            assert self.machine.next_deadline() == before.machine.next_deadline()
+        self.tell("SCHED", "BACK")
+        scheduler = self.schedulers
+        self.awaited = {node.node_id for node in self.machine.nodes.alive}
+        self.handle_local(Restarted(0.0))
+        for node in self.nodes.values():
+            if node.is_alive:
+                self.after(self.rng.expovariate(1 / 0.1), lambda n=node: self._rejoin(n, scheduler))
+        self.after(RECONNECT_S, lambda: self._give_up(scheduler))
+
+    def _rejoin(self, node: SimNode, scheduler: int) -> None:
+        if scheduler != self.schedulers or self.durable is None or not node.is_alive:
+            return
+        link = self.durable.links.get(node.node_id)
+        if link is None:
+            self.tell(node.node_id[:2].hex(), "TOO LATE")
+            assert not node.is_head
+            node.crash()
+            return
+        up, down = node.link.resume(link.received), link.resume(node.link.received)
+        self.attached.add(node.node_id)
+        for batch in up:
+            self._travel_up(node, batch)
+        for batch in down:
+            self._travel_down(node, batch)
+        self._not_awaited(node.node_id)
+
+    def _not_awaited(self, node_id: bytes) -> None:
+        if node_id in self.awaited:
+            self.awaited.remove(node_id)
+            if not self.awaited:
+                self.handle_local(AllBack())
+
+    def _give_up(self, scheduler: int) -> None:
+        for node_id in sorted(self.awaited):
+            if scheduler == self.schedulers and self.durable is not None:
+                self.nodes[node_id].is_reported = True
+                self.handle_local(NodeLost(node_id, ExitCause("node_died", "did not come back")))
 
     def tell(self, who: str, what: Any) -> None:
         """Remember what happens, for whoever must find out why it went wrong."""
@@ -127,7 +290,8 @@ class World:
     def _tick(self, at: float) -> None:
         if self._tick_at == at:
             self._tick_at = None
-            self.handle(Tick())
+            self.handle_local(Tick(), at)
+            self._arm()
 
     # ------------------------------------------------------------------ what befalls the world
 
@@ -135,6 +299,7 @@ class World:
         """A node joins; one in three brings no driver."""
         node = SimNode(self, next(self.ids), is_head)
         self.nodes[node.node_id] = node
+        self.attached.add(node.node_id)
         node.join()
         if is_head or self.rng.random() < 0.66:
             node.wants_drivers = self.rng.randint(1, 2)
@@ -153,10 +318,12 @@ class World:
 
     def _lose(self, node: SimNode, cause: ExitCause) -> None:
         node.crash()
+        scheduler = self.schedulers
 
         def report() -> None:
-            node.is_reported = True
-            self.handle(NodeLost(node.node_id, cause))
+            if scheduler == self.schedulers and node.node_id in self.attached:
+                node.is_reported = True
+                self.handle_local(NodeLost(node.node_id, cause))
 
         self.travel(("up", node.node_id), report)
 
@@ -177,10 +344,12 @@ class World:
             args = {"node_id": node.node_id, "deadline_s": self.rng.choice((0.2, 2.0))}
             op = self.rng.choice(("kill_node", "drain_node"))
             driver.say(Request(driver.number, next(self.ids), op, args))
-        elif dice < 0.8 and len(nodes) < 6:
+        elif dice < 0.8 and len(nodes) < 6 and self.durable is not None:
             self.add_node()
         elif dice < 0.85 and len(drivers) > 1:
             self.rng.choice(drivers).die(9)
+        elif dice > 0.9 and self.journal and self.kills_scheduler and self.durable:
+            self._crash_scheduler()
         self.after(self.rng.expovariate(1 / 0.2), self.chaos)
 
     # ------------------------------------------------------------------ truth
@@ -208,7 +377,13 @@ class World:
             self._finish()
         except BaseException:
             print("\n".join(self.story))
-            name = "among_crashes" if self.crashes else "when_nothing_fails"
+            name = (
+                "nothing_fails"
+                if not self.crashes
+                else "of_executors"
+                if self.path is None
+                else "too"
+            )
             print(f"To replay it: RACT_SIM_SEED={self.seed} pytest tests/simulation -k {name}")
             raise
 

@@ -23,6 +23,12 @@ def test_everything_is_released_among_crashes_of_executors_drivers_and_nodes(see
     World(seed, crashes=True, nodes=4).play(3.0)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_everything_is_released_among_crashes_of_the_scheduler_too(seed, tmp_path):
+    world = World(seed, crashes=True, nodes=4, journal=tmp_path / "journal")
+    world.play(3.0)
+
+
 def test_same_seed_gives_the_same_story():
     stories = []
     for _ in range(2):
