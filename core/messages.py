@@ -681,11 +681,13 @@ class ObjectKept:
 
 @message
 class ObjectMissing:
-    """A node could not pull the object from ``source`` (it is gone there)."""
+    """A node could not pull the object from ``source``; answered as `ObjectSought`, if wanted."""
 
     node_id: bytes
     object_id: bytes
     source: bytes
+    is_gone: bool = True  #: ``source`` said that it does not have it; else it could not be asked
+    is_wanted: bool = True  #: somebody on the node still waits for it
 
 
 @message
@@ -698,7 +700,7 @@ class ObjectSought:
 
 @message
 class ObjectUnsought:
-    """Nobody on the node waits any more."""
+    """Nobody on the node waits any more, or what it was told by `ObjectLocated` is of no use."""
 
     node_id: bytes
     object_id: bytes
@@ -802,7 +804,10 @@ class StopActor:
 
 @message
 class ObjectLocated:
-    """Answer to `ObjectSought`: inline, or nodes that have it (their distributed addresses)."""
+    """Answer to `ObjectSought`: inline, or nodes that have it (their distributed addresses).
+
+    A location is answered in turn: by `ObjectStored`, `ObjectMissing` or `ObjectUnsought`.
+    """
 
     object_id: bytes
     blob: Blob | None

@@ -32,6 +32,24 @@ def setting(
     return environ.get(f"RACT_{name}", environ.get(f"RAY_{name}", default))
 
 
+def seconds(name: str, default: float, environ: Mapping[str, str] = os.environ) -> float:
+    """A time in seconds; the setting ``name`` has it in milliseconds.
+
+    Raises:
+        ValueError: it is set, and no positive number.
+    """
+    text = setting(name, environ=environ)
+    if not text:
+        return default
+    try:
+        found = float(text) / 1000
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ValueError(f"RACT_{name} must be a positive number of milliseconds, got {text!r}")
+    return found
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """Environment for a Python process of ours: it finds this package where we did."""
     env = {**os.environ, **more}

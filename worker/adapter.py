@@ -36,7 +36,7 @@ from ract.core import messages as m
 from ract.core import wire
 from ract.core.resources import UNIT
 from ract.core.security import fingerprint
-from ract.core.session import setting
+from ract.core.session import seconds, setting
 from ract.core.version import __version__
 from ract.worker import compat, detect, offer, shm, transfer
 from ract.worker import events as ev
@@ -75,6 +75,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._timer: asyncio.TimerHandle | None = None
         self._accepted = asyncio.Event()
         self._is_closing = False
+        self._pulled_bytes = 0  # from other nodes, ever
         self._host_process = psutil.Process()
         self.session_dir = ""
         self._undo = contextlib.ExitStack()
@@ -102,6 +103,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self.session_dir = session.dir
         self._spill_dir = spill_folder(self._options.get("object-spilling-directory"), session.dir)
         self._undo.callback(shutil.rmtree, self._spill_dir, ignore_errors=True)
+        self._stall_s = seconds("object_transfer_stall_milliseconds", transfer.STALL_S)
         self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
         resources = self._offer.resources
@@ -119,6 +121,7 @@ class RactWorkerPlugin(WorkerPlugin):
                 prestart=self._options.get("prestart", True),
                 spills=setting("automatic_object_spilling_enabled", "1") not in ("0", "false"),
                 spill_above=float(setting("object_spilling_threshold", "0.8") or 0.8),
+                fetch_timeout_s=seconds("fetch_fail_timeout_milliseconds", 600.0),
             ),
             random.Random(),
         )
@@ -404,28 +407,42 @@ class RactWorkerPlugin(WorkerPlugin):
     # ------------------------------------------------------------------ between nodes
 
     async def _pull(self, command: ev.Pull) -> None:
-        path = self._segment_path(command.segment)
+        path, object_id = self._segment_path(command.segment), command.object_id
+        progress = transfer.Progress(command.arrived, command.edition)
         try:
             await transfer.pull(
-                command.address, self._connect, command.object_id, path, 0, command.size
+                command.address,
+                self._connect,
+                object_id,
+                path,
+                command.size,
+                progress,
+                self._stall_s,
             )
         except Exception as error:
-            logger.info("pull of %s failed: %s", command.object_id.hex(), error)
-            self._turn(ev.PullFailed(command.object_id, command.source, str(error)))
+            reason = f"{command.address}: {error or type(error).__name__}"
+            logger.info("pull of %s failed: %s", object_id.hex(), reason)
+            is_gone = isinstance(error, transfer.PullError) and error.is_gone
+            how = progress.arrived, progress.edition
+            self._turn(ev.PullFailed(object_id, command.source, reason, is_gone, *how))
         else:
-            self._turn(ev.PullDone(command.object_id))
+            self._turn(ev.PullDone(object_id, progress.edition))
+        finally:
+            self._pulled_bytes += progress.received
 
     async def _connect(self, address: str) -> Any:
         return await compat.open_comm(self._worker, address)
 
-    async def _serve_pull(self, comm: Any, object_id: bytes = b"", **_: Any) -> Any:
+    async def _serve_pull(
+        self, comm: Any, object_id: bytes = b"", arrived: int = 0, edition: int = 0, **_: Any
+    ) -> Any:
         assert self._machine is not None
         stored = self._machine.objects.store.find(object_id)
         if stored is None:
             await comm.write({"status": "missing"})
         else:
             path = self._segment_path(stored.segment)
-            await transfer.serve_pull(comm, path, stored.offset, stored.size)
+            await transfer.serve_pull(comm, path, stored, arrived, edition)
         return compat.keep_comm()
 
     async def _connect_node(self, node_id: bytes) -> Any:
@@ -456,6 +473,7 @@ class RactWorkerPlugin(WorkerPlugin):
             "store_objects": len(store.objects),
             "store_object_bytes": store.object_bytes,
             "store_spilled": store.spilled_bytes,
+            "pulled_bytes": self._pulled_bytes,
             "executors": [
                 {"process": e.process, "pid": e.pid, "state": e.state}
                 for e in self._machine.executors.values()

@@ -89,15 +89,19 @@ class PullDone:
     """A copy of an object arrived."""
 
     object_id: bytes
+    edition: int = 0  #: what its source calls this writing of the object
 
 
 @dataclass(frozen=True, slots=True)
 class PullFailed:
-    """The object could not be copied from ``source``."""
+    """The object could not be copied from ``source``, or not to the end."""
 
     object_id: bytes
     source: bytes
     reason: str
+    is_gone: bool = True  #: the source does not have it; else nobody knows
+    arrived: int = 0  #: so many bytes from the front are in the segment
+    edition: int = 0  #: of those bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,8 @@ class Pull:
     address: str
     segment: int
     size: int
+    arrived: int = 0  #: so many bytes from the front are in the segment
+    edition: int = 0  #: of those bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ class Config:
     prestart: bool = True
     spills: bool = True  #: objects may be moved to disk when the store is full
     spill_above: float = 0.8  #: so much of the store is used before the oldest are moved
+    fetch_timeout_s: float = 600.0  #: an object of which nothing comes for so long is given up
     options: dict[str, Any] = field(default_factory=dict)
 
 

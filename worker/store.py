@@ -55,6 +55,7 @@ class Stored:
     size: int
     is_copy: bool = False
     is_error: bool = False
+    edition: int = 0  #: the same for all copies of what was written once
     also: list[int] = field(default_factory=list)  #: segments where it lies too, perhaps in view
 
 
@@ -242,12 +243,13 @@ class StoreIndex:
         size: int,
         is_copy: bool = False,
         is_error: bool = False,
+        edition: int = 0,
     ) -> None:
         """An object was written into a segment; perhaps again, by a task that was repeated."""
         before = self.objects.get(object_id)
         also = [] if before is None else [*before.also, before.segment]
         is_copy = is_copy and (before is None or before.is_copy)
-        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, also)
+        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, edition, also)
         segment = self.segments[segment_id]
         segment.objects.add(object_id)
         if not segment.is_spilled:
