@@ -442,7 +442,11 @@ class RactWorkerPlugin(WorkerPlugin):
             await comm.write({"status": "missing"})
         else:
             path = self._segment_path(stored.segment)
-            await transfer.serve_pull(comm, path, stored, arrived, edition)
+            try:
+                await transfer.serve_pull(comm, path, stored, arrived, edition)
+            except OSError as error:  # also of distributed and Tornado: the other side hung up
+                logger.info("pull of %s was broken off: %s", object_id.hex(), error)
+                comm.abort()
         return compat.keep_comm()
 
     async def _connect_node(self, node_id: bytes) -> Any:
