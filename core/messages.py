@@ -121,6 +121,9 @@ class ActorSpec:
     enable_task_events: bool = True
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
+    durable: str = ""  #: its state outlives its process: saved after each "call", per "interval"
+    durable_interval_s: float = 1.0
+    durable_path: str = ""  #: folder or URL; empty: the node's default
 
 
 @message
@@ -303,6 +306,7 @@ class CreateActor:
     spec: ActorSpec
     incarnation: int
     assigned: dict[str, Any] = field(default_factory=dict)  #: accelerator ids and the like
+    saved_on: str = ""  #: see `StartActor`
 
 
 @message
@@ -790,6 +794,15 @@ class StartActor:
     spec: ActorSpec
     incarnation: int
     assigned: dict[str, Any] = field(default_factory=dict)
+    saved_on: str = ""  #: of a durable actor: the node that saved its state, as people read it
+
+
+@message
+class RemoveState:
+    """A durable actor is over: remove what was saved of it."""
+
+    actor_id: bytes
+    path: str  #: folder or URL; empty: the node's default
 
 
 @message

@@ -46,6 +46,7 @@ from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions, spill_folder
+from ract.worker.state_files import place_of
 from ract.worker.supervisor import Zygote
 from ract.worker.tunnel import Tunnels
 
@@ -129,6 +130,8 @@ class RactWorkerPlugin(WorkerPlugin):
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
         )
+        if self._options.get("is-head"):
+            self._undo.callback(self._remove_states)
         self._undo.callback(self._zygote.close)
         await self._zygote.start(self._offer.devices)
         self._server = ControlServer(
@@ -338,6 +341,9 @@ class RactWorkerPlugin(WorkerPlugin):
             self._spawn(self._spill(command.segment))
         elif isinstance(command, ev.Pull):
             self._spawn(self._pull(command))
+        elif isinstance(command, ev.RemoveState):
+            how = command.actor_id, command.path
+            self._spawn(asyncio.to_thread(self._remove_state, *how))
         elif isinstance(command, ev.Warn):
             logger.warning("node %s: %s", self.node_id.hex()[:8], command.text)
         elif isinstance(command, ev.Shutdown):
@@ -370,6 +376,19 @@ class RactWorkerPlugin(WorkerPlugin):
                 self._turn(ev.SpillFailed(segment, str(error)))
             else:
                 self._turn(ev.SpillDone(segment))
+
+    def _remove_state(self, actor_id: bytes, path: str) -> None:
+        assert self._machine is not None
+        try:
+            place_of(path, self._machine.cluster_id, actor_id).remove()
+        except Exception as error:  # of whatever driver a URL needs
+            logger.warning("the state of actor %s could not be removed: %s", actor_id.hex(), error)
+
+    def _remove_states(self) -> None:
+        """The cluster ends, and with it all actors."""
+        assert self._machine is not None
+        for actor_id, path in self._machine.states.items():
+            self._remove_state(actor_id, path)
 
     def _create_segment(self, command: ev.CreateSegment) -> None:
         path = self._segment_path(command.segment)

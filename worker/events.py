@@ -193,6 +193,14 @@ class RemoveSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveState:
+    """Remove what was saved of a durable actor."""
+
+    actor_id: bytes
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pull:
     """Copy an object from another node into a segment of this one."""
 

@@ -129,6 +129,8 @@ class NodeMachine:
         self.rng = rng
         self.executors: dict[int, Executor] = {}
         self.drivers: dict[int, Driver] = {}
+        #: Durable actors that were here and are not over, with the place of their states.
+        self.states: dict[bytes, str] = {}
         self._finished_jobs: deque[bytes] = deque(maxlen=FINISHED_JOBS_MAX)
         self.objects = Objects(config, rng, self._command, self._connected_processes)
         self._commands: list[Any] = []
@@ -387,7 +389,9 @@ class NodeMachine:
         else:
             assert work is not None
             executor.move(ACTOR)
-            create = m.CreateActor(executor.process, work.spec, work.incarnation, work.assigned)
+            create = m.CreateActor(
+                executor.process, work.spec, work.incarnation, work.assigned, work.saved_on
+            )
             self._command(ev.ToProcess(executor.process, create))
             if executor.ending is not None:
                 self._command(
@@ -413,6 +417,8 @@ class NodeMachine:
 
     def _start(self, work: m.StartLease | m.StartActor) -> None:
         is_lease = isinstance(work, m.StartLease)
+        if isinstance(work, m.StartActor) and work.spec.durable:
+            self.states[work.spec.actor_id] = work.spec.durable_path
         source = work.shape if isinstance(work, m.StartLease) else work.spec
         executor = self._find(source.job_id, source.runtime_env, fresh=not is_lease)
         if executor is None:
@@ -428,6 +434,10 @@ class NodeMachine:
         self._bind(executor, work)
         if executor.state == IDLE:
             self._begin(executor)
+
+    def _remove_state(self, event: m.RemoveState) -> None:
+        self.states.pop(event.actor_id, None)
+        self._command(ev.RemoveState(event.actor_id, event.path))
 
     def _end_lease(self, event: m.EndLease) -> None:
         for executor in self.executors.values():
@@ -604,6 +614,7 @@ _HANDLERS: dict[type, _Handler] = {
     m.CancelWanted: NodeMachine._cancel,
     m.JobFinished: NodeMachine._job_finished,
     m.EndNode: NodeMachine._end_node,
+    m.RemoveState: NodeMachine._remove_state,
     m.ObjectLocated: lambda machine, event: machine.objects.located(event),
     m.KeepObject: lambda machine, event: machine.objects.keep(event),
     m.FreeObject: lambda machine, event: machine.objects.free(event),
