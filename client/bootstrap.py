@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context, node_processes
@@ -27,7 +27,7 @@ from ract.core import naming
 from ract.core.session import setting
 from ract.core.system_config import settings
 from ract.core.version import __version__
-from ract.worker.options import check
+from ract.worker.options import check, with_system_config
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -131,7 +131,7 @@ def init(
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
-    object_spilling_directory: str | None = None,
+    object_spilling_directory: str | Sequence[str] | None = None,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -160,8 +160,9 @@ def init(
         resources: Custom resources that it offers, by name.
         labels: Labels of the node.
         object_store_memory: Bytes of shared memory for objects.
-        object_spilling_directory: Where objects go that have no room in it; an absolute path.
-            Default: the session's directory.
+        object_spilling_directory: Where objects go that have no room in it: absolute paths of
+            folders, or URLs for fsspec; several as a list or separated by commas. Default: the
+            session's directory.
         local_mode: Start no cluster: tasks and actors run in this process, one after another, for
             debugging.
         ignore_reinit_error: Return the existing context instead of raising when called twice.
@@ -239,11 +240,12 @@ def init(
                 "Start one with rworker."
             )
         if address is None:
+            system_config = kwargs.get("_system_config")
+            settings(system_config, os.environ)  # raises here what it would raise there
+            node = with_system_config(node, system_config)
             check(node, os.environ)
             node |= {"is-head": True, "name": kwargs.get("_node_name") or ""}
             port = None if include_dashboard is False else (dashboard_host, dashboard_port)
-            system_config = kwargs.get("_system_config")
-            settings(system_config, os.environ)  # raises here what it would raise there
             place = _start_embedded(node, port, system_config)
         else:
             place = node_processes.local_node(address) or _join_machine(address, token_file)

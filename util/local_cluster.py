@@ -13,7 +13,7 @@ import ract
 from ract.client import node_processes
 from ract.client.tool import ask_node
 from ract.core.system_config import settings
-from ract.worker.options import check
+from ract.worker.options import check, with_system_config
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
 _NODE_OPTIONS = {
@@ -185,12 +185,14 @@ class Cluster:
             if given.get(name) is not None
         }
         environ = {**os.environ, **(given.get("env_vars") or {})}
+        if self.head_node is None:
+            system_config = given.get("_system_config") or {}
+            settings(system_config, environ)
+            options = {**with_system_config(options, system_config), "is-head": True}
         check(options, environ)
         config: dict[str, Any] = {"node": options}
         if self.head_node is None:
-            options["is-head"] = True
-            config["system_config"] = given.get("_system_config") or {}
-            settings(config["system_config"], environ)
+            config["system_config"] = system_config
             if given.get("include_dashboard"):
                 host = given.get("dashboard_host") or "127.0.0.1"
                 config["dashboard"] = f"{host}:{given.get('dashboard_port') or 0}"

@@ -21,10 +21,10 @@ import os
 import platform
 import random
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import dask
@@ -45,7 +45,8 @@ from ract.worker.machine import Config, NodeMachine
 from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
-from ract.worker.session import Session, clean_dead_sessions, spill_folder
+from ract.worker.session import Session, clean_dead_sessions
+from ract.worker.spill_places import Folders, Urls, chosen, is_url, note_places
 from ract.worker.state_files import place_of
 from ract.worker.supervisor import Zygote
 from ract.worker.tunnel import Tunnels
@@ -102,8 +103,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
         self.session_dir = session.dir
-        self._spill_dir = spill_folder(self._options.get("object-spilling-directory"), session.dir)
-        self._undo.callback(shutil.rmtree, self._spill_dir, ignore_errors=True)
+        await self._prepare_spilling()
         self._stall_s = seconds("object_transfer_stall_milliseconds", transfer.STALL_S)
         self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
@@ -122,6 +122,7 @@ class RactWorkerPlugin(WorkerPlugin):
                 prestart=self._options.get("prestart", True),
                 spills=setting("automatic_object_spilling_enabled", "1") not in ("0", "false"),
                 spill_above=float(setting("object_spilling_threshold", "0.8") or 0.8),
+                spills_away=self._urls is not None,
                 fetch_timeout_s=seconds("fetch_fail_timeout_milliseconds", 600.0),
             ),
             random.Random(),
@@ -151,6 +152,18 @@ class RactWorkerPlugin(WorkerPlugin):
         self._spawn(self._tail())
         if watching.period_s and not self._options.get("for-driver"):
             self._spawn(self._watch_memory(watching))
+
+    async def _prepare_spilling(self) -> None:
+        """Raises OSError if objects cannot go where they are to go."""
+        places = chosen(self._options.get("object-spilling-directory"), os.environ)
+        away = [place for place in places if is_url(place)]
+        self._folders = Folders([] if away else places, self._session.dir)
+        self._undo.callback(self._folders.close)
+        self._urls = Urls(away, self._session.dir) if away else None
+        if self._urls is not None:
+            self._undo.callback(self._remove_all_spilled)
+            note_places(self._session.dir, away)
+            await asyncio.to_thread(self._urls.probe)
 
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
@@ -335,8 +348,12 @@ class RactWorkerPlugin(WorkerPlugin):
             self._zygote.kill(command.pid, command.number)
         elif isinstance(command, ev.CreateSegment):
             self._create_segment(command)
-        elif isinstance(command, ev.RemoveSegment):
+        elif isinstance(command, (ev.RemoveSegment, ev.DropSegment)):
             shm.remove(self._segment_path(command.segment))
+            if isinstance(command, ev.RemoveSegment) and self._urls is not None:
+                self._spawn(self._remove_spilled(self._urls, command.segment))
+        elif isinstance(command, ev.Restore):
+            self._spawn(self._restore(command))
         elif isinstance(command, ev.Spill):
             self._spawn(self._spill(command.segment))
         elif isinstance(command, ev.Pull):
@@ -364,18 +381,45 @@ class RactWorkerPlugin(WorkerPlugin):
     def _segment_path(self, segment: int) -> str:
         return f"{self._session.shm_prefix}{segment}"
 
-    def _disk_path(self, segment: int) -> str:
-        return os.path.join(self._spill_dir, str(segment))
-
     async def _spill(self, segment: int) -> None:
         async with self._disk_turns:
-            paths = self._segment_path(segment), self._disk_path(segment)
+            spill = self._folders.spill if self._urls is None else self._urls.upload
             try:
-                await asyncio.to_thread(shm.move_to_disk, *paths)
+                await asyncio.to_thread(spill, self._segment_path(segment), segment)
             except OSError as error:
                 self._turn(ev.SpillFailed(segment, str(error)))
             else:
                 self._turn(ev.SpillDone(segment))
+
+    async def _restore(self, command: ev.Restore) -> None:
+        segment, size, urls = command.segment, command.size, self._urls
+        path = self._segment_path(segment)
+        assert urls is not None
+        async with self._disk_turns:
+            try:
+                if command.on_disk:
+                    write = partial(urls.fill, segment=segment, size=size)
+                    await asyncio.to_thread(self._folders.fill, path, segment, size, write)
+                else:
+                    await asyncio.to_thread(urls.restore, path, segment, size)
+            except OSError as error:
+                self._turn(ev.RestoreFailed(segment, str(error)))
+            else:
+                self._turn(ev.RestoreDone(segment))
+
+    async def _remove_spilled(self, urls: Urls, segment: int) -> None:
+        try:
+            if urls.has(segment):
+                await asyncio.to_thread(urls.remove, segment)
+        except Exception as error:  # of whatever driver it is; it is tried again at the end
+            logger.warning("segment %d could not be removed: %s", segment, error)
+
+    def _remove_all_spilled(self) -> None:
+        assert self._urls is not None
+        try:
+            self._urls.close()
+        except OSError as error:
+            logger.warning("%s", error)
 
     def _remove_state(self, actor_id: bytes, path: str) -> None:
         assert self._machine is not None
@@ -394,7 +438,7 @@ class RactWorkerPlugin(WorkerPlugin):
         path = self._segment_path(command.segment)
         try:
             if command.on_disk:
-                shm.create_on_disk(path, self._disk_path(command.segment), command.size)
+                self._folders.create(path, command.segment, command.size)
             else:
                 shm.create(path, command.size)
         except OSError as error:
@@ -460,9 +504,14 @@ class RactWorkerPlugin(WorkerPlugin):
         if stored is None:
             await comm.write({"status": "missing"})
         else:
-            path = self._segment_path(stored.segment)
+            segment = self._machine.objects.store.segments[stored.segment]
             try:
-                await transfer.serve_pull(comm, path, stored, arrived, edition)
+                if segment.is_away and self._urls is not None:
+                    read = partial(self._urls.read, segment.id)
+                    await transfer.serve_away(comm, read, stored, arrived, edition)
+                else:
+                    path = self._segment_path(segment.id)
+                    await transfer.serve_pull(comm, path, stored, arrived, edition)
             except OSError as error:  # also of distributed and Tornado: the other side hung up
                 logger.info("pull of %s was broken off: %s", object_id.hex(), error)
                 comm.abort()

@@ -85,6 +85,21 @@ class SpillFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreDone:
+    """A segment is here again, at its path."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """A segment could not be copied back from behind its URL."""
+
+    segment: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class PullDone:
     """A copy of an object arrived."""
 
@@ -180,14 +195,30 @@ class CreateSegment:
 
 @dataclass(frozen=True, slots=True)
 class Spill:
-    """Copy a segment's file to disk and have its path lead there."""
+    """Copy a segment's file to disk and have its path lead there; or to a URL."""
 
     segment: int
 
 
 @dataclass(frozen=True, slots=True)
+class DropSegment:
+    """Remove a segment's file here; it is behind a URL, and stays there."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Copy a segment back from behind its URL, to its path."""
+
+    segment: int
+    size: int
+    on_disk: bool = False  #: its path is to lead to a file on disk
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveSegment:
-    """Remove a segment's file, its pages at once; on disk too, if it is there."""
+    """Remove a segment's file, its pages at once; also on disk or behind a URL."""
 
     segment: int
 

@@ -109,6 +109,7 @@ class Config:
     python_version: str = ""
     prestart: bool = True
     spills: bool = True  #: objects may be moved to disk when the store is full
+    spills_away: bool = False  #: not to disk, but to where it cannot be read from
     spill_above: float = 0.8  #: so much of the store is used before the oldest are moved
     fetch_timeout_s: float = 600.0  #: an object of which nothing comes for so long is given up
     options: dict[str, Any] = field(default_factory=dict)
@@ -627,6 +628,8 @@ _HANDLERS: dict[type, _Handler] = {
     ev.SegmentFailed: lambda machine, event: machine.objects.segment_failed(event),
     ev.SpillDone: lambda machine, event: machine.objects.spill_done(event),
     ev.SpillFailed: lambda machine, event: machine.objects.spill_failed(event),
+    ev.RestoreDone: lambda machine, event: machine.objects.restore_done(event),
+    ev.RestoreFailed: lambda machine, event: machine.objects.restore_failed(event),
     ev.PullDone: lambda machine, event: machine.objects.pull_done(event),
     ev.PullFailed: lambda machine, event: machine.objects.pull_failed(event),
     ev.MemoryHigh: NodeMachine._memory_high,

@@ -11,18 +11,23 @@ When the store is nearly full, what was used longest ago is *spilled*: its segme
 and its path made to lead there, so that whoever maps it from then on maps the file, through the
 kernel's page cache. Nothing has to be restored, and no location changes. Who has it mapped keeps
 the memory until its views go. An object that is larger than the store is written to disk at once.
+
+Or it is copied to a URL and is *away*: nobody can map it any more, so whoever wants it asks, and it
+is restored first, to memory, or to disk if what is there cannot make room. Its file is then as
+before, so that locations stay true for those who find it.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ract.core import messages as m
 from ract.worker import events as ev
 from ract.worker.fetches import Fetch, Fetches
-from ract.worker.store import StoreFull, StoreIndex
+from ract.worker.store import Segment, StoreFull, StoreIndex
 
 ROOM_S = 2.0
 """Who finds no room in the store is refused after this time."""
@@ -33,7 +38,16 @@ SPILL_S = 60.0
 KEEPER = 0
 """Stands among the processes that wait for an object: the scheduler wants it to be kept here."""
 
-_Wanted = m.SegmentWanted | m.ObjectLocated
+
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A segment that is to be restored when there is room."""
+
+    segment: int
+    size: int
+
+
+_Wanted = m.SegmentWanted | m.ObjectLocated | _Away
 
 
 class Objects:
@@ -137,6 +151,8 @@ class Objects:
                 ev.ToProcess(process, m.SegmentRefused(process, wanted.request, name, why))
             )
             self._disk_error = ""  # who asks next may be luckier
+        elif isinstance(wanted, _Away):
+            self._restore_to(wanted, on_disk=True)
         else:
             self._refuse(wanted.object_id, b"full:", str(error))
 
@@ -169,9 +185,16 @@ class Objects:
         if not self.store.spilled(event.segment, is_done=True):
             self._command(ev.RemoveSegment(event.segment))
             return
-        for process in self._processes():
-            moved = m.SegmentsMoved(process, [self.path(event.segment)])
-            self._command(ev.ToProcess(process, moved))
+        if self._config.spills_away:
+            segment = self.store.segments[event.segment]
+            segment.is_remote = segment.is_away = True
+            self._command(ev.DropSegment(event.segment))
+        self._tell_moved([event.segment])
+
+    def _tell_moved(self, segments: list[int]) -> None:
+        paths = [self.path(segment) for segment in segments]
+        for process in self._processes() if paths else ():
+            self._command(ev.ToProcess(process, m.SegmentsMoved(process, paths)))
 
     def spill_failed(self, event: ev.SpillFailed) -> None:
         """The disk is full, or broken."""
@@ -185,7 +208,8 @@ class Objects:
         if is_tick:
             for object_id in self._fetches.overdue(self.now):
                 self._give_up(object_id)
-        for segment in [each for each in self.store.leaving if each.is_spilled]:
+        gone = [s for s in self.store.leaving if s.is_spilled and not s.is_restoring]
+        for segment in gone:
             self.store.leaving.remove(segment)
             self._command(ev.RemoveSegment(segment.id))
         if not self._roomless or (self.store.releases == self._releases and not is_tick):
@@ -195,6 +219,8 @@ class Objects:
         for until, process, wanted in waiting:
             if isinstance(wanted, m.SegmentWanted):
                 self._segment_wanted(process, wanted, until)
+            elif isinstance(wanted, _Away):
+                self._restore(wanted, until)
             else:
                 self.located(wanted, until)
 
@@ -206,9 +232,62 @@ class Objects:
 
     def _allocate(self, process: int, size: int) -> tuple[Any, bool]:
         segment, recycled, removed, _ = self.store.allocate(process, size)
+        self._clear(removed)
+        return segment, recycled
+
+    def _clear(self, removed: Iterable[Segment]) -> None:
+        """Make room in fact: files go whose memory was given to others."""
         for old in removed:
             self._command(ev.RemoveSegment(old.id))
-        return segment, recycled
+        dropped = [segment.id for segment in self.store.dropped]
+        self.store.dropped.clear()
+        for segment in dropped:
+            self._command(ev.DropSegment(segment))
+        self._tell_moved(dropped)
+
+    # ------------------------------------------------------------------ restoring
+
+    def _give(self, object_id: bytes) -> None:
+        """Give an object of the store to those who wait for it, or restore it first."""
+        segment = self.store.segments[self.store.objects[object_id].segment]
+        if segment.is_away:
+            self._restore(_Away(segment.id, segment.size), None)
+        else:
+            self._answer(object_id)
+
+    def _restore(self, away: _Away, until: float | None) -> None:
+        segment = self.store.segments.get(away.segment)
+        is_wanted = segment is not None and any(i in self.waiting for i in segment.objects)
+        if segment is None or not is_wanted or not segment.is_away or segment.is_restoring:
+            return
+        if until is None and any(wanted == away for _, _, wanted in self._roomless):
+            return
+        try:
+            self._restore_to(away, on_disk=False)
+        except StoreFull as error:
+            self._no_room(0, away, until, error)
+
+    def _restore_to(self, away: _Away, on_disk: bool) -> None:
+        self._clear(self.store.restore(away.segment, on_disk=on_disk))
+        self._command(ev.Restore(away.segment, away.size, on_disk))
+
+    def restore_done(self, event: ev.RestoreDone) -> None:
+        """A segment can be read again."""
+        if not self.store.restored(event.segment, is_done=True):
+            self._command(ev.RemoveSegment(event.segment))
+            return
+        for object_id in sorted(self.store.segments[event.segment].objects):
+            if object_id in self.waiting:
+                self._answer(object_id)
+
+    def restore_failed(self, event: ev.RestoreFailed) -> None:
+        """Where it is cannot be reached, or there is no room after all."""
+        if not self.store.restored(event.segment, is_done=False):
+            self._command(ev.RemoveSegment(event.segment))
+            return
+        for object_id in sorted(self.store.segments[event.segment].objects):
+            if object_id in self.waiting:
+                self._refuse(object_id, b"lost:", f"it cannot be restored: {event.detail}")
 
     def segment_failed(self, event: ev.SegmentFailed) -> None:
         """The file could not be created: the machine has less memory than the quota says."""
@@ -265,7 +344,7 @@ class Objects:
     def _wanted(self, process: int, object_id: bytes) -> None:
         self.waiting.setdefault(object_id, {})[process] = None
         if self.store.find(object_id) is not None:
-            self._answer(object_id)
+            self._give(object_id)
         elif not self._is_asked(object_id):
             self._seek(object_id)
 
@@ -273,7 +352,14 @@ class Objects:
         """Whether the object is on its way here, or will be when there is room."""
         if object_id in self._sought or self._fetches.is_running(object_id):
             return True
-        return any(getattr(w, "object_id", None) == object_id for _, _, w in self._roomless)
+        if any(getattr(w, "object_id", None) == object_id for _, _, w in self._roomless):
+            return True
+        stored = self.store.objects.get(object_id)
+        if stored is None:
+            return False
+        return self.store.segments[stored.segment].is_restoring or any(
+            isinstance(w, _Away) and w.segment == stored.segment for _, _, w in self._roomless
+        )
 
     def _seek(self, object_id: bytes) -> None:
         self._sought.add(object_id)
@@ -343,7 +429,7 @@ class Objects:
         elif self.store.find(object_id) is not None:
             self._drop_interrupted(object_id)
             self._unseek(object_id)
-            self._answer(object_id)
+            self._give(object_id)
         elif not is_running:
             self._pull(event, until)
 

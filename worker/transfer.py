@@ -57,17 +57,44 @@ async def serve_pull(comm: Any, path: str, stored: Stored, arrived: int, edition
         arrived: So many bytes from the front the other node has already,
         edition: if they are of this edition.
     """
-    size = stored.size
-    start = arrived if edition == stored.edition and arrived <= size else 0
-    header = {"status": "OK", "size": size, "start": start, "edition": stored.edition}
-    await comm.write(header)
+    start, size = await _announce(comm, stored, arrived, edition), stored.size
     if start == size:
         return
     _, view = shm.map_for_read(path, stored.offset, size)
-    stream = compat.stream_of(comm)
     for at in range(start, size, CHUNK_BYTES):
-        written = stream.write(view[at : at + CHUNK_BYTES])
-        await _while_it_moves(written, lambda: compat.bytes_sent(stream), SERVE_STALL_S)
+        await _write_chunk(comm, view[at : at + CHUNK_BYTES])
+
+
+async def serve_away(
+    comm: Any, read: Callable[[int, int], bytes], stored: Stored, arrived: int, edition: int
+) -> None:
+    """As `serve_pull`, of an object that is not in this node's memory.
+
+    Args:
+        comm, stored, arrived, edition: As for `serve_pull`.
+        read: Reads bytes of the object's segment, from one position to another; takes its time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    start, size = await _announce(comm, stored, arrived, edition), stored.size
+    for at in range(start, size, CHUNK_BYTES):
+        end = min(size, at + CHUNK_BYTES)
+        chunk = await asyncio.to_thread(read, stored.offset + at, stored.offset + end)
+        await _write_chunk(comm, memoryview(chunk))
+
+
+async def _announce(comm: Any, stored: Stored, arrived: int, edition: int) -> int:
+    """Tell what follows; returns from which byte on."""
+    start = arrived if edition == stored.edition and arrived <= stored.size else 0
+    header = {"status": "OK", "size": stored.size, "start": start, "edition": stored.edition}
+    await comm.write(header)
+    return start
+
+
+async def _write_chunk(comm: Any, chunk: memoryview) -> None:
+    stream = compat.stream_of(comm)
+    await _while_it_moves(stream.write(chunk), lambda: compat.bytes_sent(stream), SERVE_STALL_S)
 
 
 async def pull(
