@@ -66,6 +66,9 @@ class RactWorkerPlugin(WorkerPlugin):
 
     name = "ract"
 
+    failure: BaseException | None = None
+    """Why a node of this process could not be set up, if one could not."""
+
     def __init__(self, options: dict[str, Any] | None = None) -> None:
         self._options = dict(options if options is not None else dask.config.get("ract.node", {}))
         self._machine: NodeMachine | None = None
@@ -88,7 +91,8 @@ class RactWorkerPlugin(WorkerPlugin):
         """Make the node and join."""
         try:
             await self._set_up(worker)
-        except BaseException:
+        except BaseException as error:
+            type(self).failure = error
             # distributed logs it and would go on with half a node.
             del worker.plugins[self.name]
             self._undo.close()

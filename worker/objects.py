@@ -554,6 +554,8 @@ class Objects:
             self._unwanted_pulls.add(event.object_id)
         self._drop_interrupted(event.object_id)
         self.store.free(event.object_id)
+        if event.object_id in self.waiting and not self._is_asked(event.object_id):
+            self._seek(event.object_id)  # it was to be restored; the scheduler knows what to say
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -277,10 +277,12 @@ class Urls:
 
     def close(self) -> None:
         """Remove everything. Raises OSError if that is not possible."""
+        left = []
         for place, fs, folder in self._stores:
             try:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     fs.rm(folder, recursive=True)
             except Exception as error:  # of whatever driver it is
-                text = f"{type(error).__name__}: {error}"
-                raise OSError(f"spilled objects are left at {place}: {text}") from error
+                left.append(f"{place}: {type(error).__name__}: {error}")
+        if left:
+            raise OSError(f"spilled objects may be left at {'; '.join(left)}")
