@@ -312,15 +312,15 @@ class DurableConcurrentServer(ConcurrentServer):
         return None
 
     def _end_call(self, group: _Group, caller: Caller, taker: Any, item: tuple[Any, ...]) -> None:
-        if not self._keeper.every_call:
-            self._on_loop(self._interval.ran)
-        elif taker is not None and taker is not caller and taker.out:
-            self._answer(caller, item, taker.out.pop())
-        elif taker is caller:
-            self._save(caller, item)
-        else:
+        if taker is None:  # it has not run: the holds that came with it are for nobody
             for id, count in (item[5] or {}).get("refs", ()):
                 self.runtime.adopt(id, count)
+        elif not self._keeper.every_call:
+            self._on_loop(self._interval.ran)
+        elif taker is caller:
+            self._save(caller, item)
+        elif taker.out:
+            self._answer(caller, item, taker.out.pop())
         self._unsaved.discard(item[2])
         self._on_loop(super()._finished, group, item[2])
 
