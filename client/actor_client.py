@@ -418,6 +418,7 @@ class ActorClient:
                 if self.state != "DEAD":
                     self._returned.extend(lost)
                     self._drain()
+                    self._tell_unfinished()
                     return
             self._parked.extend(lost)
             self._parked_since = time.monotonic()

@@ -96,6 +96,7 @@ class Keeper:
         """
         try:
             packed = serialization.pack(self._instance.__ract_save__())
+            body = pickle.dumps((packed.head, packed.copied_buffers(), self.log.copied()), 5)
         except Exception as error:  # the user's code
             raise self._error("could not be taken for", self._place, error) from error
         if packed.refs:
@@ -103,7 +104,6 @@ class Keeper:
                 f"__ract_save__ of {self._name} returned refs or actor handles: what they stand "
                 "for does not outlive the cluster's interest in it. Save values, or names"
             )
-        body = pickle.dumps((packed.head, packed.copied_buffers(), self.log.answers), 5)
         with self._lock:
             self._taken = FORMAT + zlib.crc32(body).to_bytes(CHECKSUM_BYTES) + body
 
