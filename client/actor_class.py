@@ -43,6 +43,7 @@ class ActorClass:
         self.is_async = any(_is_async(member) for _, member in inspect.getmembers(cls))
         self._pickled: tuple[Runtime, bytes, list[Any]] | None = None
         _check_groups(cls, self._methods, options)
+        _check_durable(cls, options)
         functools.update_wrapper(self, cls, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
@@ -125,6 +126,7 @@ class ActorClass:
         other = object.__new__(ActorClass)
         other.__dict__.update(self.__dict__)
         other._options = self._options.merged(**options)
+        _check_durable(self._class, other._options)
         return other
 
     def _info(self, runtime: Runtime) -> HandleInfo:
@@ -145,6 +147,7 @@ class ActorClass:
             options.namespace or runtime.namespace,
             self.is_async,
             (options.on_full or "block") if options.mailbox_size else "",
+            options.durable == "call",
         )
 
     def _spec(
@@ -182,6 +185,9 @@ class ActorClass:
             interruptible=options.interruptible,
             mailbox_size=options.mailbox_size or 0,
             trace=tracing.submitted(f"{self._name}.__init__") if tracing.tracer else {},
+            durable=options.durable or "",
+            durable_interval_s=options.durable_interval_s,
+            durable_path=options.durable_path or "",
         )
         return spec, refs
 
@@ -255,6 +261,18 @@ def _check_groups(cls: type, methods: dict[str, Any], options: ActorOptions) -> 
             raise ValueError(
                 f"{cls.__qualname__}.{name} names concurrency group {group!r}, but the actor has "
                 f"{sorted(groups) or 'none'}"
+            )
+
+
+def _check_durable(cls: type, options: ActorOptions) -> None:
+    if options.durable is None:
+        return
+    for name in ("__ract_save__", "__ract_restore__"):
+        hook = getattr(cls, name, None)
+        if not callable(hook) or _is_async(hook):
+            raise TypeError(
+                f"{cls.__qualname__} is to be durable: it needs the plain methods "
+                "__ract_save__(self), which returns its state, and __ract_restore__(self, state)"
             )
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client.channel import Call, Channel
 from ract.client.handles import ActorHandle, HandleInfo
-from ract.core import errors, serialization
+from ract.core import calls, errors, serialization
 from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, ExitCause
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class ActorClient:
         self._returned: list[Call] = []
         self._leaving: Channel | None = None
         self._watched = False
+        self._acknowledges = False  # it is durable and remembers results until it hears of them
+        self._unclosed: list[Channel] = []  # whose `closed` has not come
         self._handle: weakref.ref[ActorHandle] | None = None
         self._holds = 0
         self._farewell = False
@@ -254,9 +256,9 @@ class ActorClient:
         with self._lock:
             call.cancelled = True
             if call.channel is None:
-                for calls in (self._queue, self._returned):
-                    if call in calls:
-                        calls.remove(call)
+                for waiting in (self._queue, self._returned):
+                    if call in waiting:
+                        waiting.remove(call)
                 error = errors.TaskCancelledError(task_id=call.refs_task_id())
                 self.runtime.fail_soon(call, error)
                 self._drain()
@@ -293,8 +295,18 @@ class ActorClient:
             return  # it died meanwhile; the next ActorChanged will say so
         channel.owner = self
         self._channel = channel
+        self._acknowledges = self.info is not None and self.info.is_durable
+        self._unclosed.append(channel)
+        self._tell_unfinished()
         self._settle(None)
         self._drain()
+
+    def _tell_unfinished(self) -> None:
+        """Tell a durable actor which calls may come (again), once all of them are known."""
+        channel = self._channel
+        if self._acknowledges and channel is not None and self._unclosed == [channel]:
+            sent = [call.number for call in channel.unanswered()]
+            channel.say((calls.UNFINISHED, sent + [call.number for call in self.waiting]))
 
     def _restarting(self, message: ActorChanged) -> None:
         self.cause = message.cause
@@ -372,6 +384,8 @@ class ActorClient:
 
     def replied(self, channel: Channel, last: Call | None, n: int, busy_s: float) -> None:
         """Replies were applied."""
+        if self._acknowledges:
+            channel.acknowledge()
         if self._farewell:
             self._say_farewell()
         if channel is self._leaving:
@@ -397,6 +411,7 @@ class ActorClient:
     def closed(self, channel: Channel, lost: list[Call]) -> None:
         """The actor's process is gone, or the way to it."""
         with self._lock:
+            self._unclosed = [each for each in self._unclosed if each is not channel]
             if self._channel is channel:
                 self._channel = None
             if self._leaving is channel:  # it has answered all that it has begun
@@ -404,10 +419,12 @@ class ActorClient:
                 if self.state != "DEAD":
                     self._returned.extend(lost)
                     self._drain()
+                    self._tell_unfinished()
                     return
             self._parked.extend(lost)
             self._parked_from = channel.executor
             self._parked_since = time.monotonic()
+            self._tell_unfinished()
             if self.state == "DEAD":
                 self._settle(self.death())
             elif self.state == "RESTARTING":
@@ -435,6 +452,9 @@ class ActorClient:
         """Run the call again after its own error (``retry_exceptions``)."""
         with self._lock:
             call.channel = None
+            if self._acknowledges:  # it must not take this for the call that it has answered
+                call.attempt += 1
+                call.extra = {**(call.extra or {}), "attempt": call.attempt}
             self._queue.appendleft(call)
             self._drain()
 

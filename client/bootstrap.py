@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ract.client import context, node_processes
@@ -132,7 +132,7 @@ def init(
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
-    object_spilling_directory: str | None = None,
+    object_spilling_directory: str | Sequence[str] | None = None,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -165,8 +165,9 @@ def init(
         resources: Custom resources that it offers, by name.
         labels: Labels of the node.
         object_store_memory: Bytes of shared memory for objects.
-        object_spilling_directory: Where objects go that have no room in it; an absolute path.
-            Default: the session's directory.
+        object_spilling_directory: Where objects go that have no room in it: absolute paths of
+            folders, or URLs for fsspec; several as a list or separated by commas. Default: the
+            session's directory.
         local_mode: Start no cluster: tasks and actors run in this process, one after another, for
             debugging.
         ignore_reinit_error: Return the existing context instead of raising when called twice.

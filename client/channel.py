@@ -139,6 +139,16 @@ class Channel:
         with self._lock:
             self._out.append(item)
 
+    def acknowledge(self) -> None:
+        """Tell a durable actor, some time, up to where its replies have arrived."""
+        with self._lock:
+            self._out.append((calls.DONE, next(iter(self.inflight), self._seq)))
+
+    def unanswered(self) -> list[Call]:
+        """The calls that are under way."""
+        with self._lock:
+            return list(self.inflight.values())
+
     def send(self, call: Call) -> None:
         """Send a call, now or with the next ones. Raises ConnectionError on a closed channel."""
         with self._lock:

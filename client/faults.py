@@ -67,6 +67,7 @@ _REASONS: dict[bytes, type[errors.ObjectLostError]] = {
     b"lost": errors.ObjectLostError,
     b"freed": errors.ObjectFreedError,
     b"owner_died": errors.OwnerDiedError,
+    b"fetch_timed_out": errors.ObjectFetchTimedOutError,
 }
 
 

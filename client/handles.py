@@ -71,6 +71,7 @@ class HandleInfo:
         is_async: Its methods run on an event loop.
         on_full: What a call does that finds no room in the actor's mailbox: "block", "raise" or
             "shed"; "" for an actor whose mailbox has no limit.
+        is_durable: It remembers the results of calls until they have arrived.
     """
 
     _FIELDS = (
@@ -83,6 +84,7 @@ class HandleInfo:
         "namespace",
         "is_async",
         "on_full",
+        "is_durable",
     )
     __slots__ = (*_FIELDS, "_bound")
 
@@ -97,6 +99,7 @@ class HandleInfo:
         namespace: str = "",
         is_async: bool = False,
         on_full: str = "",
+        is_durable: bool = False,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -107,6 +110,7 @@ class HandleInfo:
         self.namespace = namespace
         self.is_async = is_async
         self.on_full = on_full
+        self.is_durable = is_durable
         self._bound: dict[str, Method] = {}
 
     def method(self, name: str) -> Method | None:

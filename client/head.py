@@ -226,7 +226,10 @@ async def _joined(worker: Any) -> dict[str, Any]:
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
     plugin = worker.plugins.get("ract")
     if plugin is None:
-        raise RuntimeError(f"{WORKER_PRELOAD} could not be loaded; the log says why")
+        from ract.worker.adapter import RactWorkerPlugin
+
+        why = RactWorkerPlugin.failure or f"{WORKER_PRELOAD} could not be loaded; the log says why"
+        raise RuntimeError(f"the node could not start: {why}") from RactWorkerPlugin.failure
     while asyncio.get_running_loop().time() < deadline:
         session_dir = getattr(plugin, "session_dir", None)
         if session_dir:

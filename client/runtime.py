@@ -379,7 +379,7 @@ class Runtime:
             if node_id != self.node_id:
                 return self._load_here(ref)
             location = Location(path, offset, size, is_error)
-            head, buffers = self.store.read(location, ref)
+            head, buffers = self.read_here(location, ref)
             if not is_error:
                 return self._unpack_anchored(ref, head, buffers)
         error = serialization.unpack(head, buffers)
@@ -444,7 +444,20 @@ class Runtime:
                 ref._load()
             return ref._value[0], ref._value[1]
         _, path, offset, size, is_error = ref._value
-        return self.store.read(Location(path, offset, size, is_error), ref)
+        return self.read_here(Location(path, offset, size, is_error), ref)
+
+    def read_here(self, location: Location, ref: ObjectRef) -> tuple[Any, Any]:
+        """(head, buffers) of a value in this node's store; it may have to be restored first."""
+        while True:
+            try:
+                return self.store.read(location, ref)
+            except FileNotFoundError:
+                answered = threading.Event()
+                self._want_here(ref, answered.set)
+                while not answered.wait(1.0):
+                    self.check_alive()
+                if ref._state == ERROR:
+                    ref._load()
 
     def is_here(self, ref: ObjectRef) -> bool:
         """Whether the value of a ref can be read without waiting."""
@@ -455,7 +468,10 @@ class Runtime:
         """Bring the value of a complete or foreign ref here, then call ``then()``."""
         if self.is_here(ref):
             then()
-            return
+        else:
+            self._want_here(ref, then)
+
+    def _want_here(self, ref: ObjectRef, then: Callable[[], None]) -> None:
         id = ref.binary()
         if ref._state == STORED:
             seen_on = ref._value[0]

@@ -12,6 +12,10 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
 ``(CREDIT, seq, read)``                        so many items of a stream have been read
 ``(ASK, number, wait)``                        is there room for one more call in the mailbox?
+``(DONE, seq)``                                replies to all calls before ``seq`` have arrived
+``(UNFINISHED, [number, ...])``                of calls to earlier processes only these may return
+
+The last two go to durable actors only.
 
 ``args`` is a tuple of plain positional values, or None when they are packed in ``extra``:
 
@@ -24,6 +28,7 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``group``   concurrency group
 ``trace``   context of the caller's span (`ract.client.tracing`)
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
+``attempt`` of a call to a durable actor: how often its own error made it run again
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================
 
@@ -51,7 +56,7 @@ import pickle
 import struct
 from typing import Any
 
-HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK = range(6)
+HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK, DONE, UNFINISHED = range(8)
 
 PLAIN, INLINE, ERROR, STORED, SEVERAL, RETURNED, CANCELLED, ITEM, END = range(1, 10)
 

@@ -247,6 +247,10 @@ class PlasmaObjectNotAvailable(RactError):
     """The object is not in the local store."""
 
 
+class DurableStateError(RactError):
+    """The state of a durable actor could not be saved, or what was saved could not be restored."""
+
+
 class AsyncioActorExit(RactError):
     """Raised by `exit_actor` in an async actor to end it."""
 

@@ -122,6 +122,9 @@ class ActorSpec:
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
     trace: dict[str, str] = field(default_factory=dict)  #: the context of the span that creates it
+    durable: str = ""  #: its state outlives its process: saved after each "call", per "interval"
+    durable_interval_s: float = 1.0
+    durable_path: str = ""  #: folder or URL; empty: the node's default
 
 
 @message
@@ -313,6 +316,7 @@ class CreateActor:
     spec: ActorSpec
     incarnation: int
     assigned: dict[str, Any] = field(default_factory=dict)  #: accelerator ids and the like
+    saved_on: str = ""  #: see `StartActor`
 
 
 @message
@@ -775,11 +779,13 @@ class ObjectKept:
 
 @message
 class ObjectMissing:
-    """A node could not pull the object from ``source`` (it is gone there)."""
+    """A node could not pull the object from ``source``; answered as `ObjectSought`, if wanted."""
 
     node_id: bytes
     object_id: bytes
     source: bytes
+    is_gone: bool = True  #: ``source`` said that it does not have it; else it could not be asked
+    is_wanted: bool = True  #: somebody on the node still waits for it
 
 
 @message
@@ -793,7 +799,7 @@ class ObjectSought:
 
 @message
 class ObjectUnsought:
-    """Nobody on the node waits any more."""
+    """Nobody on the node waits any more, or what it was told by `ObjectLocated` is of no use."""
 
     node_id: bytes
     object_id: bytes
@@ -896,6 +902,15 @@ class StartActor:
     spec: ActorSpec
     incarnation: int
     assigned: dict[str, Any] = field(default_factory=dict)
+    saved_on: str = ""  #: of a durable actor: the node that saved its state, as people read it
+
+
+@message
+class RemoveState:
+    """A durable actor is over: remove what was saved of it."""
+
+    actor_id: bytes
+    path: str  #: folder or URL; empty: the node's default
 
 
 @message
@@ -910,7 +925,10 @@ class StopActor:
 
 @message
 class ObjectLocated:
-    """Answer to `ObjectSought`: inline, or nodes that have it (their distributed addresses)."""
+    """Answer to `ObjectSought`: inline, or nodes that have it (their distributed addresses).
+
+    A location is answered in turn: by `ObjectStored`, `ObjectMissing` or `ObjectUnsought`.
+    """
 
     object_id: bytes
     blob: Blob | None

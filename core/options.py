@@ -214,6 +214,17 @@ def _seconds(name: str, value: Any) -> Any:
     return value
 
 
+def _place(name: str, value: Any) -> Any:
+    if _non_empty(name, value) is None:
+        return value
+    protocol, separator, _ = value.partition("://")
+    if not separator and not value.startswith("/"):
+        _fail(name, value, "an absolute path or a URL")
+    if separator and protocol == "memory":
+        _fail(name, value, "a place that outlives a process")
+    return value
+
+
 def _runtime_env(name: str, value: Any) -> Any:
     if value is None:
         return value
@@ -284,6 +295,9 @@ _ACTOR: Table = {
     "mailbox_size": (None, _integer("None or a positive integer", 1)),
     "on_full": (None, _one_of("block", "raise", "shed")),
     "interruptible": (False, _bool),
+    "durable": (None, _one_of("interval", "call")),
+    "durable_interval_s": (1.0, _seconds),
+    "durable_path": (None, _place),
 }
 
 _METHOD: Table = {
@@ -450,6 +464,23 @@ class ActorOptions(_Options):
             raise ValueError("'get_if_exists' needs a 'name' to look for")
         if self.given.get("name") == "":
             raise ValueError("'' is not a valid name for an actor")
+        self._check_durable()
+
+    def _check_durable(self) -> None:
+        given = self.given
+        if self.durable is None:
+            for name in ("durable_interval_s", "durable_path"):
+                if given.get(name) is not None:
+                    raise ValueError(f"'{name}' is for durable actors: give durable=... too")
+        elif self.durable == "call":
+            if given.get("durable_interval_s") is not None:
+                raise ValueError("'durable_interval_s' is for durable='interval', not for 'call'")
+            if (self.max_concurrency or 1) > 1 or self.concurrency_groups:
+                raise ValueError(
+                    "durable='call' is for actors that run one call at a time: the state after a "
+                    "call must not contain parts of others; drop 'max_concurrency' and "
+                    "'concurrency_groups', or use durable='interval'"
+                )
 
     @property
     def _asks(self) -> bool:

@@ -49,6 +49,8 @@ def setting(
 
 def as_text(value: Any) -> str:
     """A setting as an environment variable has it."""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
@@ -61,6 +63,24 @@ def use_system_config(given: Mapping[str, Any]) -> None:
     """This process is in a cluster with these settings from now on; in none, with none."""
     _given.clear()
     _given.update(given)
+
+
+def seconds(name: str, default: float, environ: Mapping[str, str] = os.environ) -> float:
+    """A time in seconds; the setting ``name`` has it in milliseconds.
+
+    Raises:
+        ValueError: it is set, and no positive number.
+    """
+    text = setting(name, environ=environ)
+    if not text:
+        return default
+    try:
+        found = float(text) / 1000
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ValueError(f"RACT_{name} must be a positive number of milliseconds, got {text!r}")
+    return found
 
 
 def child_environment(**more: str) -> dict[str, str]:

@@ -76,6 +76,8 @@ class Actor:
     cause: ExitCause | None = None  #: of death, or of the newest restart
     error: Blob | None = None  #: what the constructor raised
     watchers: dict[int, None] = field(default_factory=dict)
+    state_node: bytes = b""  #: where its newest body is, or was
+    saved_on: str = ""  #: of a durable actor: where it was ALIVE last, as people read it
     recalled: int = 0  #: a lease asked back for it, 0 if none
     created_at: float = 0.0
     died_at: float = 0.0

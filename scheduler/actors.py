@@ -35,6 +35,7 @@ from ract.core.messages import (
     ActorSpec,
     ActorStarted,
     ExitCause,
+    RemoveState,
     StartActor,
     StopActor,
 )
@@ -170,6 +171,8 @@ class Actors:
             return
         body.executor, body.address, body.pid = event.executor, event.address, event.pid
         self.by_executor[event.executor] = event.actor_id
+        if actor.spec.durable:
+            actor.saved_on = body.node.short
         self.processes.assign_job(event.executor, actor.spec.job_id)
         body.allocation.ledger.shrink(body.allocation, actor.spec.running_demand)
         self.turn.retry = True
@@ -408,9 +411,10 @@ class Actors:
     def _start(self, actor: Actor, spot: Spot) -> None:
         node, allocation = spot.node, spot.ledger.take(actor.ask.demand)
         actor.body = Body(node, actor.incarnation, allocation)
+        actor.state_node = node.node_id
         actor.recalled = 0
         self._wait(actor)
-        message = StartActor(actor.spec, actor.incarnation, {**allocation.assigned})
+        message = StartActor(actor.spec, actor.incarnation, {**allocation.assigned}, actor.saved_on)
         self.turn.send(node.node_id, message)
 
     def _stop(self, actor: Actor, cause: ExitCause, *, graceful: bool) -> None:
@@ -429,6 +433,7 @@ class Actors:
         self.turn.retry = True
         if actor.state == DEAD or body.incarnation < actor.incarnation:
             self._wait(actor)  # its story went on without this body
+            self._remove_state(actor)
         elif body.ending is not None:
             self._finish(actor, body.ending)
         elif cause.kind == "drained" and body.is_moving:
@@ -468,9 +473,20 @@ class Actors:
         _forget(self.by_owner, actor.spec.owner, actor.spec.actor_id)
         _forget(self.by_group, actor.ask.group_id, actor.spec.actor_id)
         self.holds.release(actor.spec.contains)
+        self._remove_state(actor)
         self._dead.append(actor.spec.actor_id)
         if len(self._dead) > self.turn.settings.dead_max:
             self._forget_oldest()
+
+    def _remove_state(self, actor: Actor) -> None:
+        """Have the saved state of a dead actor removed, once no process of it can save any more."""
+        if not actor.spec.durable or actor.state != DEAD or actor.body is not None:
+            return
+        nodes = [node.node_id for node in self.placement.nodes.alive]
+        if nodes:  # where it is, or at least where it can be reached if that is a shared place
+            node_id = actor.state_node if actor.state_node in nodes else nodes[0]
+            remove = RemoveState(actor.spec.actor_id, actor.spec.durable_path)
+            self.turn.send(node_id, remove)
 
     def _forget_oldest(self) -> None:
         actor_id = self._dead.popleft()

@@ -12,9 +12,10 @@ States of an entry, the only table is `TRANSITIONS`:
 * FREED — ``free()`` dropped the value though refs remain.
 
 Nodes that wait for a value are *seekers*; each gets one `ObjectLocated` as soon as the entry is
-READY, or an error blob whose head starts with ``lost:``, ``owner_died:``, ``freed:`` or one of
-`UNRECOVERABLE`. An entry that is UNKNOWN, or that nothing holds, keeps seekers waiting no longer
-than ``unknown_timeout_s``, or ``untold_timeout_s`` while the node that is said to store it lives.
+READY and a copy is free to serve it (`ract.scheduler.spread`), or an error blob whose head starts
+with ``lost:``, ``owner_died:``, ``freed:`` or one of `UNRECOVERABLE`. An entry that is UNKNOWN, or
+that nothing holds, keeps seekers waiting no longer than ``unknown_timeout_s``, or
+``untold_timeout_s`` while the node that is said to store it lives.
 
 An entry goes when `HoldTable` says that nothing holds it: copies are freed, what it contained is
 released. A copy that is reported afterwards is freed at once. Values stay opaque.
@@ -45,6 +46,7 @@ from ract.core.messages import (
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.nodes import Nodes
 from ract.scheduler.processes import Processes
+from ract.scheduler.spread import Pulls
 from ract.scheduler.turn import Turn
 
 UNKNOWN, PENDING, READY, LOST, FREED = "UNKNOWN", "PENDING", "READY", "LOST", "FREED"
@@ -127,6 +129,10 @@ class Directory:
     by_publisher: dict[int, dict[bytes, None]] = field(default_factory=dict)
     #: All and only the entries with a deadline, in no particular order.
     deadlines: dict[bytes, float] = field(default_factory=dict)
+    pulls: Pulls = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pulls = Pulls(self.rng)
 
     # ------------------------------------------------------------------ publishing
 
@@ -147,6 +153,7 @@ class Directory:
     def stored(self, event: ObjectStored) -> None:
         """A node has a copy, the first or a further one."""
         node_id = event.node_id
+        self.pulls.ended(event.object_id, node_id)
         entry = self.table.get(event.object_id)
         if event.is_copy and (entry is None or entry.state not in (READY, LOST, REBUILDING)):
             # A pull that finished after the object went: nobody would ever free this copy.
@@ -186,6 +193,7 @@ class Directory:
     def sought(self, node_id: bytes, object_id: bytes, seen_on: bytes = b"") -> None:
         """Processes of a node wait for the object, which a node stores, as far as they know."""
         entry = self._entry(object_id)
+        self.pulls.ended(object_id, node_id)  # who pulls does not ask
         entry.seekers[node_id] = None
         if seen_on and entry.state == UNKNOWN:
             entry.seen_on = seen_on
@@ -193,23 +201,29 @@ class Directory:
         self._settle(entry)
 
     def unsought(self, node_id: bytes, object_id: bytes) -> None:
-        """Nobody on the node waits any more."""
+        """Nobody on the node waits any more, or it does without a copy."""
         entry = self.table.get(object_id)
-        if entry is not None and entry.seekers.pop(node_id, 0) is None:
+        was_pulling = self.pulls.ended(object_id, node_id)
+        if entry is not None and (entry.seekers.pop(node_id, 0) is None or was_pulling):
             self._settle(entry)
 
     def missing(self, event: ObjectMissing) -> None:
-        """A pull found nothing at ``source``: try another copy, or it is lost."""
-        entry = self.table.get(event.object_id)
-        if entry is None:
-            self.sought(event.node_id, event.object_id)
-            return
-        if event.source in entry.nodes:
-            self._forget_copy(entry, event.source)
-            if self.nodes.get(event.source) is not None:
-                self.turn.send(event.source, FreeObject(event.object_id))
+        """A pull failed: try another copy, or it is lost."""
+        object_id, source = event.object_id, event.source
+        entry = self.table.get(object_id)
+        self.pulls.ended(object_id, event.node_id)
+        if entry is not None and source in entry.nodes and not event.is_gone:
+            self.pulls.avoid(object_id, event.node_id, source, self.turn.now)
+        elif entry is not None and source in entry.nodes:
+            self._forget_copy(entry, source)
+            if source != event.node_id and self.nodes.get(source) is not None:
+                self.turn.send(source, FreeObject(object_id))
             self._lose_if_gone(entry, "its last copy is gone from the node that stored it")
-        self.sought(event.node_id, event.object_id)
+        if event.is_wanted:
+            self.sought(event.node_id, object_id)
+        elif entry is not None:
+            entry.seekers.pop(event.node_id, None)
+            self._settle(entry)
 
     # ------------------------------------------------------------------ losing
 
@@ -262,6 +276,7 @@ class Directory:
             entry.seekers.pop(node_id, None)
             self._lose_if_untold(entry)
             self._settle(entry)
+        self._go_on(self.pulls.node_lost(node_id))
 
     def sole_on(self, node_id: bytes) -> list[bytes]:
         """Return the objects that no node keeps but this one, or others that are drained."""
@@ -299,6 +314,7 @@ class Directory:
             else:
                 self._answer(entry, _error(b"lost:unknown object"))
             self._settle(entry)
+        self._go_on(self.pulls.expire(self.turn.now))
 
     def postpone(self) -> None:
         """Messages were much later than usual: wait anew for whoever publishes what is sought."""
@@ -308,7 +324,10 @@ class Directory:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        return min(self.deadlines.values(), default=None)
+        at = self.pulls.next_deadline()
+        return min(
+            self.deadlines.values() if at is None else (*self.deadlines.values(), at), default=None
+        )
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -317,13 +336,19 @@ class Directory:
         for object_id, entry in self.table.items():
             assert self.holds.is_held(object_id) or entry.seekers, object_id.hex()
             assert (entry.state == READY) == bool(entry.nodes or entry.blob is not None)
-            assert not (entry.seekers and entry.state in (READY, LOST, FREED))
+            assert not (entry.seekers and entry.state in (LOST, FREED))
+            for seeker in entry.seekers if entry.state == READY else ():
+                assert entry.blob is None
+                assert self.pulls.must_wait(object_id, seeker, entry.nodes)
             assert (entry.deadline is not None) == (object_id in self.deadlines)
             for node_id in entry.nodes:
                 assert object_id in self.by_node[node_id]
                 assert self.nodes.get(node_id)
             pending = object_id in self.by_publisher.get(entry.publisher, {})
             assert pending == (entry.state in PROMISED)
+        self.pulls.check()
+        for object_id in self.pulls.table:
+            assert self.table[object_id].state == READY
 
     # ------------------------------------------------------------------ inside
 
@@ -353,6 +378,7 @@ class Directory:
 
     def _drop_value(self, entry: Entry) -> None:
         """Free the copies and let go of what the value contains."""
+        self.pulls.forget(entry.object_id)
         for node_id in list(entry.nodes):
             self._forget_copy(entry, node_id)
             self.turn.send(node_id, FreeObject(entry.object_id))
@@ -376,6 +402,7 @@ class Directory:
         if entry.nodes or entry.blob is not None:
             return
         # What it contains stays held: a copy that is on its way may revive it.
+        self.pulls.forget(entry.object_id)
         is_wanted = self.holds.is_held(entry.object_id) or entry.seekers
         if not (is_wanted and self._ask_maker(entry, reason)):
             self._step(entry, "lost")
@@ -397,13 +424,23 @@ class Directory:
         self.processes.tell(maker, ObjectLost(maker, object_id, reason, is_held))
         return True
 
+    def _go_on(self, object_ids: list[bytes]) -> None:
+        """Pulls of these are over, and others may have waited for that."""
+        for object_id in object_ids:
+            entry = self.table.get(object_id)
+            if entry is not None:
+                self._settle(entry)
+
     def _settle(self, entry: Entry) -> None:
         """Answer who can be answered, and let the entry go if nothing keeps it."""
+        is_held = self.holds.is_held(entry.object_id)
         if entry.seekers and entry.state == READY:
-            self._answer(entry, None)
+            if entry.blob is not None:
+                self._answer(entry, entry.blob)
+            else:
+                self._locate(entry, is_held)
         elif entry.seekers and entry.state in (LOST, FREED):
             self._answer(entry, _error(entry.answer))
-        is_held = self.holds.is_held(entry.object_id)
         if is_held or entry.seekers:
             must_end = bool(entry.seekers) and (entry.state == UNKNOWN or not is_held)
             self._set_deadline(entry, must_end)
@@ -430,25 +467,35 @@ class Directory:
             over = LineageOver(entry.rebuilder, [entry.object_id])
             self.processes.tell(entry.rebuilder, over)
 
-    def _answer(self, entry: Entry, error: Blob | None) -> None:
-        """Tell every seeker where the value is, or that there will be none."""
+    def _answer(self, entry: Entry, blob: Blob) -> None:
+        """Give every seeker the value, or the error that stands for it."""
         seekers, entry.seekers = entry.seekers, {}
         for node_id in seekers:
-            others = [n for n in entry.nodes if n != node_id]
-            self.rng.shuffle(others)  # copies share the load
-            nodes = [node for n in others if (node := self.nodes.get(n)) is not None]
-            if node_id in entry.nodes:
-                nodes.insert(0, self.nodes.table[node_id])
-            blob = error or entry.blob
-            message = ObjectLocated(
-                object_id=entry.object_id,
-                blob=blob,
-                node_ids=[] if blob else [node.node_id for node in nodes],
-                addresses=[] if blob else [node.address for node in nodes],
-                size=entry.size,
-                is_error=blob.is_error if blob else entry.is_error,
-            )
-            self.turn.send(node_id, message)
+            located = ObjectLocated(entry.object_id, blob, [], [], entry.size, blob.is_error)
+            self.turn.send(node_id, located)
+
+    def _locate(self, entry: Entry, is_held: bool) -> None:
+        """Tell seekers where a copy is, as many as the copies can serve now."""
+        for node_id in [each for each in entry.seekers if each in entry.nodes]:
+            self._tell(entry, node_id, [node_id])  # it finds it there, or says that it is gone
+        # Where nothing holds the object, there is no time to wait for each other.
+        size = entry.size if is_held else 0
+        copies = [each for each in entry.nodes if self.nodes.get(each) is not None]
+        found = self.pulls.assign(entry.object_id, entry.seekers, copies, size, self.turn.now)
+        for node_id, sources in found.items():
+            self._tell(entry, node_id, sources)
+
+    def _tell(self, entry: Entry, node_id: bytes, sources: list[bytes]) -> None:
+        del entry.seekers[node_id]
+        located = ObjectLocated(
+            object_id=entry.object_id,
+            blob=None,
+            node_ids=sources,
+            addresses=[self.nodes.table[each].address for each in sources],
+            size=entry.size,
+            is_error=entry.is_error,
+        )
+        self.turn.send(node_id, located)
 
 
 def _error(head: bytes) -> Blob:

@@ -64,7 +64,7 @@ class Placement:
     """Chooses nodes. Its only state is whose turn it is, and what it remembers of the nodes."""
 
     def __init__(self, nodes: Nodes, pack_below: float) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._pack_below = pack_below
         self.groups: dict[bytes, Group] = {}  #: the placement groups, kept by `Groups`
         self._turns = 0
@@ -87,7 +87,7 @@ class Placement:
             if not ask.is_soft or (target is not None and not ask.may_spill):
                 return None
         pool = self.pool(ask)
-        close = self._nodes.get(near)
+        close = self.nodes.get(near)
         if has_data and close is not None and ask.kind == "DEFAULT" and pool.has_room(close):
             return Spot(close, close.ledger)
         node = pool.best(close)
@@ -96,21 +96,19 @@ class Placement:
         if ask.kind == "SPREAD":
             self._turns += 1
             node.spread_turn = self._turns
-            self._nodes.note(node, False)  # to all pools: what they hold depends on nodes alone
+            self.nodes.note(node, False)  # to all pools: what they hold depends on nodes alone
         return Spot(node, node.ledger)
 
     def pool(self, ask: Ask) -> Pool:
         """Return the nodes that could run ``ask``, best first."""
-        if self._pools_at != self._nodes.version:
-            self._pools_at = self._nodes.version
+        if self._pools_at != self.nodes.version:
+            self._pools_at = self.nodes.version
             self._pools = {}
         found = self._pools.get(ask.key)
         if found is None:
             if len(self._pools) >= POOLS_MAX:
                 del self._pools[next(iter(self._pools))]
-            found = self._pools[ask.key] = Pool(
-                ask, self._match(ask), self._nodes, self._pack_below
-            )
+            found = self._pools[ask.key] = Pool(ask, self._match(ask), self.nodes, self._pack_below)
         found.catch_up()
         return found
 
@@ -130,7 +128,7 @@ class Placement:
 
     def _target(self, ask: Ask) -> Node | None:
         """The node that an affinity names, if it could run it."""
-        node = self._nodes.get(ask.node_id)
+        node = self.nodes.get(ask.node_id)
         if node is None or not any(could_run(node, ask, each) for each in ask.selectors):
             return None
         return node
@@ -144,7 +142,7 @@ class Placement:
         return Verdict("wait") if self.pool(ask).nodes else _infeasible(ask)
 
     def _affinity_verdict(self, ask: Ask) -> Verdict:
-        node = self._nodes.get(ask.node_id)
+        node = self.nodes.get(ask.node_id)
         if node is None:
             return Verdict("refused", f"node {ask.node_id.hex()} is dead or unknown")
         if self._target(ask) is None:
@@ -182,7 +180,7 @@ class Placement:
     def _match(self, ask: Ask) -> list[Node]:
         """Return the nodes that are big enough and have the labels. They do not change in life."""
         for selector in ask.selectors:
-            found = [node for node in self._nodes.alive if could_run(node, ask, selector)]
+            found = [node for node in self.nodes.alive if could_run(node, ask, selector)]
             if found:
                 return found
         return []

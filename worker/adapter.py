@@ -21,10 +21,10 @@ import os
 import platform
 import random
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import dask
@@ -36,7 +36,7 @@ from ract.core import messages as m
 from ract.core import wire
 from ract.core.resources import UNIT
 from ract.core.security import fingerprint
-from ract.core.session import setting, system_config
+from ract.core.session import seconds, setting, system_config
 from ract.core.version import __version__
 from ract.worker import compat, detect, isolation, offer, shm, statistics, transfer
 from ract.worker import events as ev
@@ -46,7 +46,9 @@ from ract.worker.machine import Config, NodeMachine
 from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
-from ract.worker.session import Session, clean_dead_sessions, spill_folder
+from ract.worker.session import Session, clean_dead_sessions
+from ract.worker.spill_places import Folders, Urls, chosen, is_url, note_places
+from ract.worker.state_files import place_of
 from ract.worker.statistics import Statistics, Totals
 from ract.worker.supervisor import Zygote
 from ract.worker.tunnel import Tunnels
@@ -65,6 +67,9 @@ class RactWorkerPlugin(WorkerPlugin):
     """Hosts a `NodeMachine`; installed by `ract.worker.preload`."""
 
     name = "ract"
+
+    failure: BaseException | None = None
+    """Why a node of this process could not be set up, if one could not."""
 
     def __init__(self, options: dict[str, Any] | None = None) -> None:
         self._options = dict(options if options is not None else dask.config.get("ract.node", {}))
@@ -86,7 +91,8 @@ class RactWorkerPlugin(WorkerPlugin):
         """Make the node and join."""
         try:
             await self._set_up(worker)
-        except BaseException:
+        except BaseException as error:
+            type(self).failure = error
             # distributed logs it and would go on with half a node.
             del worker.plugins[self.name]
             self._undo.close()
@@ -101,8 +107,8 @@ class RactWorkerPlugin(WorkerPlugin):
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
         self.session_dir = session.dir
-        self._spill_dir = spill_folder(self._options.get("object-spilling-directory"), session.dir)
-        self._undo.callback(shutil.rmtree, self._spill_dir, ignore_errors=True)
+        await self._prepare_spilling()
+        self._stall_s = seconds("object_transfer_stall_milliseconds", transfer.STALL_S)
         self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
         resources = self._offer.resources
@@ -121,6 +127,8 @@ class RactWorkerPlugin(WorkerPlugin):
                 spills=setting("automatic_object_spilling_enabled", "1") not in ("0", "false"),
                 spill_above=float(setting("object_spilling_threshold", "0.8") or 0.8),
                 system_config=system_config(),
+                spills_away=self._urls is not None,
+                fetch_timeout_s=seconds("fetch_fail_timeout_milliseconds", 600.0),
             ),
             random.Random(),
         )
@@ -128,6 +136,8 @@ class RactWorkerPlugin(WorkerPlugin):
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
         )
+        if self._options.get("is-head"):
+            self._undo.callback(self._remove_states)
         self._undo.callback(self._zygote.close)
         await self._zygote.start(self._offer.devices)
         if "isolation" in self._options:
@@ -150,6 +160,18 @@ class RactWorkerPlugin(WorkerPlugin):
         self._spawn(self._tail())
         if watching.period_s and not self._options.get("for-driver"):
             self._spawn(self._watch_memory(watching))
+
+    async def _prepare_spilling(self) -> None:
+        """Raises OSError if objects cannot go where they are to go."""
+        places = chosen(self._options.get("object-spilling-directory"), os.environ)
+        away = [place for place in places if is_url(place)]
+        self._folders = Folders([] if away else places, self._session.dir)
+        self._undo.callback(self._folders.close)
+        self._urls = Urls(away, self._session.dir) if away else None
+        if self._urls is not None:
+            self._undo.callback(self._remove_all_spilled)
+            note_places(self._session.dir, away)
+            await asyncio.to_thread(self._urls.probe)
 
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
@@ -357,12 +379,19 @@ class RactWorkerPlugin(WorkerPlugin):
             self._zygote.kill(command.pid, command.number)
         elif isinstance(command, ev.CreateSegment):
             self._create_segment(command)
-        elif isinstance(command, ev.RemoveSegment):
+        elif isinstance(command, (ev.RemoveSegment, ev.DropSegment)):
             shm.remove(self._segment_path(command.segment))
+            if isinstance(command, ev.RemoveSegment) and self._urls is not None:
+                self._spawn(self._remove_spilled(self._urls, command.segment))
+        elif isinstance(command, ev.Restore):
+            self._spawn(self._restore(command))
         elif isinstance(command, ev.Spill):
             self._spawn(self._spill(command.segment))
         elif isinstance(command, ev.Pull):
             self._spawn(self._pull(command))
+        elif isinstance(command, ev.RemoveState):
+            how = command.actor_id, command.path
+            self._spawn(asyncio.to_thread(self._remove_state, *how))
         elif isinstance(command, ev.Warn):
             logger.warning("node %s: %s", self.node_id.hex()[:8], command.text)
         elif isinstance(command, ev.Shutdown):
@@ -375,26 +404,68 @@ class RactWorkerPlugin(WorkerPlugin):
     def _segment_path(self, segment: int) -> str:
         return f"{self._session.shm_prefix}{segment}"
 
-    def _disk_path(self, segment: int) -> str:
-        return os.path.join(self._spill_dir, str(segment))
-
     async def _spill(self, segment: int) -> None:
         async with self._disk_turns:
-            paths = self._segment_path(segment), self._disk_path(segment)
+            assert self._machine is not None
+            spill = self._folders.spill if self._urls is None else self._urls.upload
+            found = self._machine.objects.store.segments.get(segment)
             try:
-                size = await asyncio.to_thread(shm.move_to_disk, *paths)
+                await asyncio.to_thread(spill, self._segment_path(segment), segment)
             except OSError as error:
                 self._turn(ev.SpillFailed(segment, str(error)))
             else:
                 self._totals.spills += 1
-                self._totals.spilled_bytes += size
+                self._totals.spilled_bytes += found.size if found is not None else 0
                 self._turn(ev.SpillDone(segment))
+
+    async def _restore(self, command: ev.Restore) -> None:
+        segment, size, urls = command.segment, command.size, self._urls
+        path = self._segment_path(segment)
+        assert urls is not None
+        async with self._disk_turns:
+            try:
+                if command.on_disk:
+                    write = partial(urls.fill, segment=segment, size=size)
+                    await asyncio.to_thread(self._folders.fill, path, segment, size, write)
+                else:
+                    await asyncio.to_thread(urls.restore, path, segment, size)
+            except OSError as error:
+                self._turn(ev.RestoreFailed(segment, str(error)))
+            else:
+                self._turn(ev.RestoreDone(segment))
+
+    async def _remove_spilled(self, urls: Urls, segment: int) -> None:
+        try:
+            if urls.has(segment):
+                await asyncio.to_thread(urls.remove, segment)
+        except Exception as error:  # of whatever driver it is; it is tried again at the end
+            logger.warning("segment %d could not be removed: %s", segment, error)
+
+    def _remove_all_spilled(self) -> None:
+        assert self._urls is not None
+        try:
+            self._urls.close()
+        except OSError as error:
+            logger.warning("%s", error)
+
+    def _remove_state(self, actor_id: bytes, path: str) -> None:
+        assert self._machine is not None
+        try:
+            place_of(path, self._machine.cluster_id, actor_id).remove()
+        except Exception as error:  # of whatever driver a URL needs
+            logger.warning("the state of actor %s could not be removed: %s", actor_id.hex(), error)
+
+    def _remove_states(self) -> None:
+        """The cluster ends, and with it all actors."""
+        assert self._machine is not None
+        for actor_id, path in self._machine.states.items():
+            self._remove_state(actor_id, path)
 
     def _create_segment(self, command: ev.CreateSegment) -> None:
         path = self._segment_path(command.segment)
         try:
             if command.on_disk:
-                shm.create_on_disk(path, self._disk_path(command.segment), command.size)
+                self._folders.create(path, command.segment, command.size)
             else:
                 shm.create(path, command.size)
         except OSError as error:
@@ -431,31 +502,53 @@ class RactWorkerPlugin(WorkerPlugin):
     # ------------------------------------------------------------------ between nodes
 
     async def _pull(self, command: ev.Pull) -> None:
-        path = self._segment_path(command.segment)
+        path, object_id = self._segment_path(command.segment), command.object_id
+        progress = transfer.Progress(command.arrived, command.edition)
         try:
             await transfer.pull(
-                command.address, self._connect, command.object_id, path, 0, command.size
+                command.address,
+                self._connect,
+                object_id,
+                path,
+                command.size,
+                progress,
+                self._stall_s,
             )
         except Exception as error:
-            logger.info("pull of %s failed: %s", command.object_id.hex(), error)
-            self._turn(ev.PullFailed(command.object_id, command.source, str(error)))
+            reason = f"{command.address}: {error or type(error).__name__}"
+            logger.info("pull of %s failed: %s", object_id.hex(), reason)
+            is_gone = isinstance(error, transfer.PullError) and error.is_gone
+            how = progress.arrived, progress.edition
+            self._turn(ev.PullFailed(object_id, command.source, reason, is_gone, *how))
         else:
-            self._totals.pulled(command.source, command.size)
-            self._turn(ev.PullDone(command.object_id))
+            self._turn(ev.PullDone(object_id, progress.edition))
+        finally:
+            self._totals.pulled(command.source, progress.received)
 
     async def _connect(self, address: str) -> Any:
         return await compat.open_comm(self._worker, address)
 
-    async def _serve_pull(self, comm: Any, object_id: bytes = b"", **_: Any) -> Any:
+    async def _serve_pull(
+        self, comm: Any, object_id: bytes = b"", arrived: int = 0, edition: int = 0, **_: Any
+    ) -> Any:
         assert self._machine is not None
         stored = self._machine.objects.store.find(object_id)
         if stored is None:
             await comm.write({"status": "missing"})
         else:
-            path = self._segment_path(stored.segment)
-            await transfer.serve_pull(comm, path, stored.offset, stored.size)
-            self._totals.serves += 1
-            self._totals.served_bytes += stored.size
+            segment = self._machine.objects.store.segments[stored.segment]
+            try:
+                if segment.is_away and self._urls is not None:
+                    read = partial(self._urls.read, segment.id)
+                    await transfer.serve_away(comm, read, stored, arrived, edition)
+                else:
+                    path = self._segment_path(segment.id)
+                    await transfer.serve_pull(comm, path, stored, arrived, edition)
+                self._totals.serves += 1
+                self._totals.served_bytes += stored.size
+            except OSError as error:  # also of distributed and Tornado: the other side hung up
+                logger.info("pull of %s was broken off: %s", object_id.hex(), error)
+                comm.abort()
         return compat.keep_comm()
 
     async def _connect_node(self, node_id: bytes) -> Any:
@@ -469,7 +562,7 @@ class RactWorkerPlugin(WorkerPlugin):
 
     async def _report(self, watching: Settings) -> None:
         assert self._machine is not None
-        sampler = Statistics(watching, os.path.dirname(self._spill_dir))
+        sampler = Statistics(watching, self._session.dir)
         sampled: dict[str, Any] = {}
         while True:
             await asyncio.sleep(STATS_PERIOD_S)

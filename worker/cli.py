@@ -36,8 +36,8 @@ JOIN_TIMEOUT_S = 30.0
 @click.option("--object-store-memory", type=int, help="Bytes of shared memory for objects.")
 @click.option(
     "--object-spilling-directory",
-    type=click.Path(file_okay=False),
-    help="Where objects go that have no room in shared memory; default: below the session.",
+    help="Where objects go that have no room in shared memory: folders or URLs, separated by "
+    "commas; default: below the session.",
 )
 @click.option(
     "--enable-resource-isolation",

@@ -97,6 +97,16 @@ def stream_of(comm: Any) -> IOStream:
     return comm.stream
 
 
+def bytes_read_into(stream: IOStream) -> int:
+    """How much of the buffer given to an unfinished ``read_into`` is filled."""
+    return stream._read_buffer_size if stream._user_read_buffer else 0
+
+
+def bytes_sent(stream: IOStream) -> int:
+    """How much of what was written has been taken by the kernel."""
+    return stream._total_write_done_index
+
+
 def take_socket(comm: Any) -> socket.socket:
     """The connected (TLS) socket under a comm, which the event loop leaves alone from here on.
 

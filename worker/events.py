@@ -85,19 +85,38 @@ class SpillFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreDone:
+    """A segment is here again, at its path."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """A segment could not be copied back from behind its URL."""
+
+    segment: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class PullDone:
     """A copy of an object arrived."""
 
     object_id: bytes
+    edition: int = 0  #: what its source calls this writing of the object
 
 
 @dataclass(frozen=True, slots=True)
 class PullFailed:
-    """The object could not be copied from ``source``."""
+    """The object could not be copied from ``source``, or not to the end."""
 
     object_id: bytes
     source: bytes
     reason: str
+    is_gone: bool = True  #: the source does not have it; else nobody knows
+    arrived: int = 0  #: so many bytes from the front are in the segment
+    edition: int = 0  #: of those bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,16 +200,40 @@ class CreateSegment:
 
 @dataclass(frozen=True, slots=True)
 class Spill:
-    """Copy a segment's file to disk and have its path lead there."""
+    """Copy a segment's file to disk and have its path lead there; or to a URL."""
 
     segment: int
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveSegment:
-    """Remove a segment's file, its pages at once; on disk too, if it is there."""
+class DropSegment:
+    """Remove a segment's file here; it is behind a URL, and stays there."""
 
     segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Copy a segment back from behind its URL, to its path."""
+
+    segment: int
+    size: int
+    on_disk: bool = False  #: its path is to lead to a file on disk
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSegment:
+    """Remove a segment's file, its pages at once; also on disk or behind a URL."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveState:
+    """Remove what was saved of a durable actor."""
+
+    actor_id: bytes
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +245,8 @@ class Pull:
     address: str
     segment: int
     size: int
+    arrived: int = 0  #: so many bytes from the front are in the segment
+    edition: int = 0  #: of those bytes
 
 
 @dataclass(frozen=True, slots=True)

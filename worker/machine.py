@@ -111,8 +111,10 @@ class Config:
     python_version: str = ""
     prestart: bool = True
     spills: bool = True  #: objects may be moved to disk when the store is full
+    spills_away: bool = False  #: not to disk, but to where it cannot be read from
     spill_above: float = 0.8  #: so much of the store is used before the oldest are moved
     system_config: dict[str, Any] = field(default_factory=dict)  #: what the head was given
+    fetch_timeout_s: float = 600.0  #: an object of which nothing comes for so long is given up
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -131,6 +133,8 @@ class NodeMachine:
         self.rng = rng
         self.executors: dict[int, Executor] = {}
         self.drivers: dict[int, Driver] = {}
+        #: Durable actors that were here and are not over, with the place of their states.
+        self.states: dict[bytes, str] = {}
         self._finished_jobs: deque[bytes] = deque(maxlen=FINISHED_JOBS_MAX)
         self.objects = Objects(config, rng, self._command, self._connected_processes)
         self._commands: list[Any] = []
@@ -401,7 +405,9 @@ class NodeMachine:
         else:
             assert work is not None
             executor.move(ACTOR)
-            create = m.CreateActor(executor.process, work.spec, work.incarnation, work.assigned)
+            create = m.CreateActor(
+                executor.process, work.spec, work.incarnation, work.assigned, work.saved_on
+            )
             self._command(ev.ToProcess(executor.process, create))
             if executor.ending is not None:
                 self._command(
@@ -427,6 +433,8 @@ class NodeMachine:
 
     def _start(self, work: m.StartLease | m.StartActor) -> None:
         is_lease = isinstance(work, m.StartLease)
+        if isinstance(work, m.StartActor) and work.spec.durable:
+            self.states[work.spec.actor_id] = work.spec.durable_path
         source = work.shape if isinstance(work, m.StartLease) else work.spec
         executor = self._find(source.job_id, source.runtime_env, fresh=not is_lease)
         if executor is None:
@@ -442,6 +450,10 @@ class NodeMachine:
         self._bind(executor, work)
         if executor.state == IDLE:
             self._begin(executor)
+
+    def _remove_state(self, event: m.RemoveState) -> None:
+        self.states.pop(event.actor_id, None)
+        self._command(ev.RemoveState(event.actor_id, event.path))
 
     def _end_lease(self, event: m.EndLease) -> None:
         for executor in self.executors.values():
@@ -635,6 +647,7 @@ _HANDLERS: dict[type, _Handler] = {
     m.CancelWanted: NodeMachine._cancel,
     m.JobFinished: NodeMachine._job_finished,
     m.EndNode: NodeMachine._end_node,
+    m.RemoveState: NodeMachine._remove_state,
     m.ObjectLocated: lambda machine, event: machine.objects.located(event),
     m.KeepObject: lambda machine, event: machine.objects.keep(event),
     m.FreeObject: lambda machine, event: machine.objects.free(event),
@@ -647,6 +660,8 @@ _HANDLERS: dict[type, _Handler] = {
     ev.SegmentFailed: lambda machine, event: machine.objects.segment_failed(event),
     ev.SpillDone: lambda machine, event: machine.objects.spill_done(event),
     ev.SpillFailed: lambda machine, event: machine.objects.spill_failed(event),
+    ev.RestoreDone: lambda machine, event: machine.objects.restore_done(event),
+    ev.RestoreFailed: lambda machine, event: machine.objects.restore_failed(event),
     ev.PullDone: lambda machine, event: machine.objects.pull_done(event),
     ev.PullFailed: lambda machine, event: machine.objects.pull_failed(event),
     ev.MemoryHigh: NodeMachine._memory_high,

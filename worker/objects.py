@@ -1,8 +1,8 @@
 """Objects of a node: what is stored here, who waits for what, what is being copied here.
 
 An object that a process waits for is either here, or sought at the scheduler (once, for all who
-wait), or being pulled from another node (once). When a pull fails, the scheduler is told and the
-object is sought again; it knows another copy, or that the object is lost.
+wait), or being pulled from another node (once). When a pull fails, the scheduler is told; it knows
+another copy, from which the pull goes on, or that the object is lost (`ract.worker.fetches`).
 
 What finds no room in the store waits for it, because the release of what fills the store may be on
 its way here. Room goes to whoever has waited longest, of those whom it is enough for.
@@ -11,17 +11,23 @@ When the store is nearly full, what was used longest ago is *spilled*: its segme
 and its path made to lead there, so that whoever maps it from then on maps the file, through the
 kernel's page cache. Nothing has to be restored, and no location changes. Who has it mapped keeps
 the memory until its views go. An object that is larger than the store is written to disk at once.
+
+Or it is copied to a URL and is *away*: nobody can map it any more, so whoever wants it asks, and it
+is restored first, to memory, or to disk if what is there cannot make room. Its file is then as
+before, so that locations stay true for those who find it.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ract.core import messages as m
 from ract.worker import events as ev
-from ract.worker.store import StoreFull, StoreIndex
+from ract.worker.fetches import Fetch, Fetches
+from ract.worker.store import Segment, StoreFull, StoreIndex
 
 ROOM_S = 2.0
 """Who finds no room in the store is refused after this time."""
@@ -32,7 +38,16 @@ SPILL_S = 60.0
 KEEPER = 0
 """Stands among the processes that wait for an object: the scheduler wants it to be kept here."""
 
-_Wanted = m.SegmentWanted | m.ObjectLocated
+
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A segment that is to be restored when there is room."""
+
+    segment: int
+    size: int
+
+
+_Wanted = m.SegmentWanted | m.ObjectLocated | _Away
 
 
 class Objects:
@@ -55,9 +70,8 @@ class Objects:
         self.waiting: dict[bytes, dict[int, None]] = {}
         #: Objects asked for at the scheduler and not yet answered.
         self._sought: set[bytes] = set()
-        #: Segments that are being filled from another node, by object: (segment, source,
-        #: size, is_error).
-        self._pulls: dict[bytes, tuple[int, bytes, int, bool]] = {}
+        #: Segments that are being filled from another node, or half full, by object.
+        self._fetches = Fetches(config.fetch_timeout_s)
         #: Pulls of objects that were freed meanwhile.
         self._unwanted_pulls: set[bytes] = set()
         #: What waits for room, longest first: (until when, process or 0, what is to be repeated).
@@ -117,6 +131,8 @@ class Objects:
         self, process: int, wanted: _Wanted, until: float | None, error: StoreFull
     ) -> None:
         """Let it wait for room until then, if that can help."""
+        if isinstance(wanted, m.ObjectLocated) and until is None:
+            self._unseek(wanted.object_id)  # others may use the source meanwhile
         if self._config.spills and error.is_final and isinstance(wanted, m.SegmentWanted):
             self._grant_on_disk(process, wanted)
             return
@@ -135,8 +151,10 @@ class Objects:
                 ev.ToProcess(process, m.SegmentRefused(process, wanted.request, name, why))
             )
             self._disk_error = ""  # who asks next may be luckier
+        elif isinstance(wanted, _Away):
+            self._restore_to(wanted, on_disk=True)
         else:
-            self._refuse(wanted.object_id, str(error))
+            self._refuse(wanted.object_id, b"full:", str(error))
 
     def _grant_on_disk(self, process: int, wanted: m.SegmentWanted) -> None:
         segment = self.store.allocate_on_disk(process, wanted.size)
@@ -167,9 +185,16 @@ class Objects:
         if not self.store.spilled(event.segment, is_done=True):
             self._command(ev.RemoveSegment(event.segment))
             return
-        for process in self._processes():
-            moved = m.SegmentsMoved(process, [self.path(event.segment)])
-            self._command(ev.ToProcess(process, moved))
+        if self._config.spills_away:
+            segment = self.store.segments[event.segment]
+            segment.is_remote = segment.is_away = True
+            self._command(ev.DropSegment(event.segment))
+        self._tell_moved([event.segment])
+
+    def _tell_moved(self, segments: list[int]) -> None:
+        paths = [self.path(segment) for segment in segments]
+        for process in self._processes() if paths else ():
+            self._command(ev.ToProcess(process, m.SegmentsMoved(process, paths)))
 
     def spill_failed(self, event: ev.SpillFailed) -> None:
         """The disk is full, or broken."""
@@ -180,7 +205,11 @@ class Objects:
 
     def after_event(self, is_tick: bool) -> None:
         """Give room to those who wait for it, if there may be some now."""
-        for segment in [each for each in self.store.leaving if each.is_spilled]:
+        if is_tick:
+            for object_id in self._fetches.overdue(self.now):
+                self._give_up(object_id)
+        gone = [s for s in self.store.leaving if s.is_spilled and not s.is_restoring]
+        for segment in gone:
             self.store.leaving.remove(segment)
             self._command(ev.RemoveSegment(segment.id))
         if not self._roomless or (self.store.releases == self._releases and not is_tick):
@@ -190,18 +219,75 @@ class Objects:
         for until, process, wanted in waiting:
             if isinstance(wanted, m.SegmentWanted):
                 self._segment_wanted(process, wanted, until)
+            elif isinstance(wanted, _Away):
+                self._restore(wanted, until)
             else:
                 self.located(wanted, until)
 
     def next_deadline(self) -> float | None:
-        """When somebody has waited for room long enough, or None."""
-        return min((until for until, _, _ in self._roomless), default=None)
+        """When somebody has waited long enough, for room or for an object; or None."""
+        times = [until for until, _, _ in self._roomless]
+        overdue_at = self._fetches.next_deadline()
+        return min(times if overdue_at is None else (*times, overdue_at), default=None)
 
     def _allocate(self, process: int, size: int) -> tuple[Any, bool]:
         segment, recycled, removed, _ = self.store.allocate(process, size)
+        self._clear(removed)
+        return segment, recycled
+
+    def _clear(self, removed: Iterable[Segment]) -> None:
+        """Make room in fact: files go whose memory was given to others."""
         for old in removed:
             self._command(ev.RemoveSegment(old.id))
-        return segment, recycled
+        dropped = [segment.id for segment in self.store.dropped]
+        self.store.dropped.clear()
+        for segment in dropped:
+            self._command(ev.DropSegment(segment))
+        self._tell_moved(dropped)
+
+    # ------------------------------------------------------------------ restoring
+
+    def _give(self, object_id: bytes) -> None:
+        """Give an object of the store to those who wait for it, or restore it first."""
+        segment = self.store.segments[self.store.objects[object_id].segment]
+        if segment.is_away:
+            self._restore(_Away(segment.id, segment.size), None)
+        else:
+            self._answer(object_id)
+
+    def _restore(self, away: _Away, until: float | None) -> None:
+        segment = self.store.segments.get(away.segment)
+        is_wanted = segment is not None and any(i in self.waiting for i in segment.objects)
+        if segment is None or not is_wanted or not segment.is_away or segment.is_restoring:
+            return
+        if until is None and any(wanted == away for _, _, wanted in self._roomless):
+            return
+        try:
+            self._restore_to(away, on_disk=False)
+        except StoreFull as error:
+            self._no_room(0, away, until, error)
+
+    def _restore_to(self, away: _Away, on_disk: bool) -> None:
+        self._clear(self.store.restore(away.segment, on_disk=on_disk))
+        self._command(ev.Restore(away.segment, away.size, on_disk))
+
+    def restore_done(self, event: ev.RestoreDone) -> None:
+        """A segment can be read again."""
+        if not self.store.restored(event.segment, is_done=True):
+            self._command(ev.RemoveSegment(event.segment))
+            return
+        for object_id in sorted(self.store.segments[event.segment].objects):
+            if object_id in self.waiting:
+                self._answer(object_id)
+
+    def restore_failed(self, event: ev.RestoreFailed) -> None:
+        """Where it is cannot be reached, or there is no room after all."""
+        if not self.store.restored(event.segment, is_done=False):
+            self._command(ev.RemoveSegment(event.segment))
+            return
+        for object_id in sorted(self.store.segments[event.segment].objects):
+            if object_id in self.waiting:
+                self._refuse(object_id, b"lost:", f"it cannot be restored: {event.detail}")
 
     def segment_failed(self, event: ev.SegmentFailed) -> None:
         """The file could not be created: the machine has less memory than the quota says."""
@@ -211,12 +297,13 @@ class Objects:
             refused = m.SegmentRefused(event.process, event.request, name, event.detail)
             self._command(ev.ToProcess(event.process, refused))
             return
-        for object_id, (segment, _, _, _) in list(self._pulls.items()):
-            if segment == event.segment:
+        for object_id, fetch in list(self._fetches.table.items()):
+            if fetch.segment == event.segment:
                 # Not for want of a source: it must not be told that it has nothing.
-                del self._pulls[object_id]
+                del self._fetches.table[object_id]
                 self._unwanted_pulls.discard(object_id)
-                self._refuse(object_id, event.detail)
+                self._unseek(object_id)
+                self._refuse(object_id, b"full:", event.detail)
 
     def _sealed(self, message: m.ObjectSealed) -> None:
         segment = self.store.segments.get(message.segment)
@@ -230,6 +317,7 @@ class Objects:
             message.offset,
             message.size,
             is_error=message.is_error,
+            edition=self._rng.randrange(1, 2**63),
         )
         self._tell_stored(
             message.object_id,
@@ -262,15 +350,22 @@ class Objects:
     def _wanted(self, process: int, object_id: bytes, seen_on: bytes = b"") -> None:
         self.waiting.setdefault(object_id, {})[process] = None
         if self.store.find(object_id) is not None:
-            self._answer(object_id)
+            self._give(object_id)
         elif not self._is_asked(object_id) or (seen_on and object_id in self._sought):
             self._seek(object_id, seen_on)
 
     def _is_asked(self, object_id: bytes) -> bool:
         """Whether the object is on its way here, or will be when there is room."""
-        if object_id in self._sought or object_id in self._pulls:
+        if object_id in self._sought or self._fetches.is_running(object_id):
             return True
-        return any(getattr(w, "object_id", None) == object_id for _, _, w in self._roomless)
+        if any(getattr(w, "object_id", None) == object_id for _, _, w in self._roomless):
+            return True
+        stored = self.store.objects.get(object_id)
+        if stored is None:
+            return False
+        return self.store.segments[stored.segment].is_restoring or any(
+            isinstance(w, _Away) and w.segment == stored.segment for _, _, w in self._roomless
+        )
 
     def _seek(self, object_id: bytes, seen_on: bytes = b"") -> None:
         self._sought.add(object_id)
@@ -286,10 +381,13 @@ class Objects:
             self._roomless = [
                 each for each in self._roomless if getattr(each[2], "object_id", None) != object_id
             ]
+            self._drop_interrupted(object_id)
             if object_id in self._sought:
                 self._sought.discard(object_id)
-                unsought = m.ObjectUnsought(self._config.node_id, object_id)
-                self._command(ev.ToScheduler(unsought))
+                self._unseek(object_id)
+
+    def _unseek(self, object_id: bytes) -> None:
+        self._command(ev.ToScheduler(m.ObjectUnsought(self._config.node_id, object_id)))
 
     def process_gone(self, process: int) -> None:
         """A process of this node has ended."""
@@ -327,16 +425,22 @@ class Objects:
         """The scheduler knows the value, or where it is."""
         object_id = event.object_id
         self._sought.discard(object_id)
+        is_running = self._fetches.is_running(object_id)
         if object_id not in self.waiting:
-            return
-        if event.blob is not None:
+            if event.blob is None and not is_running:
+                self._unseek(object_id)
+        elif event.blob is not None:
+            self._drop_interrupted(object_id)
             self._answer(object_id, event.blob)
         elif self.store.find(object_id) is not None:
-            self._answer(object_id)
-        elif object_id not in self._pulls:
+            self._drop_interrupted(object_id)
+            self._unseek(object_id)
+            self._give(object_id)
+        elif not is_running:
             self._pull(event, until)
 
     def _pull(self, event: m.ObjectLocated, until: float | None) -> None:
+        object_id = event.object_id
         sources = [
             (node_id, address)
             for node_id, address in zip(event.node_ids, event.addresses, strict=True)
@@ -344,51 +448,107 @@ class Objects:
         ]
         if not sources:
             # The directory believes that it is here: it was evicted as a copy.
-            self._missing(event.object_id, self._config.node_id)
+            self._missing(object_id, self._config.node_id)
             return
         source, address = self._rng.choice(sources)
+        fetch = self._fetches.interrupted(object_id)
+        if fetch is not None and fetch.size == event.size:
+            fetch.is_running, fetch.source = True, source
+            self._command(self._attempt(object_id, fetch, address))
+            return
+        self._drop_interrupted(object_id)  # it was made again, with another size
         try:
             segment, recycled = self._allocate(0, event.size)
         except StoreFull as error:
             self._no_room(0, event, until, error)
             return
-        self._pulls[event.object_id] = (segment.id, source, event.size, event.is_error)
-        pull = ev.Pull(event.object_id, source, address, segment.id, event.size)
+        fetch = Fetch(segment.id, event.size, event.is_error, source, self.now)
+        self._fetches.table[object_id] = fetch
+        pull = self._attempt(object_id, fetch, address)
         if recycled:
             self._command(pull)
         else:
             self._command(ev.CreateSegment(segment.id, segment.size, 0, 0, pull))
 
-    def _refuse(self, object_id: bytes, detail: str) -> None:
-        blob = m.Blob(b"full:" + detail.encode(), [], True)
-        self._answer(object_id, blob)
+    def _attempt(self, object_id: bytes, fetch: Fetch, address: str) -> ev.Pull:
+        return ev.Pull(
+            object_id,
+            fetch.source,
+            address,
+            fetch.segment,
+            fetch.size,
+            fetch.arrived,
+            fetch.edition,
+        )
+
+    def _refuse(self, object_id: bytes, kind: bytes, detail: str) -> None:
+        self._answer(object_id, m.Blob(kind + detail.encode(), [], True))
 
     def pull_done(self, event: ev.PullDone) -> None:
         """A copy has arrived."""
-        segment, _, size, is_error = self._pulls.pop(event.object_id)
-        if event.object_id in self._unwanted_pulls:
-            self._unwanted_pulls.discard(event.object_id)
-            self.store.close(segment)
-            if event.object_id in self.waiting:
-                self._seek(event.object_id)
+        object_id = event.object_id
+        fetch = self._fetches.table.pop(object_id)
+        if object_id in self._unwanted_pulls:
+            self._unwanted_pulls.discard(object_id)
+            self.store.close(fetch.segment)
+            if object_id in self.waiting:
+                self._seek(object_id)
+            else:
+                self._unseek(object_id)
             return
-        self.store.seal(event.object_id, segment, 0, size, is_copy=True, is_error=is_error)
-        self.store.close(segment)
-        self._tell_stored(event.object_id, size, [], [], is_error, is_copy=True)
-        self._answer(event.object_id)
+        self.store.seal(
+            object_id,
+            fetch.segment,
+            0,
+            fetch.size,
+            is_copy=True,
+            is_error=fetch.is_error,
+            edition=event.edition,
+        )
+        self.store.close(fetch.segment)
+        self._tell_stored(object_id, fetch.size, [], [], fetch.is_error, is_copy=True)
+        self._answer(object_id)
 
     def pull_failed(self, event: ev.PullFailed) -> None:
-        """Ask the scheduler for another copy."""
-        segment, source, _, _ = self._pulls.pop(event.object_id)
-        self._unwanted_pulls.discard(event.object_id)
-        self.store.close(segment)
-        self._missing(event.object_id, source)
+        """Ask the scheduler for another copy, to go on from there."""
+        object_id = event.object_id
+        fetch = self._fetches.failed(
+            object_id, event.arrived, event.edition, event.reason, self.now
+        )
+        if object_id in self._unwanted_pulls or object_id not in self.waiting:
+            self._unwanted_pulls.discard(object_id)
+            self._drop_interrupted(object_id)
+        self._missing(object_id, fetch.source, event.is_gone)
+        if object_id in self._fetches.overdue(self.now):
+            self._give_up(object_id)
 
-    def _missing(self, object_id: bytes, source: bytes) -> None:
-        missing = m.ObjectMissing(self._config.node_id, object_id, source)
+    def _missing(self, object_id: bytes, source: bytes, is_gone: bool = True) -> None:
+        is_wanted = object_id in self.waiting
+        if is_wanted:
+            self._sought.add(object_id)
+        missing = m.ObjectMissing(self._config.node_id, object_id, source, is_gone, is_wanted)
         self._command(ev.ToScheduler(missing))
-        if object_id in self.waiting:
-            self._seek(object_id)
+
+    def _drop_interrupted(self, object_id: bytes) -> None:
+        """What has arrived of it so far is of no use any more."""
+        fetch = self._fetches.interrupted(object_id)
+        if fetch is not None:
+            del self._fetches.table[object_id]
+            self.store.close(fetch.segment)
+
+    def _give_up(self, object_id: bytes) -> None:
+        """Nothing came from anybody who has the object, for too long."""
+        fetch = self._fetches.table[object_id]
+        waited, reason = self._fetches.timeout_s, fetch.reason or "no source was free"
+        detail = (
+            f"nothing came for {waited:g} s ({fetch.arrived} of {fetch.size} bytes are here); "
+            f"the last attempt: {reason}"
+        )
+        self._drop_interrupted(object_id)
+        if object_id in self._sought:
+            self._sought.discard(object_id)
+            self._unseek(object_id)
+        self._refuse(object_id, b"fetch_timed_out:", detail)
 
     def keep(self, event: m.KeepObject) -> None:
         """The copy elsewhere will go: have one here that is not evicted."""
@@ -396,9 +556,12 @@ class Objects:
 
     def free(self, event: m.FreeObject) -> None:
         """Nobody holds the object."""
-        if event.object_id in self._pulls:
+        if self._fetches.is_running(event.object_id):
             self._unwanted_pulls.add(event.object_id)
+        self._drop_interrupted(event.object_id)
         self.store.free(event.object_id)
+        if event.object_id in self.waiting and not self._is_asked(event.object_id):
+            self._seek(event.object_id)  # it was to be restored; the scheduler knows what to say
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -407,3 +570,8 @@ class Objects:
             assert self._is_asked(object_id), (
                 f"somebody waits for {object_id.hex()} and nobody was asked"
             )
+        for object_id, fetch in self._fetches.table.items():
+            segment = self.store.segments[fetch.segment]
+            assert segment.is_open
+            assert not segment.objects
+            assert fetch.is_running or object_id in self._sought, "half a copy that nobody asks for"

@@ -8,7 +8,6 @@ this before it does, so it imports little.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,18 +43,22 @@ def check(options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     cpus, gpus, memory, store = (options.get(option) or 0 for option in _OPTION_OF.values())
     offered(cpus, gpus, memory, store, options.get("resources"))
     check_labels(options.get("labels") or {})
-    folder = options.get("object-spilling-directory")
-    if folder is not None and not (os.path.isabs(folder) and os.path.isdir(folder)):
-        raise ValueError(
-            f"object_spilling_directory={folder!r} is not the absolute path of a folder that exists"
-        )
     if "isolation" in options:
         isolation.check(options["isolation"])
+    if options.get("object-spilling-directory") or any(
+        setting(name, environ=environ) for name in SPILLING_SETTINGS
+    ):
+        from ract.worker import spill_places
+
+        spill_places.check(spill_places.chosen(options.get("object-spilling-directory"), environ))
     counts = {name: n for name, n in asked_accelerators(options).items() if n}
     if counts:
         from ract.worker.devices import gpu_vendor
 
         check_visible(counts, {"GPU": gpu_vendor()}, environ)
+
+
+SPILLING_SETTINGS = ("object_spilling_config", "object_spilling_directory")
 
 
 def asked_accelerators(options: Mapping[str, Any]) -> dict[str, float]:

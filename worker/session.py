@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ract.core.session import root_folder
-from ract.worker import shm
+from ract.worker import shm, spill_places
 
 NAME_DIGITS = 8
 DIR_BYTES_MAX = 107 - len("/e268435456.sock")
@@ -24,12 +24,6 @@ DIR_BYTES_MAX = 107 - len("/e268435456.sock")
 def shm_prefix(name: str) -> str:
     """Path up to the segment's number of the shared memory of the session ``name``."""
     return f"{shm.FOLDER}/ract-{os.getuid()}-{name}-"
-
-
-def spill_folder(given: str | None, session_dir: str) -> str:
-    """Where a node keeps objects on disk: below the folder that it was given, or its session's."""
-    name = f"ract_spilled_objects_{os.path.basename(session_dir)}"
-    return os.path.join(given or session_dir, name)
 
 
 class Session:
@@ -86,6 +80,7 @@ def clean_dead_sessions() -> list[str]:
         if not path.is_dir() or len(path.name) != NAME_DIGITS or not _is_abandoned(path):
             continue
         shm.remove_prefix(shm_prefix(path.name))
+        spill_places.remove_left(str(path))
         shutil.rmtree(path, ignore_errors=True)
         removed.append(path.name)
     return removed

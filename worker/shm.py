@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ract.core.session import setting
@@ -72,6 +73,24 @@ def move_to_disk(path: str, target: str) -> int:
                 os.unlink(left)
         raise
     return size
+
+
+def fill_on_disk(path: str, target: str, size: int, fill: Callable[[str], None]) -> None:
+    """As `create_on_disk`, with content that ``fill(target)`` writes before the path leads there.
+
+    Raises:
+        OSError: no room on the disk, or ``fill`` failed; then there is no file.
+    """
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    _check_room(os.path.dirname(target), size)
+    try:
+        create(target, size)
+        fill(target)
+        os.symlink(target, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        raise
 
 
 def _check_room(folder: str, size: int) -> None:

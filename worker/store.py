@@ -8,7 +8,8 @@ nobody writes, goes to the pool: its pages are there already, and writing to the
 faster than to fresh ones, so an equal request gets it back, best of all in the process that has it
 mapped. Pooled segments count against the capacity, but are the first to go when room is needed;
 then copies of objects that live on other nodes too, the least recently used first. Segments of
-other objects can be on disk instead: then they do not count.
+other objects can be on disk, or behind a URL, instead: then they do not count. What has come back
+from a URL can be given up at once, because it is still there.
 
 The index is pure: it says which files to create and remove; the adapter does it.
 """
@@ -42,7 +43,10 @@ class Segment:
     writer: int  #: process that may write it, or wrote it last
     is_open: bool = True  #: somebody may still write objects into it
     is_spilling: bool = False  #: it is being copied to disk
-    is_spilled: bool = False  #: its file is on disk; it takes no shared memory
+    is_spilled: bool = False  #: it takes no shared memory: its file is on disk, or it is away
+    is_remote: bool = False  #: there is a copy of it behind a URL
+    is_away: bool = False  #: there is nothing else of it: it cannot be read as it is
+    is_restoring: bool = False  #: it is being copied back from there
     objects: set[bytes] = field(default_factory=set)
 
 
@@ -55,6 +59,7 @@ class Stored:
     size: int
     is_copy: bool = False
     is_error: bool = False
+    edition: int = 0  #: the same for all copies of what was written once
     also: list[int] = field(default_factory=list)  #: segments where it lies too, perhaps in view
 
 
@@ -86,7 +91,9 @@ class StoreIndex:
         self.releases = 0
         #: Segments on disk, or on their way there, that nobody needs: their files are to go.
         self.leaving: list[Segment] = []
-        self.spilled_bytes = 0  #: of segments in use that are on disk
+        #: Segments that are behind a URL and whose files here are to go.
+        self.dropped: list[Segment] = []
+        self.spilled_bytes = 0  #: of segments in use that are on disk or away
         self.spilling_bytes = 0  #: of segments that are being copied to disk
         self._next = 1
         self._bytes = 0  # of segments and pool together, without those on disk
@@ -156,6 +163,8 @@ class StoreIndex:
             raise full
         while self._bytes + wanted > self.capacity:
             if not self.pool:
+                if self._drop_one():
+                    continue
                 copy = next(
                     i
                     for i, s in self.objects.items()
@@ -169,13 +178,73 @@ class StoreIndex:
             removed.append(segment)
         return removed, evicted
 
+    def _drop_one(self) -> bool:
+        """Give up the memory of a segment that is behind a URL too, the one used longest ago."""
+        for object_id in self._in_memory:
+            segment = self.segments[self.objects[object_id].segment]
+            if segment.is_remote:
+                for each in segment.objects:
+                    self._in_memory.pop(each, None)
+                segment.is_spilled = segment.is_away = True
+                self._bytes -= segment.size
+                self.spilled_bytes += segment.size
+                self.dropped.append(segment)
+                return True
+        return False
+
+    def restore(self, segment_id: int, *, on_disk: bool = False) -> list[Segment]:
+        """Begin to copy a segment back from behind its URL.
+
+        Args:
+            segment_id: The segment; it is away.
+            on_disk: It is to come to the disk, since there is no room in memory.
+
+        Returns:
+            Segments to remove first.
+
+        Raises:
+            StoreFull: there is no room, and nothing that may go.
+        """
+        segment = self.segments[segment_id]
+        removed: list[Segment] = []
+        if not on_disk:
+            removed, _ = self._make_room(segment.size, segment.size)
+            segment.is_spilled = False
+            self.spilled_bytes -= segment.size
+            self._bytes += segment.size
+        segment.is_restoring = True
+        return removed
+
+    def restored(self, segment_id: int, *, is_done: bool) -> bool:
+        """A segment was copied back, or could not be; returns whether it is still needed."""
+        segment = self.segments.get(segment_id)
+        if segment is None:  # freed meanwhile
+            segment = next(each for each in self.leaving if each.id == segment_id)
+            self.leaving.remove(segment)
+            self._bytes -= 0 if segment.is_spilled else segment.size
+            self.releases += 1
+            return False
+        segment.is_restoring = False
+        if is_done:
+            segment.is_away = False
+            if not segment.is_spilled:
+                for object_id in segment.objects:
+                    self._in_memory[object_id] = None
+        elif not segment.is_spilled:
+            segment.is_spilled = True
+            self.spilled_bytes += segment.size
+            self._bytes -= segment.size
+        self.releases += 1
+        return True
+
     def _reclaimable(self) -> int:
         """Bytes that go if the pool is emptied and all copies are evicted."""
         return sum(s.size for s in self.pool.values()) + sum(
             segment.size
             for segment in self.segments.values()
             if not (segment.is_open or segment.is_spilled or segment.is_spilling)
-            and all(self.objects[i].is_copy for i in segment.objects)
+            and not segment.is_restoring
+            and (segment.is_remote or all(self.objects[i].is_copy for i in segment.objects))
         )
 
     def allocate_on_disk(self, process: int, size: int) -> Segment:
@@ -201,7 +270,8 @@ class StoreIndex:
                 break
             stored = self.objects[object_id]
             segment = self.segments[stored.segment]
-            if not (stored.is_copy or segment.is_open or segment.is_spilling):
+            must_stay = segment.is_open or segment.is_spilling or segment.is_remote
+            if not (stored.is_copy or must_stay):
                 segment.is_spilling = True
                 self.spilling_bytes += segment.size
                 chosen.append(segment)
@@ -247,12 +317,13 @@ class StoreIndex:
         size: int,
         is_copy: bool = False,
         is_error: bool = False,
+        edition: int = 0,
     ) -> None:
         """An object was written into a segment; perhaps again, by a task that was repeated."""
         before = self.objects.get(object_id)
         also = [] if before is None else [*before.also, before.segment]
         is_copy = is_copy and (before is None or before.is_copy)
-        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, also)
+        self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, edition, also)
         segment = self.segments[segment_id]
         segment.objects.add(object_id)
         if not segment.is_spilled:
@@ -305,9 +376,13 @@ class StoreIndex:
         if segment.is_open or segment.objects:
             return
         del self.segments[segment.id]
-        if segment.is_spilled or segment.is_spilling:
+        if segment.is_spilled or segment.is_spilling or segment.is_restoring:
             self.leaving.append(segment)
             self.spilled_bytes -= segment.size if segment.is_spilled else 0
+        elif segment.is_remote:  # what is behind the URL has to go with it
+            segment.is_spilled = True
+            self._bytes -= segment.size
+            self.leaving.append(segment)
         else:
             self.pool[segment.id] = segment
 
@@ -329,6 +404,11 @@ class StoreIndex:
             segment = self.segments[self.objects[object_id].segment]
             assert not segment.is_spilled
             assert not segment.is_spilling
+            assert not segment.is_away
+        for segment in self.segments.values():
+            assert segment.is_remote or not segment.is_away
+            assert segment.is_away or not segment.is_restoring
+            assert not segment.is_away or segment.is_spilled or segment.is_restoring
         assert all(s.objects or s.is_open for s in self.segments.values())
         assert all(i in self.objects for s in self.segments.values() for i in s.objects)
         assert all(not s.objects and not s.is_open for s in self.pool.values())

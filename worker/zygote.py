@@ -39,7 +39,7 @@ from typing import Any, NoReturn
 import msgpack
 import numpy as np
 
-from ract.worker import shm
+from ract.worker import shm, spill_places
 from ract.worker.executor import accelerators
 from ract.worker.executor import main as executor
 from ract.worker.executor.titles import set_title
@@ -178,6 +178,7 @@ class Zygote:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
         shm.remove_prefix(self._shm_prefix)
+        spill_places.remove_left(self._session_dir)
         shutil.rmtree(self._session_dir, ignore_errors=True)
 
 

@@ -65,6 +65,7 @@ TREE = {
     "RpcError": "RactError",
     "GetTimeoutError": "RactError TimeoutError",
     "PlasmaObjectNotAvailable": "RactError",
+    "DurableStateError": "RactError",
     "AsyncioActorExit": "RactError",
     "RuntimeEnvSetupError": "RactError",
     "TaskPlacementGroupRemoved": "RactError",

@@ -79,6 +79,8 @@ ACTOR = [
     ("mailbox_size", 3),
     ("on_full", "shed"),
     ("interruptible", True),
+    ("durable", "call"),
+    ("durable", "interval"),
 ]
 METHOD = [
     ("name", "special"),
@@ -256,6 +258,10 @@ BAD_VALUES = [
     (actor_options, "get_if_exists", True),
     (actor_options, "mailbox_size", 0),
     (actor_options, "on_full", "wait"),
+    (actor_options, "durable", "always"),
+    (actor_options, "durable_path", "relative/path"),
+    (actor_options, "durable_path", "memory://gone/with/the/process"),
+    (actor_options, "durable_interval_s", 0),
     (actor_options, "max_calls", 1),
     (actor_options, "num_returns", 1),
     (actor_options, "max_retries", 1),
@@ -516,3 +522,31 @@ def test_other_attributes_do_not_exist():
 
 def test_options_show_what_was_given():
     assert repr(task_options(num_cpus=2, name="n")) == "TaskOptions(num_cpus=2, name='n')"
+
+
+# --------------------------------------------------------------------------- durable actors
+
+
+def test_how_often_and_where_a_durable_actor_is_saved():
+    options = actor_options(durable="interval", durable_interval_s=0.5, durable_path="/there")
+    assert (options.durable, options.durable_interval_s, options.durable_path) == (
+        "interval",
+        0.5,
+        "/there",
+    )
+    assert actor_options(durable="call", durable_path="s3://bucket/x").durable_interval_s == 1.0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"durable_interval_s": 2},
+        {"durable_path": "/there"},
+        {"durable": "call", "durable_interval_s": 2},
+        {"durable": "call", "max_concurrency": 2},
+        {"durable": "call", "concurrency_groups": {"io": 1}},
+    ],
+)
+def test_options_that_contradict_a_durable_actor_are_refused(given):
+    with pytest.raises(ValueError, match="durable"):
+        actor_options(**given)

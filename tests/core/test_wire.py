@@ -376,7 +376,7 @@ def test_bytes_made_to_hurt_are_refused(data):
 def test_messages_nested_where_they_do_not_belong_are_refused_at_the_first(depth):
     plain = ["Blocked", 1]
     for _ in range(depth):
-        plain = ["CreateActor", 1, plain, 0, {}]
+        plain = ["CreateActor", 1, plain, 0, {}, ""]
     assert "CreateActor.spec" in refused(plain)
     lists = [["Hold", b"x", 1, 1]]
     for _ in range(depth):

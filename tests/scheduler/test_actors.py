@@ -249,3 +249,38 @@ def test_lease_is_recalled_for_a_waiting_actor(cluster):
     cluster.now = 1.0
     cluster.create(A)
     assert cluster.one(m.LeaseRecalled).lease == lease
+
+
+# --------------------------------------------------------------------------- durable actors
+
+
+def test_a_new_incarnation_of_a_durable_actor_is_told_where_it_was_saved(cluster):
+    cluster.create(A, durable="call", max_restarts=-1)
+    assert cluster.one(m.StartActor).saved_on == ""
+    cluster.say(m.ActorExited(cluster.a, A, 1, m.ExitCause("crashed")))
+    assert cluster.one(m.StartActor).saved_on == "", "it never came to life"
+    cluster.actor_up(cluster.a, A, 60, incarnation=2)
+    cluster.say(m.ActorExited(cluster.a, A, 2, m.ExitCause("crashed")))
+    assert cluster.a.hex()[:8] in cluster.one(m.StartActor).saved_on
+    assert cluster.told(m.RemoveState) == []
+
+
+def test_the_state_of_a_durable_actor_is_removed_when_its_last_process_is_gone(cluster):
+    cluster.create(A, durable="call", durable_path="/there", max_restarts=-1)
+    cluster.actor_up(cluster.a, A, 60)
+    cluster.say(m.ActorKillWanted(1, A, True))
+    assert state(cluster) == "DEAD"
+    assert cluster.told(m.RemoveState) == [], "it could save once more"
+    cluster.say(m.ActorExited(cluster.a, A, 1, m.ExitCause("killed")))
+    assert cluster.one(m.RemoveState, cluster.a) == m.RemoveState(A, "/there")
+    cluster.dies(60)
+    assert cluster.told(m.RemoveState) == []
+
+
+def test_the_state_of_a_durable_actor_whose_node_is_lost_is_removed_by_another_one(cluster):
+    b = cluster.node("b", cpus=1, there=1)
+    cluster.create(A, durable="call", placement_demand={"there": CPU})
+    cluster.actor_up(b, A, 60)
+    cluster.lose(b)
+    assert state(cluster) == "DEAD"
+    assert cluster.one(m.RemoveState, cluster.a).actor_id == A

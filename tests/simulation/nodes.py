@@ -54,6 +54,8 @@ class SimNode:
         self.processes: dict[int, SimProcess] = {}  #: the living ones, by number
         #: The memory: what lies where, by segment; and who looks at what.
         self.files: dict[int, dict[tuple[int, int], bytes]] = {}
+        #: What came of unfinished pulls, by segment: object, edition, bytes from the front.
+        self.half: dict[int, tuple[bytes, int, int]] = {}
         self.views: dict[tuple[int, bytes], Place] = {}
         self._tick_at: float | None = None
 
@@ -123,6 +125,7 @@ class SimNode:
             self._create_segment(command)
         elif isinstance(command, ev.RemoveSegment):
             del self.files[command.segment]
+            self.half.pop(command.segment, None)
             # Who looks at it keeps its pages; no segment gets this number again.
             self.views = {k: v for k, v in self.views.items() if v[0] != command.segment}
         elif isinstance(command, ev.Spill):
@@ -235,14 +238,26 @@ class SimNode:
         if not self.is_alive:
             return
         peer = self.world.nodes[command.source]
-        stored = peer.machine.objects.store.find(command.object_id) if peer.is_alive else None
-        if stored is None:
-            self.feed(ev.PullFailed(command.object_id, command.source, "gone"))
+        object_id, arrived, edition = command.object_id, command.arrived, command.edition
+        if arrived:
+            assert self.half[command.segment] == (object_id, edition, arrived)
+        rng = self.world.rng
+        is_cut = self.world.crashes and rng.random() < 0.05
+        stored = peer.machine.objects.store.find(object_id) if peer.is_alive else None
+        if stored is None or is_cut:
+            is_gone = stored is None and peer.is_alive
+            if stored is not None and stored.size == command.size:
+                begin = arrived if edition == stored.edition else 0
+                arrived, edition = rng.randint(begin, command.size), stored.edition
+                self.half[command.segment] = (object_id, edition, arrived)
+            how = "cut", is_gone, arrived, edition
+            self.feed(ev.PullFailed(object_id, command.source, *how))
             return
         assert stored.size == command.size
-        assert peer.files[stored.segment][stored.offset, stored.size] == command.object_id
-        self.write(command.object_id, (command.segment, 0, command.size))
-        self.feed(ev.PullDone(command.object_id))
+        assert peer.files[stored.segment][stored.offset, stored.size] == object_id
+        self.half.pop(command.segment, None)
+        self.write(object_id, (command.segment, 0, command.size))
+        self.feed(ev.PullDone(object_id, stored.edition))
 
     # ------------------------------------------------------------------ truth
 
@@ -260,6 +275,7 @@ class SimNode:
         objects = self.machine.objects
         assert not objects.store.objects, "objects are left in a store"
         assert not objects.waiting, "somebody still waits for an object"
+        assert not objects._fetches.table, "somebody still fetches an object"
         files = {*objects.store.segments, *objects.store.pool}
         assert files == set(self.files), "files and segments differ"
         executors = self.machine.executors

@@ -437,6 +437,7 @@ class World:
         assert not left, f"holds are left: {left}"
         assert not machine.holds.contained, "containers are left"
         assert not machine.objects.table, "objects are left"
+        assert not machine.objects.pulls.table, "pulls are left"
         assert not machine.leases.table, "leases are left"
         assert not machine.leases.wants, "wants are left"
         assert not machine.groups.waiting, "groups wait"

@@ -106,7 +106,8 @@ def test_an_object_of_another_node_is_fetched_when_there_is_room(node):
     wanted = b"w" * 28
     located = m.ObjectLocated(wanted, None, [THERE], ["tls://t:1"], 32 * MIB, False)
     node.do(ev.FromProcess(1, m.ObjectWanted(1, wanted)))
-    assert node.do(located) == []
+    unsought = m.ObjectUnsought(HERE, wanted)  # the source may serve others until there is room
+    assert node.do(located) == [ev.ToScheduler(unsought)]
     assert node.do(ev.FromProcess(2, m.ObjectWanted(2, wanted))) == []  # it is on its way
     pulls = [
         each.then for each in node.do(m.FreeObject(full)) if isinstance(each, ev.CreateSegment)

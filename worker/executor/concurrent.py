@@ -171,14 +171,23 @@ class ConcurrentServer:
                 self._flush_soon()
             elif op == calls.HELLO:
                 _, caller.process, caller.job_id, caller.node_id = item
+            else:
+                self._acknowledged(caller, item)
         if caller.is_closed:
             fd = caller.fileno()
             self.loop.remove_reader(fd)
             self.loop.remove_writer(fd)
             del self._callers[fd]
             caller.close()
-            if self._mailbox is not None:
-                self._mailbox.left(caller)
+            self._left(caller)
+
+    def _acknowledged(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """A caller says what it has; see `ract.worker.executor.durable`."""
+
+    def _left(self, caller: Caller) -> None:
+        """A caller has gone."""
+        if self._mailbox is not None:
+            self._mailbox.left(caller)
 
     # ------------------------------------------------------------------ calls
 

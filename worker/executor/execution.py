@@ -99,7 +99,7 @@ class Execution:
         object_id, node_id, path, offset, size, _ = place
         ref = next(r for r in kept if id_of(r) == object_id)
         if path and node_id == self.runtime.node_id:
-            return self.runtime.store.read(Location(path, offset, size), ref)
+            return self.runtime.read_here(Location(path, offset, size), ref)
         self.runtime.await_here(ref, seen_on=node_id)
         return self.runtime.packed_here(ref)
 

@@ -42,7 +42,9 @@ from ract.core.resources import UNIT
 from ract.core.session import setting
 from ract.worker.executor import accelerators
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
+from ract.worker.executor.durable import DurableConcurrentServer, DurableServer
 from ract.worker.executor.execution import Execution
+from ract.worker.executor.keeper import Keeper
 from ract.worker.executor.serial import SerialServer
 from ract.worker.executor.streams import NamedStream
 from ract.worker.executor.titles import set_title
@@ -119,6 +121,7 @@ class Executor:
             self.execution, listener, progress
         )
         self._create: CreateActor | None = None
+        self._keeper: Keeper | None = None
         self._job_known = b""
         context.process.is_executor = True
         context.process.server = self.server
@@ -132,11 +135,16 @@ class Executor:
         sys.stdout = NamedStream(sys.stdout.fileno(), self._who_prints)
         sys.stderr = NamedStream(sys.stderr.fileno(), self._who_prints)
         self.runtime.start()
-        assert isinstance(self.server, SerialServer)
-        self.server.serve(self._on_posted)
-        if self._create is not None and isinstance(self.server, ConcurrentServer):
-            create = self._create
-            self.server.serve(lambda: self._construct(create), self._on_posted)
+        first = self.server
+        assert isinstance(first, SerialServer)
+        first.serve(self._on_posted)
+        create, server = self._create, self.server
+        if create is not None and isinstance(server, ConcurrentServer):
+            server.serve(lambda: self._construct(create), self._on_posted)
+        elif create is not None and server is not first:
+            assert isinstance(server, SerialServer)
+            self._construct(create)
+            server.serve(self._on_posted)
         self.execution.flush_events()
         return self.server.exit_code
 
@@ -233,18 +241,35 @@ class Executor:
         )
         limit = spec.max_concurrency or (ASYNC_CONCURRENCY if is_async else 1)
         is_bounded = spec.mailbox_size > 0  # then calls are counted while one runs
+        if spec.durable:
+            cluster_id = self.runtime.link.welcome.cluster_id
+            self._keeper = Keeper(spec, cluster_id, message.incarnation, message.saved_on)
+            if self._keeper.every_call:
+                limit = 1
         if not is_async and limit == 1 and not spec.concurrency_groups and not is_bounded:
-            self._construct(message)
+            if self._keeper is None:
+                self._construct(message)
+            else:
+                first = self.server
+                assert isinstance(first, SerialServer)
+                self._serve_by(
+                    DurableServer(self._keeper, self.execution, self._listener, first.progress)
+                )
             return
-        serial = self.server
-        assert isinstance(serial, SerialServer)
         groups = {"": limit, **spec.concurrency_groups}
-        self.server = ConcurrentServer(
-            self.execution, self._listener, is_async, groups, spec.mailbox_size
-        )
-        self.server.posted = serial.posted
-        context.process.server = self.server
-        serial.ending = ExitCause("exited", "serves concurrently from here on")
+        how = self.execution, self._listener, is_async, groups, spec.mailbox_size
+        if self._keeper is None:
+            self._serve_by(ConcurrentServer(*how))
+        else:
+            self._serve_by(DurableConcurrentServer(self._keeper, *how))
+
+    def _serve_by(self, server: SerialServer | ConcurrentServer) -> None:
+        """Have another server take over from the one that serves tasks."""
+        first = self.server
+        assert isinstance(first, SerialServer)
+        server.posted = first.posted
+        self.server = context.process.server = server
+        first.ending = ExitCause("exited", "another server goes on from here")
 
     def _construct(self, message: CreateActor) -> Any:
         """Make the instance; a coroutine if the class's ``__init__`` is one."""
@@ -263,6 +288,8 @@ class Executor:
             made = construct(*args, **kwargs)
             if inspect.isawaitable(made):
                 return self._finish_async(message, made)
+            if self._keeper is not None:
+                self._keeper.begin(instance)
         except Exception as error:
             self._init_failed(message, error)
             return None
@@ -277,6 +304,8 @@ class Executor:
     async def _finish_async(self, message: CreateActor, made: Any) -> None:
         try:
             await made
+            if self._keeper is not None:
+                self._keeper.begin(self.server.instance)
         except Exception as error:
             self._init_failed(message, error)
             return

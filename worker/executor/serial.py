@@ -72,7 +72,7 @@ class SerialServer:
         self.posted: deque[Any] = deque()
         self.ending: ExitCause | None = None
         self._listener = listener
-        self._progress = progress
+        self.progress = progress
         listener.setblocking(False)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -205,7 +205,7 @@ class SerialServer:
             del self._cancelled[number]
             caller.out.append((seq, calls.CANCELLED, None))
         else:
-            self._progress[0] = number
+            self.progress[0] = number
             started = time.perf_counter()
             self._run(caller, seq, number, target, args, extra)
             self._now = time.perf_counter()
