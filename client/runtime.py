@@ -469,9 +469,9 @@ class Runtime:
         if self.is_here(ref):
             then()
         else:
-            self._want_here(ref, then)
+            self._want_here(ref, then, seen_on)
 
-    def _want_here(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+    def _want_here(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
         id = ref.binary()
         if ref._state == STORED:
             seen_on = ref._value[0]

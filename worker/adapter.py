@@ -521,6 +521,7 @@ class RactWorkerPlugin(WorkerPlugin):
             how = progress.arrived, progress.edition
             self._turn(ev.PullFailed(object_id, command.source, reason, is_gone, *how))
         else:
+            self._totals.pulls += 1
             self._turn(ev.PullDone(object_id, progress.edition))
         finally:
             self._totals.pulled(command.source, progress.received)

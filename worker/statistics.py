@@ -70,8 +70,7 @@ class Totals:
     received_from: Counter[str] = field(default_factory=Counter)  #: bytes, by node id (hex)
 
     def pulled(self, source: bytes, size: int) -> None:
-        """An object of ``size`` bytes came from a node."""
-        self.pulls += 1
+        """So many bytes of an object came from a node; others may bring the rest."""
         self.pulled_bytes += size
         self.received_from[source.hex()] += size
 

@@ -380,8 +380,8 @@ def test_messages_nested_where_they_do_not_belong_are_refused_at_the_first(depth
     assert "CreateActor.spec" in refused(plain)
     lists = [["Hold", b"x", 1, 1]]
     for _ in range(depth):
-        lists = [["HoldsChanged", 1, lists]]
-    assert "HoldsChanged.holds" in refused(["HoldsChanged", 1, lists])
+        lists = [["HoldsChanged", 1, lists, 0, 0]]
+    assert "HoldsChanged.holds" in refused(["HoldsChanged", 1, lists, 0, 0])
 
 
 def test_a_deep_value_in_a_field_for_anything_is_a_value_or_refused():

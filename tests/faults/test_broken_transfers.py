@@ -102,7 +102,7 @@ def stats(cluster, node):
 
 
 def pulled_bytes(cluster):
-    return stats(cluster, cluster.c)["pulled_bytes"]
+    return stats(cluster, cluster.c)["pulled_bytes_total"]
 
 
 @pytest.fixture
