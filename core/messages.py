@@ -121,6 +121,7 @@ class ActorSpec:
     enable_task_events: bool = True
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
+    call_site: str = ""  #: where it was created, if that is recorded
 
 
 @message
@@ -240,6 +241,7 @@ class ObjectSealed:
     contains: list[Contained]
     holds: list[Hold]
     is_error: bool = False
+    call_site: str = ""  #: where the ref was made, if that is recorded
 
 
 @message
@@ -535,6 +537,7 @@ class ObjectPublished:
     contains: list[Contained]
     holds: list[Hold]
     task_name: str = ""
+    call_site: str = ""  #: where the ref was made, if that is recorded
 
 
 @message
@@ -552,6 +555,18 @@ class TaskEvents:
     process: int
     events: list[Any]
     runs: list[Any] = field(default_factory=list)
+
+
+@message
+class TasksWaiting:
+    """process -> scheduler: its calls that have waited for long; replaces what it said before.
+
+    The form of ``queues`` is described in `ract.core.events`.
+    """
+
+    process: int
+    queues: list[Any]
+    left_out: int = 0  #: so many more wait, which are not told of one by one
 
 
 @message
@@ -669,6 +684,7 @@ class ObjectStored:
     holds: list[Hold]
     is_copy: bool = False
     is_error: bool = False
+    call_site: str = ""
 
 
 @message

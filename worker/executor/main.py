@@ -15,6 +15,7 @@ import os
 import pickle
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from ract.client import context
 from ract.client.logging_config import LoggingConfig
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
+from ract.client.story import shape_facts
 from ract.client.strategies import group_of
 from ract.core import naming, serialization
 from ract.core.messages import (
@@ -117,6 +119,7 @@ class Executor:
         )
         self._create: CreateActor | None = None
         self._job_known = b""
+        self._constructing_since = 0.0
         context.process.is_executor = True
         context.process.server = self.server
         install(self.runtime)
@@ -161,6 +164,7 @@ class Executor:
         """On the main thread."""
         if isinstance(message, UseLease):
             context.process.shape = message.shape
+            self.execution.use(shape_facts(message.shape))
             enter_group(group_of(message.shape.strategy))
             self._join_job(message.shape.job_id, message.shape.runtime_env)
             self._equip(message.assigned, message.shape.demand, message.shape.runtime_env)
@@ -212,6 +216,8 @@ class Executor:
         self._equip(message.assigned, spec.running_demand, spec.runtime_env)
         self.execution.actor_id = spec.actor_id
         self.execution.notes_calls = spec.enable_task_events
+        self.execution.use(shape_facts(spec))
+        self._constructing_since = time.time()
         set_title(spec.class_name)
         try:
             class_head, args_head = pickle.loads(spec.creation.head)
@@ -290,6 +296,7 @@ class Executor:
         if isinstance(self.server, SerialServer):
             self.server.is_actor = True
             self.server.may_interrupt = message.spec.interruptible
+        self.execution.note_creation(self._constructing_since, None)
         runtime = self.runtime
         runtime.tell(
             ActorStarted(
@@ -304,6 +311,7 @@ class Executor:
 
     def _init_failed(self, message: CreateActor, error: Exception) -> None:
         name = f"{message.spec.class_name}.__init__"
+        self.execution.note_creation(self._constructing_since, error)
         head, buffers, _ = self.execution.pack_error(name, error)
         runtime = self.runtime
         runtime.tell(
