@@ -326,8 +326,15 @@ class EndProcess:
 
 
 @message
+class ReopenLogs:
+    """node -> executor: your log files were renamed; write to new ones."""
+
+    process: int
+
+
+@message
 class DumpStacks:
-    """node -> executor: write every thread's stack to the error log."""
+    """node -> executor: say what your threads do. Answered by `StacksDumped`."""
 
     process: int
 
@@ -721,6 +728,24 @@ class ObjectUnsought:
 
 
 @message
+class NodeAnswered:
+    """Answer to `NodeAsked`; ``error`` says why there is none, "" if there is."""
+
+    node_id: bytes
+    number: int
+    value: Any = None
+    error: str = ""
+
+
+@message
+class StacksDumped:
+    """process -> its node: what its threads do (answer to `DumpStacks`)."""
+
+    process: int
+    text: str
+
+
+@message
 class NodeStats:
     """Sent every second or so: store bytes, memory, processes (plain values for the dashboard)."""
 
@@ -855,6 +880,15 @@ class JobFinished:
 
     job_id: bytes
     cause: ExitCause
+
+
+@message
+class NodeAsked:
+    """A question that the node answers by `NodeAnswered`; ``op``: see `ract.worker.answers`."""
+
+    number: int
+    op: str
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 @message

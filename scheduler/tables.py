@@ -130,7 +130,7 @@ def _passing(
     readers = [(table.columns[key], sign, value) for key, sign, value in cheap]
     for record in table.records(machine):
         if isinstance(record, Run):
-            yield from _of_run(machine, table, record, filters)
+            yield from of_run(machine, table, record, filters)
         elif all(holds(read(record), sign, value) for read, sign, value in readers):
             if not rest:
                 yield partial(_row_of, machine, table, record), 1
@@ -138,9 +138,10 @@ def _passing(
                 yield partial(_made, row), 1
 
 
-def _of_run(
-    machine: SchedulerMachine, table: Table, run: Run, filters: list[Filter]
+def of_run(
+    machine: Any, table: Table, run: Run, filters: list[Filter]
 ) -> Iterator[tuple[_Rows, int]]:
+    """Likewise of one run; a task's row needs no machine, so it may be None."""
     if not run.numbers:
         return
     own = []
@@ -184,7 +185,7 @@ def _sorted(
     return [make for _, make in there] + missing
 
 
-def _row_of(machine: SchedulerMachine, table: Table, record: Any, i: int) -> Row:
+def _row_of(machine: Any, table: Table, record: Any, i: int) -> Row:
     return table.row(machine, record)
 
 

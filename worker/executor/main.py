@@ -37,14 +37,16 @@ from ract.core.messages import (
     EndProcess,
     ExitCause,
     Hello,
+    ReopenLogs,
+    StacksDumped,
     UseLease,
 )
 from ract.core.resources import UNIT
-from ract.worker.executor import accelerators
+from ract.worker.executor import accelerators, stacks
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.execution import Execution
 from ract.worker.executor.serial import SerialServer
-from ract.worker.executor.streams import NamedStream
+from ract.worker.executor.streams import NamedStream, log_path, open_log
 from ract.worker.executor.titles import set_title
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class Executor:
     """One executor process."""
 
     def __init__(self, process: int, session_dir: str, progress: memoryview) -> None:
+        self._session_dir = session_dir
         self.address = socket_path(session_dir, process)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self.address)
@@ -140,11 +143,12 @@ class Executor:
         self.execution.flush_events()
         return self.server.exit_code
 
-    def _who_prints(self) -> str:
-        if self._create is not None:
-            return self.execution.actor_repr or self._create.spec.class_name
+    def _who_prints(self) -> tuple[str, int]:
         running = context.running()
-        return running.name if running is not None else ""
+        number = running.number if running is not None else 0
+        if self._create is not None:
+            return self.execution.actor_repr or self._create.spec.class_name, number
+        return (running.name if running is not None else ""), number
 
     # ------------------------------------------------------------------ control messages
 
@@ -155,10 +159,19 @@ class Executor:
         elif isinstance(message, CancelCall):
             self.server.cancel(message)
         elif isinstance(message, DumpStacks):
-            faulthandler.dump_traceback(all_threads=True)
+            self.link.send(StacksDumped(self.runtime.process, stacks.text(self.execution.begun)))
+        elif isinstance(message, ReopenLogs):
+            self._reopen_logs()
         elif isinstance(message, (UseLease, CreateActor, EndProcess)):
             self.server.posted.append(message)
             self.server.wake()
+
+    def _reopen_logs(self) -> None:
+        for stream, suffix in ((sys.stdout, "out"), (sys.stderr, "err")):
+            path = log_path(self._session_dir, self.runtime.process, suffix)
+            if isinstance(stream, NamedStream) and not os.path.exists(path):
+                stream.name_again()
+                open_log(path, stream.fileno())
 
     def _on_posted(self, message: Any) -> None:
         """On the main thread."""
