@@ -50,7 +50,7 @@ def read(folder: str, args: Args) -> dict[str, Any]:
         folder: Where it is.
         args: ``filename``, or ``pid`` with ``suffix``; ``offset``, or ``tail``: how many of the
             last lines, -1 for all; ``bytes``: at most so many; ``task``: only what this task wrote,
-            by its number.
+            by its number; ``rest``: whether an unfinished last line counts as one.
 
     Returns:
         ``filename``, ``data``, ``offset`` of what follows, ``size`` of the file.
@@ -68,12 +68,13 @@ def read(folder: str, args: Args) -> dict[str, Any]:
         if offset is None:
             tail = int(args.get("tail", -1))
             offset = 0 if task is not None or tail < 0 else _start_of_tail(file, size, tail)
-        offset = min(int(offset), size)
+        offset = int(offset) if int(offset) <= size else 0  # the file was turned over
         writes = task is None or _is_writing(file, offset, task)
         file.seek(offset)
         data = file.read(max(most, 1))
     end = data.rfind(b"\n") + 1
-    if not end and len(data) >= LINE_BYTES_MAX:
+    is_rest = bool(args.get("rest")) and offset + len(data) >= size
+    if is_rest or (not end and len(data) >= LINE_BYTES_MAX):
         end = len(data)
     kept = []
     for line in data[:end].splitlines(keepends=True):

@@ -25,7 +25,7 @@ from typing import Any
 
 from ract.core import events
 from ract.core.causes import text_of
-from ract.core.ids import task_id_bytes
+from ract.core.ids import JobID, task_id_bytes
 from ract.scheduler.processes import Process
 from ract.scheduler.turn import Turn
 
@@ -265,7 +265,7 @@ class Tasks:
             facts.get("executor", reporter.number),
             facts.get("pid", reporter.pid),
             facts.get("node_id", reporter.node_id),
-            reporter.job_id,
+            event[0][-JobID.SIZE :],
         )
         task = Task(*(*event, *where))
         task.stages = known.stages if known is not None else self._stages_of(key)
