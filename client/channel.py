@@ -162,7 +162,7 @@ class Channel:
             inflight = self.inflight
             inflight[seq] = call
             out = self._out
-            out.append((calls.CALL, seq, call.number, call.target, call.args, extra))
+            out.append((calls.CALL, seq, call.number, call.target, call.args, extra, call.parent))
             if len(inflight) < SEND_AT_ONCE_MAX or len(out) >= BUFFERED_CALLS_MAX:
                 self._flush()
         if self._reactor.is_asleep:

@@ -19,13 +19,13 @@ class Running:
 
     __slots__ = ("function_name", "is_cancelled", "is_reported", "name", "number", "parent")
 
-    def __init__(self, number: int, name: str, function_name: str) -> None:
+    def __init__(self, number: int, name: str, function_name: str, parent: int = 0) -> None:
         self.number = number
         self.name = name
         self.function_name = function_name
         self.is_cancelled = False
         self.is_reported = False
-        self.parent = 0
+        self.parent = parent
 
 
 _running: ContextVar[Running | None] = ContextVar("ract_running", default=None)

@@ -34,7 +34,6 @@ def submit_task(
     call.retry_exceptions = options.retry_exceptions
     if not runtime.is_driver:
         call.parent = context.current_number()
-        call.extra = {"parent": call.parent}
     if captured:
         call.kept = list(captured)
         call.extra = call.extra or {}
@@ -87,7 +86,6 @@ def submit_actor_call(
     call.retries = method.retries
     if not runtime.is_driver:
         call.parent = context.current_number()
-        call.extra = {"parent": call.parent}
     if sites.of_calls:
         call.extra = call.extra or {}
         call.extra["site"] = sites.of_caller()

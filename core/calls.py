@@ -9,7 +9,10 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``(HELLO, process, job_id, node_id, actor_id)``         who calls; first item on a channel
 ``(USE_LEASE, lease)``                         following tasks belong to this lease
 ``(DEFINE, key, pickled)``                     a function's body, once per channel
-``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
+``(CALL, seq, number, target, args, extra, parent)``
+                                               run ``target``: a function key (bytes) or method
+                                               name; ``parent``: the number of the task that calls,
+                                               or 0
 ``(CREDIT, seq, read)``                        so many items of a stream have been read
 ``(ASK, number, wait)``                        is there room for one more call in the mailbox?
 
@@ -23,7 +26,6 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``name``    task name if not the target's
 ``group``   concurrency group
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
-``parent``  the number of the task that calls, if it is not a driver
 ``attempt`` which attempt it is, if not the first (0)
 ``site``    where it was called from, if that is recorded
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition

@@ -186,7 +186,7 @@ class History:
                     f"(SELECT at FROM {table} ORDER BY at LIMIT 1 OFFSET ?)",
                     (count // 10,),
                 )
-        database.execute("PRAGMA incremental_vacuum")
+        database.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
 
 
 # --------------------------------------------------------------------------- reading

@@ -86,8 +86,10 @@ class LogTail:
         """Read what was added since the last time."""
         self._find()
         for name, file in self._files.items():
-            if not file.is_over:
-                self._read(name, file)
+            if not file.is_over and self._read(name, file):
+                path = os.path.join(self._folder, name)
+                if 0 < self._rotation.bytes_max <= file.offset and not file.is_renamed:
+                    self._turn_over(path, file)
 
     def _find(self) -> None:
         for name in os.listdir(self._folder):
@@ -127,8 +129,6 @@ class LogTail:
         file.offset += len(data)
         *lines, file.pending = (file.pending + data).split(b"\n")
         self._report(file, lines)
-        if 0 < self._rotation.bytes_max <= size and not file.is_renamed:
-            self._turn_over(path, file)
         return True
 
     def _turn_over(self, path: str, file: _File) -> None:

@@ -183,7 +183,7 @@ class ConcurrentServer:
     # ------------------------------------------------------------------ calls
 
     def _arrived(self, caller: Caller, item: tuple[Any, ...]) -> None:
-        _, seq, number, target, _, extra = item
+        _, seq, number, target, _, extra, _ = item
         if self._mailbox is not None and _has_room(item):
             self._mailbox.arrived(caller)
         if number in self._cancelled:
@@ -253,8 +253,7 @@ class ConcurrentServer:
         number, target, extra = item[2], item[3], item[5]
         function_name = f"{type(self.instance).__name__}.{target}"
         name = (extra or {}).get("name") or function_name
-        running = context.Running(number, name, function_name)
-        running.parent = (extra or {}).get("parent", 0)
+        running = context.Running(number, name, function_name, item[6])
         self.execution.begun[number] = (caller, running, extra, time.time())
         if self.runtime.reactor.is_asleep:
             self.runtime.reactor.wake()
@@ -273,7 +272,7 @@ class ConcurrentServer:
     async def _run_async(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
     ) -> None:
-        _, seq, number, target, args, extra = item
+        _, seq, number, target, args, extra, _ = item
         token = context.enter(running)
         start = time.time()
         kept: Any = None
@@ -335,7 +334,7 @@ class ConcurrentServer:
     def _run_in_thread(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
     ) -> None:
-        _, seq, number, target, args, extra = item
+        _, seq, number, target, args, extra, _ = item
         token = context.enter(running)
         start = time.time()
         kept: Any = None

@@ -37,6 +37,9 @@ RUNS_MAX = 1024
 MESSAGE_CHARACTERS_MAX = 4000
 
 
+Begun = tuple["Caller", context.Running, Any, float]
+
+
 class Execution:
     """What an executor knows independent of calls: functions, the runtime, pending events."""
 
@@ -45,8 +48,10 @@ class Execution:
         self.actor_id = b""
         self.actor_repr: str | None = None
         self.notes_calls = True  # unless a call says otherwise
-        #: By number: (caller, call, extra, start) of the calls that run.
-        self.begun: dict[int, tuple[Caller, context.Running, Any, float]] = {}
+        #: (caller, call, extra, start) of the call that runs, where one runs at a time; else, by
+        #: number, of those that run.
+        self.current: Begun | None = None
+        self.begun: dict[int, Begun] = {}
         self._facts: dict[str, Any] = {}
         self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._pickled: dict[bytes, bytes] = {}
@@ -249,7 +254,9 @@ class Execution:
         is_cancelled: bool = False,
     ) -> None:
         """Remember that a call has ended, for the state API and the dashboard."""
-        self.begun.pop(running.number, None)  # first: it is not reported as running any more
+        self.current = None  # first: from here on it is not reported as running
+        if self.begun:
+            self.begun.pop(running.number, None)
         is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
         if not is_noted:
             return
@@ -352,7 +359,7 @@ class Execution:
         """Send what is remembered, if it is old enough; returns whether anything is left."""
         closed = list(self._closed_runs)
         runs = [run for run in (*closed, *list(self._runs.values())) if run.calls]
-        if not self._events and not runs and not self.begun:
+        if not self._events and not runs and not self.in_progress():
             return False
         now = time.monotonic()
         most = max([len(self._events), *(len(run.calls) for run in runs)])
@@ -374,11 +381,17 @@ class Execution:
             )  # the thread that runs calls may have one in hand
         return is_young
 
+    def in_progress(self) -> list[Begun]:
+        """The calls that run now."""
+        current = self.current
+        return [*self.begun.values()] if current is None else [current]
+
     def _note_running(self) -> bool:
         """Tell of the calls that run for long; returns whether there are others."""
         before = time.time() - EVENTS_PERIOD_S
         is_young = False
-        for caller, running, extra, start in list(self.begun.values()):
+        for begun in self.in_progress():
+            caller, running, extra, start = begun
             if running.is_reported:
                 continue
             if start > before:
@@ -388,7 +401,7 @@ class Execution:
             if is_noted:
                 running.is_reported = True
                 # If it is still there, its end comes later and is reported as such.
-                if running.number in self.begun:
+                if self.current is begun or running.number in self.begun:
                     event = self._event(caller, running, extra, start, events.RUNNING)
                     self._events.append(event)
         return is_young

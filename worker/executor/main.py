@@ -159,7 +159,9 @@ class Executor:
         elif isinstance(message, CancelCall):
             self.server.cancel(message)
         elif isinstance(message, DumpStacks):
-            self.link.send(StacksDumped(self.runtime.process, stacks.text(self.execution.begun)))
+            self.link.send(
+                StacksDumped(self.runtime.process, stacks.text(self.execution.in_progress()))
+            )
         elif isinstance(message, ReopenLogs):
             self._reopen_logs()
         elif isinstance(message, (UseLease, CreateActor, EndProcess)):

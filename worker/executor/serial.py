@@ -200,14 +200,14 @@ class SerialServer:
         if item[0] == calls.USE_LEASE:
             self.await_lease(item[1])
             return
-        _, seq, number, target, args, extra = item
+        _, seq, number, target, args, extra, parent = item
         if number in self._cancelled:
             del self._cancelled[number]
             caller.out.append((seq, calls.CANCELLED, None))
         else:
             self._progress[0] = number
             started = time.perf_counter()
-            self._run(caller, seq, number, target, args, extra)
+            self._run(caller, seq, number, target, args, extra, parent)
             self._now = time.perf_counter()
             took = self._now - started
             caller.busy_s += took
@@ -233,7 +233,7 @@ class SerialServer:
         return self._now - self._held_since > HOLD_S
 
     def _run(
-        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any
+        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any, parent: int
     ) -> None:
         execution = self.execution
         kwargs: dict[str, Any] = {}
@@ -254,11 +254,9 @@ class SerialServer:
                     args, kwargs, kept = execution.arguments(extra)
                 elif "refs" in extra:
                     kept = execution.arguments(extra)[2]
-            running = context.Running(number, name, function_name)
-            if extra is not None and "parent" in extra:
-                running.parent = extra["parent"]
+            running = context.Running(number, name, function_name, parent)
             token = context.enter(running)
-            execution.begun[number] = (caller, running, extra, start)
+            execution.current = (caller, running, extra, start)
             if self.runtime.reactor.is_asleep:
                 self.runtime.reactor.wake()  # its tick tells of calls that run for long
             self._running = running

@@ -8,16 +8,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 TASKS_MAX = 100
 
 
-def text(begun: Mapping[int, tuple[Any, Any, Any, float]]) -> str:
-    """The stacks of all threads, after what runs (`Execution.begun`) and for how long."""
+def text(in_progress: Iterable[tuple[Any, Any, Any, float]]) -> str:
+    """The stacks of all threads, after what runs (`Execution.in_progress`) and for how long."""
     lines = []
-    for _, running, _, start in list(begun.values()):
+    for _, running, _, start in in_progress:
         lines.append(f"{running.name} has run for {time.time() - start:.1f} s")
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     me = threading.get_ident()
