@@ -55,6 +55,12 @@ def connected(address: str | None) -> Iterator[Ask]:
         with connected_to_node(node["session_dir"]) as ask:
             yield ask
         return
+    runtime = current()
+    if runtime is not None and not runtime.closed:
+        raise ConnectionError(
+            f"no node of {address} is on this machine, and this process cannot join to ask since "
+            "it is in another cluster: ask from a process of its own"
+        )
     bootstrap.init(address, log_to_driver=False, include_dashboard=False)
     try:
         runtime = current()

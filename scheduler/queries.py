@@ -21,9 +21,13 @@ from ract.scheduler.actor_states import Actor
 from ract.scheduler.ask import Ask
 from ract.scheduler.explain import explain
 from ract.scheduler.group_records import Group
+from ract.scheduler.nodes import Node
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
+
+ALERTS_TOLD = 10
+"""So many of the newest are part of ``status``."""
 
 Args = dict[str, Any]
 Op = Callable[["SchedulerMachine", int, Args], Any]
@@ -237,6 +241,11 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
         "objects": len(machine.objects.table),
         "jobs": sum(job.is_running for job in machine.processes.jobs.values()),
         "dropped_messages": dict(machine.turn.dropped),
+        "usage": {node.node_id.hex(): _used(node) for node in machine.nodes.alive},
+        "alerts": [
+            rows.cluster_event(machine, event)
+            for event in list(machine.turn.chronicle.alerts)[-ALERTS_TOLD:]
+        ],
     }
 
 
@@ -403,6 +412,11 @@ def _summed(parts: list[dict[str, int]]) -> dict[str, float]:
         for name, n in part.items():
             summed[name] = summed.get(name, 0) + n
     return rows.amounts(summed)
+
+
+def _used(node: Node) -> dict[str, dict[str, float]]:
+    total, free = rows.amounts(node.ledger.total), rows.amounts(node.ledger.free)
+    return {name: {"used": n - free[name], "total": n} for name, n in total.items()}
 
 
 def _reserved(group: Group) -> dict[str, int]:

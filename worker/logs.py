@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,11 @@ from ract.core.session import setting
 READ_BYTES_MAX = 2**20
 """At most so much of one file per poll, so that one chatty process does not starve the others."""
 
-TAIL_BYTES = 16 * 1024
+TAIL_BYTES = 64 * 1024
+
+CRASH = b"Fatal Python error"
+CRASH_LINES_MAX = 40
+BEFORE_CRASH_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class LogTail:
             self._on_lines(file.process, file.pid, file.name, file.is_err, text)
 
     def tail(self, process: int, is_err: bool = True, lines: int = 20) -> str:
-        """The last lines that a process wrote."""
+        """The last lines that a process wrote; of a crash report, what matters of it."""
         kind = "err" if is_err else "out"
         for name in os.listdir(self._folder):
             found = NAME.fullmatch(name)
@@ -163,6 +166,19 @@ class LogTail:
                 with open(os.path.join(self._folder, name), "rb") as opened:
                     opened.seek(0, os.SEEK_END)
                     opened.seek(max(0, opened.tell() - TAIL_BYTES))
-                    last = deque((x for x in opened if not x.startswith(MARK)), maxlen=lines)
-                return b"".join(last).decode("utf-8", "replace")
+                    written = [line for line in opened if not line.startswith(MARK)]
+                return b"".join(_crash(written) or written[-lines:]).decode("utf-8", "replace")
         return ""
+
+
+def _crash(written: list[bytes]) -> list[bytes]:
+    """The newest report of `faulthandler`: what was said before, and the thread that crashed."""
+    starts = [i for i, line in enumerate(written) if line.startswith(CRASH)]
+    if not starts:
+        return []
+    said = written[max(0, starts[-1] - BEFORE_CRASH_LINES) : starts[-1] + 1]
+    report = written[starts[-1] + 1 :]
+    current = next((i for i, line in enumerate(report) if line.startswith(b"Current thread")), 0)
+    stack = report[current:]
+    end = next((i for i, line in enumerate(stack) if not line.strip()), len(stack))
+    return [*said, *stack[: min(end, CRASH_LINES_MAX)]]

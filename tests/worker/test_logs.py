@@ -111,3 +111,24 @@ def test_rotation_is_as_the_environment_says(monkeypatch):
     monkeypatch.setenv("RAY_ROTATION_MAX_BYTES", "1000")
     monkeypatch.setenv("RACT_ROTATION_BACKUP_COUNT", "2")
     assert Rotation.from_environment() == Rotation(1000, 2)
+
+
+def test_a_crash_report_tells_of_the_thread_that_crashed(tmp_path, seen):
+    other = "".join(f'  File "lib.py", line {n} in f\n' for n in range(100))
+    report = (
+        "before\nFatal Python error: Segmentation fault\n\n"
+        f"Thread 0x01 (most recent call first):\n{other}\n"
+        'Current thread 0x02 (most recent call first):\n  File "mine.py", line 7 in die\n\n'
+        "Extension modules: numpy\n"
+    )
+    (tmp_path / "worker-3-77.err").write_text("noise\n" * 1000 + report)
+    text = follow(tmp_path, seen).tail(3)
+    assert text.splitlines()[-4:] == [
+        "before",
+        "Fatal Python error: Segmentation fault",
+        "Current thread 0x02 (most recent call first):",
+        '  File "mine.py", line 7 in die',
+    ]
+    (tmp_path / "worker-3-77.err").write_text("noise\n" * 1000 + "last\n")
+    assert follow(tmp_path, seen).tail(3, lines=2) == "noise\nlast\n"
+    assert follow(tmp_path, seen).tail(4) == ""
