@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from ract.client.cli import main
 
 RACT = Path(sys.executable).with_name("ract")
 TIMEOUT_S = 60
@@ -67,22 +70,27 @@ def env(request, tmp_path_factory):
 
 
 def run(*arguments, env):
-    done = subprocess.run(
-        [RACT, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=TIMEOUT_S
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = CliRunner().invoke(main, [*map(str, arguments)], env=env)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
 def listed(env, resource, *more):
-    said = run(
-        "list", resource, "--session", "last", "--format", "json", "--detail", *more, env=env
-    )
-    return json.loads(said)
+    how = ["--session", "last", "--format", "json", "--detail"]
+    return json.loads(run("list", resource, *how, *more, env=env))
 
 
 def test_sessions_are_listed(env):
-    (session,) = json.loads(run("list", "sessions", "--format", "json", env=env))
+    done = subprocess.run(
+        [RACT, "list", "sessions", "--format", "json"],
+        env=env,
+        capture_output=True,
+        check=True,
+        timeout=TIMEOUT_S,
+    )
+    (session,) = json.loads(done.stdout)
     assert session["state"] == "ENDED"
     assert Path(session["path"]).is_dir()
 
