@@ -6,7 +6,6 @@ Theory of operation
 
 * ``about.json``   when it began, written by whoever comes first;
 * ``lock``         flocked by the scheduler while it lives;
-* ``ended``        made when the scheduler ended in good order;
 * ``state.db``     what has ended (`ract.scheduler.history`);
 * ``logs/<node>/`` what the executors of a node of this machine write, from the beginning: so nobody
   needs to move anything when processes are killed.

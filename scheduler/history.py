@@ -20,7 +20,8 @@ import queue
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,9 +205,9 @@ def read(session: history.Session, kind: str, args: dict[str, Any]) -> dict[str,
         raise ValueError(f"limit {limit} is not in 1..{tables.ROWS_MAX}")
     page: list[dict[str, Any]] = []
     total = 0
-    for found, count in _passing(session, kind.removeprefix("list_"), filters):
-        for i in range(max(0, offset - total), max(0, min(count, offset + limit - total))):
-            page.append(found(i))
+    for made, count in _passing(session, kind.removeprefix("list_"), filters):
+        wanted = range(max(0, offset - total), max(0, min(count, offset + limit - total)))
+        page += map(made, wanted)
         total += count
     return {"rows": page, "total": total, "note": ""}
 
@@ -241,14 +242,25 @@ def spans(session: history.Session) -> dict[str, Any]:
 
 def _passing(
     session: history.Session, kind: str, filters: list[tables.Filter]
-) -> Iterator[tuple[Any, int]]:
+) -> Iterator[tuple[Callable[[int], rows.Row], int]]:
+    """(what makes the i-th row, how many there are) of what passes."""
     with _opened(session) as database:
         for row in _entries(database, kind):
             if tables.row_holds(row, filters):
-                yield (lambda _, row=row: row), 1
+                yield partial(_made, row), 1
         if kind == "tasks":
             for plain in _runs(database):
-                yield from tables.of_run(None, tables.TABLES["tasks"], _run_of(plain), filters)
+                run = _run_of(plain)
+                places = tables.of_run(tables.TABLES["tasks"], run, filters)
+                yield partial(_row_of_run, run, places), len(places)
+
+
+def _made(row: rows.Row, i: int) -> rows.Row:
+    return row
+
+
+def _row_of_run(run: Run, places: tables.Places, i: int) -> rows.Row:
+    return tables.TABLES["tasks"].row(None, run.task(places[i]))
 
 
 def _run_of(plain: list[Any]) -> Run:

@@ -13,13 +13,16 @@ Every answer says how many there are in total, so that nobody takes a part for t
 
 from __future__ import annotations
 
+import heapq
 import itertools
+import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from ract.core.ids import task_number
 from ract.scheduler import rows
 from ract.scheduler.rows import Row
 from ract.scheduler.tasks import Run
@@ -40,14 +43,14 @@ class Table:
 
     Attributes:
         records: All of them; a `Run` stands for its tasks.
-        row: A record as a dict of plain values.
+        row: A record (after the machine) as a dict of plain values; tasks need no machine.
         columns: What can be told without making the row.
         count: How many rows there are, if that is known without looking.
         note: What the table leaves out, if anything.
     """
 
     records: Callable[[SchedulerMachine], Iterable[Any]]
-    row: Callable[[SchedulerMachine, Any], Row]
+    row: Callable[[Any, Any], Row]
     columns: dict[str, Column] = field(default_factory=dict)
     count: Callable[[SchedulerMachine], int] | None = None
     note: Callable[[SchedulerMachine], str] = lambda machine: ""
@@ -63,7 +66,7 @@ def select(machine: SchedulerMachine, table: Table, args: dict[str, Any]) -> dic
             for the largest first.
 
     Returns:
-        ``rows``, ``total`` (how many pass the filters), ``num_after_truncation`` (all), ``note``.
+        ``rows``, ``total``: how many pass the filters, ``note``: what the table leaves out.
 
     Raises:
         ValueError: a filter is malformed, or the limit is out of range.
@@ -76,14 +79,14 @@ def select(machine: SchedulerMachine, table: Table, args: dict[str, Any]) -> dic
     filters = [parse(each) for each in args.get("filters") or []]
     sort = str(args.get("sort") or "")
     if sort:
-        found = _sorted(machine, table, filters, sort)
-        page = [row() for row in found[offset : offset + limit]]
-        return {"rows": page, "total": len(found), "note": table.note(machine)}
+        found, total = _sorted(machine, table, filters, sort, offset + limit)
+        page = [_row(machine, table, *hit) for hit in found[offset : offset + limit]]
+        return {"rows": page, "total": total, "note": table.note(machine)}
     page, total = [], 0
-    for row, count in _passing(machine, table, filters):
-        wanted = max(0, min(count, offset + limit - total))
-        page += [row(i) for i in range(max(0, offset - total), wanted)]
-        total += count
+    for record, places in _hits(machine, table, filters):
+        first, end = max(0, offset - total), max(0, min(len(places), offset + limit - total))
+        page += [_row(machine, table, record, i) for i in places[first:end]]
+        total += len(places)
         if not filters and table.count is not None and total >= offset + limit:
             total = table.count(machine)
             break
@@ -101,114 +104,155 @@ def parse(each: Any) -> Filter:
     return str(each[0]), each[1], each[2]
 
 
-def holds(have: Any, sign: str, value: Any) -> bool:
-    """Whether a value passes a filter."""
-    if isinstance(have, str) or isinstance(value, str):
-        equal = str(have).lower() == str(value).lower()
-    else:
-        equal = have == value
-    return equal == (sign == "=")
+def matcher(sign: str, value: Any) -> Callable[[Any], bool]:
+    """What says whether a value passes a filter."""
+    wanted = sign == "="
+    text, is_text = str(value).lower(), isinstance(value, str)
+
+    def matches(have: Any) -> bool:
+        if is_text or isinstance(have, str):
+            return (str(have).lower() == text) == wanted
+        return (have == value) == wanted
+
+    return matches
 
 
 def row_holds(row: Row, filters: Iterable[Filter]) -> bool:
     """Whether a row passes all filters; one about a column that it lacks is passed by "!=" only."""
     return all(
-        holds(row[key], sign, value) if key in row else sign == "!=" for key, sign, value in filters
+        matcher(sign, value)(row[key]) if key in row else sign == "!="
+        for key, sign, value in filters
     )
 
 
-_Rows = Callable[[int], Row]
-"""Makes the i-th of some rows."""
+Places = Sequence[int]
+_ONE = (0,)
 
 
-def _passing(
+def _hits(
     machine: SchedulerMachine, table: Table, filters: list[Filter]
-) -> Iterator[tuple[_Rows, int]]:
-    """(how to make the rows, how many) of what passes."""
-    cheap = [each for each in filters if each[0] in table.columns]
+) -> Iterator[tuple[Any, Places]]:
+    """Records that pass, with the places of those tasks of a run that do."""
+    checks = _checks(table, filters)
     rest = [each for each in filters if each[0] not in table.columns]
-    readers = [(table.columns[key], sign, value) for key, sign, value in cheap]
     for record in table.records(machine):
         if isinstance(record, Run):
-            yield from of_run(machine, table, record, filters)
-        elif all(holds(read(record), sign, value) for read, sign, value in readers):
-            if not rest:
-                yield partial(_row_of, machine, table, record), 1
-            elif row_holds(row := table.row(machine, record), rest):
-                yield partial(_made, row), 1
+            places = of_run(table, record, filters)
+            if places:
+                yield record, places
+        elif all(matches(read(record)) for read, matches in checks):
+            if not rest or row_holds(table.row(machine, record), rest):
+                yield record, _ONE
 
 
-def of_run(
-    machine: Any, table: Table, run: Run, filters: list[Filter]
-) -> Iterator[tuple[_Rows, int]]:
-    """Likewise of one run; a task's row needs no machine, so it may be None."""
+def of_run(table: Table, run: Run, filters: list[Filter]) -> Places:
+    """The places of those tasks of a run that pass."""
     if not run.numbers:
-        return
-    own = []
+        return ()
     first = run.task(0)
+    own = []
+    places: Places = range(len(run.numbers))
     for key, sign, value in filters:
-        if key in OF_EACH or key not in table.columns:
+        if key == "task_id" and sign == "=":
+            places = _place_of(run, str(value))
+        elif key in OF_EACH:
             own.append((key, sign, value))
-        elif not holds(table.columns[key](first), sign, value):
-            return
-    if not own:
-        yield lambda i: table.row(machine, run.task(i)), len(run.numbers)
-        return
-    readers = [(table.columns[key], sign, v) for key, sign, v in own if key in table.columns]
-    rest = [each for each in own if each[0] not in table.columns]
-    for task in run.tasks():
-        if all(holds(read(task), sign, value) for read, sign, value in readers):
-            if not rest or row_holds(table.row(machine, task), rest):
-                yield partial(_row_of, machine, table, task), 1
+        elif key in table.columns:
+            if not matcher(sign, value)(table.columns[key](first)):
+                return ()
+        elif not row_holds(table.row(None, first), [(key, sign, value)]):
+            return ()  # what is no column of a record is the same for all tasks of a run
+    checks = _checks(table, own)
+    if not checks:
+        return places
+    return [i for i in places if all(matches(read(run.task(i))) for read, matches in checks)]
+
+
+def _place_of(run: Run, task_id: str) -> Places:
+    """Where in a run a task is, found by its number."""
+    try:
+        wanted = bytes.fromhex(task_id)
+        i = run.numbers.index(task_number(wanted))
+    except (ValueError, struct.error):
+        return ()
+    return (i,) if run.task(i).task_id == wanted else ()
+
+
+def _checks(table: Table, filters: list[Filter]) -> list[tuple[Column, Callable[[Any], bool]]]:
+    return [
+        (table.columns[key], matcher(sign, value))
+        for key, sign, value in filters
+        if key in table.columns
+    ]
+
+
+def _row(machine: Any, table: Table, record: Any, i: int) -> Row:
+    return table.row(machine, record.task(i) if isinstance(record, Run) else record)
 
 
 def _sorted(
-    machine: SchedulerMachine, table: Table, filters: list[Filter], sort: str
-) -> list[Callable[[], Row]]:
-    """How to make the rows, in order. What has no value in the column comes last."""
+    machine: SchedulerMachine, table: Table, filters: list[Filter], sort: str, most: int
+) -> tuple[list[tuple[Any, int]], int]:
+    """The first ``most`` records and places in order, and how many there are in total.
+
+    What has no value in the column comes last.
+
+    Raises:
+        ValueError: so many rows can only be sorted by other columns.
+    """
     key, reverse = sort.lstrip("-"), sort.startswith("-")
-    read = table.columns.get(key)
-    found: list[tuple[Any, Callable[[], Row]]] = []
-    if read is not None:
-        for record in _records(machine, table, filters):
-            found.append((read(record), partial(_row_of, machine, table, record, 0)))
-    else:
-        for rows_of, count in _passing(machine, table, filters):
-            for row in map(rows_of, range(count)):
-                found.append((row.get(key), partial(_made, row, 0)))
-    there = [each for each in found if each[0] is not None]
-    missing = [make for value, make in found if value is None]
+    there: list[tuple[Any, Any, int]] = []
+    missing: list[tuple[Any, int]] = []
+    total = 0
+    for record, places in _hits(machine, table, filters):
+        total += len(places)
+        if key not in table.columns and total > ROWS_MAX:
+            known = ", ".join(table.columns)
+            raise ValueError(f"more than {ROWS_MAX} rows can only be sorted by {known}")
+        for value, i in _values(machine, table, record, places, key, reverse, most):
+            if value is None:
+                missing.append((record, i))
+            else:
+                there.append((value, record, i))
     try:
-        there.sort(key=lambda each: each[0], reverse=reverse)
+        there.sort(key=itemgetter(0), reverse=reverse)
     except TypeError:
         there.sort(key=lambda each: str(each[0]), reverse=reverse)
-    return [make for _, make in there] + missing
+    return [(record, i) for _, record, i in there[:most]] + missing, total
 
 
-def _row_of(machine: Any, table: Table, record: Any, i: int) -> Row:
-    return table.row(machine, record)
-
-
-def _made(row: Row, i: int) -> Row:
-    return row
-
-
-def _records(machine: SchedulerMachine, table: Table, filters: list[Filter]) -> Iterator[Any]:
-    readers = [(table.columns[k], sign, v) for k, sign, v in filters if k in table.columns]
-    rest = [each for each in filters if each[0] not in table.columns]
-    for block in table.records(machine):
-        for record in block.tasks() if isinstance(block, Run) else (block,):
-            if all(holds(read(record), sign, value) for read, sign, value in readers):
-                if not rest or row_holds(table.row(machine, record), rest):
-                    yield record
+def _values(
+    machine: SchedulerMachine,
+    table: Table,
+    record: Any,
+    places: Places,
+    key: str,
+    reverse: bool,
+    most: int,
+) -> Iterable[tuple[Any, int]]:
+    """(what is in a column, place); of a run, no more than can be among the first ``most``."""
+    read = table.columns.get(key)
+    if not isinstance(record, Run):
+        return [(read(record) if read else table.row(machine, record).get(key), places[0])]
+    if key in ("start_time_ms", "end_time_ms"):
+        times = record.times[1::2] if key == "end_time_ms" else record.times[::2]
+        best = heapq.nlargest if reverse else heapq.nsmallest
+        return [(rows.ms(times[i]), i) for i in best(most, places, times.__getitem__)]
+    if read is not None and key not in OF_EACH:
+        value = read(record.task(0))
+        return [(value, i) for i in places[:most]]
+    found = (record.task(i) for i in places)
+    if read is not None:
+        return [(read(task), i) for task, i in zip(found, places, strict=True)]
+    return [(table.row(machine, task).get(key), i) for task, i in zip(found, places, strict=True)]
 
 
 # --------------------------------------------------------------------------- the tables
 
 OF_EACH = frozenset(
-    {"task_id", "parent_task_id", "start_time_ms", "end_time_ms", "creation_time_ms"}
+    {"task_id", "parent_task_id", "start_time_ms", "end_time_ms", "creation_time_ms", "events"}
 )
-"""Columns in which the tasks of a run differ."""
+"""Columns in which the tasks of a run differ, beside ``events``."""
 
 
 def _actors(machine: SchedulerMachine) -> Iterable[Any]:
@@ -324,6 +368,11 @@ TABLES: dict[str, Table] = {
             "start_time_ms": lambda task: rows.ms(task.start) if rows.has_started(task) else None,
             "end_time_ms": lambda task: rows.ms(task.end) or None,
             "parent_task_id": rows.parent_of,
+            "error_message": lambda task: task.error_message or None,
+            "placement_group_id": lambda task: (
+                task.facts["group"].hex() if "group" in task.facts else None
+            ),
+            "call_site": lambda task: task.facts.get("site"),
         },
         _count_tasks,
         _of_tasks,
