@@ -18,7 +18,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ract.scheduler")
 
 PERIOD_S = 1.0
-PRUNE_PERIOD_S = 60.0
 CLOSE_TIMEOUT_S = 10.0
 QUEUED_MAX = 100_000
 """So many entries and runs may wait for a slow disk; more are dropped, and that is said."""
@@ -129,25 +127,22 @@ class History:
             logger.exception("the history of this cluster ends here")
 
     def _write(self, path: Path) -> None:
-        import sqlite3  # here: its import costs a start some milliseconds
+        batch = [self._queue.get()]  # a cluster that starts has better things to do
+        import sqlite3
 
         database = sqlite3.connect(path / "state.db", isolation_level=None)
         os.chmod(path / "state.db", 0o600)
         database.executescript(_SCHEMA)
-        pruned_at = time.monotonic()
-        is_over = False
         try:
-            while not is_over:
-                batch = [self._queue.get()]
+            while True:
                 self._closing.wait(PERIOD_S if self._queue.qsize() < QUEUED_MAX // 2 else 0)
                 while not self._queue.empty():
                     batch.append(self._queue.get())
-                is_over = None in batch
                 self._store(database, batch)
                 self._make_room(database)
-                if time.monotonic() - pruned_at > PRUNE_PERIOD_S:
-                    history.prune(time.time())
-                    pruned_at = time.monotonic()
+                if None in batch:
+                    return
+                batch = [self._queue.get()]
         finally:
             database.close()
 

@@ -55,6 +55,7 @@ logger = logging.getLogger("ract.worker")
 STATS_PERIOD_S = 1.0
 LOGS_PERIOD_S = 0.1
 JOIN_TIMEOUT_S = 10.0
+PRUNE_PERIOD_S = 60.0
 
 SPILLS_MAX = 2
 """So many segments are copied to disk at a time."""
@@ -154,6 +155,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._spawn(self._watch_join())
         self._spawn(self._report())
         self._spawn(self._tail())
+        self._spawn(self._prune())
         if watching.period_s and not self._options.get("for-driver"):
             self._spawn(self._watch_memory(watching))
 
@@ -514,6 +516,15 @@ class RactWorkerPlugin(WorkerPlugin):
                 self._logs.poll()
             except OSError as error:
                 logger.warning("cannot read the logs: %s", error)
+
+    async def _prune(self) -> None:
+        """Keep what has ended, on this machine, within its quota."""
+        while True:
+            await asyncio.sleep(PRUNE_PERIOD_S)
+            try:
+                await asyncio.to_thread(history.prune, time.time())
+            except OSError as error:
+                logger.warning("cannot keep the history within its quota: %s", error)
 
     def _log_lines(self, process: int, pid: int, name: str, is_err: bool, lines: list[str]) -> None:
         assert self._machine is not None
