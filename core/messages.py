@@ -668,6 +668,7 @@ class ActorInitFailed:
     actor_id: bytes
     incarnation: int
     error: Blob
+    pid: int = 0
 
 
 @message

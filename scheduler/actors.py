@@ -187,7 +187,9 @@ class Actors:
         if actor is None:
             return
         actor.error = event.error
-        cause = ExitCause("init_failed", "the constructor raised", node_id=event.node_id)
+        cause = ExitCause(
+            "init_failed", "the constructor raised", node_id=event.node_id, pid=event.pid
+        )
         self._body_gone(actor, cause)
 
     def exited(self, event: ActorExited) -> None:
@@ -423,6 +425,7 @@ class Actors:
         """The process is gone: give its resources back; the actor ends or restarts."""
         body = actor.body
         assert body is not None
+        cause = _located(cause, body)  # a node that is lost knows nothing of its processes
         actor.body = None
         self.by_executor.pop(body.executor, None)
         body.allocation.ledger.give_back(body.allocation)

@@ -261,6 +261,27 @@ def test_the_death_of_an_actor_is_explained_and_noted():
     assert "".join(state.get_log(actor_id=id_, suffix="err")).startswith("last words\n")
 
 
+def test_what_a_constructor_wrote_before_it_raised_can_be_read():
+    @ract.remote(num_cpus=0)
+    class Bad:
+        def __init__(self):
+            print("so far so good")
+            raise ValueError("no further")
+
+        def ping(self):
+            pass
+
+    bad = Bad.remote()
+    with pytest.raises(ract.exceptions.ActorDiedError):
+        ract.get(bad.ping.remote())
+    assert "".join(state.get_log(actor_id=bad._actor_id.hex())) == "so far so good\n"
+    wanted = [("name", "=", "Bad.__init__")]
+    wait_for_condition(lambda: len(state.list_tasks(filters=wanted)) == 1)
+    (row,) = state.list_tasks(filters=wanted)
+    assert (row.state, row.type) == ("FAILED", "ACTOR_CREATION_TASK")
+    assert "no further" in row.error_message
+
+
 def test_runtime_environments_are_listed():
     env = {"env_vars": {"LISTED": "1"}}
     actor = Listed.options(runtime_env=env).remote()

@@ -335,6 +335,7 @@ class Executor:
                 message.spec.actor_id,
                 message.incarnation,
                 Blob(head, buffers, True),
+                os.getpid(),
             )
         )
         self.server.end(ExitCause("init_failed", f"{type(error).__name__}: {error}"[:500]))
