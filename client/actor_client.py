@@ -198,6 +198,11 @@ class ActorClient:
         with self._lock:
             return [*self._parked, *self._returned, *self._queue]
 
+    @property
+    def has_queued(self) -> bool:
+        """Whether there are calls that no executor has."""
+        return bool(self._queue or self._parked or self._returned)
+
     def some_waiting(self, most: int) -> tuple[list[Call], int]:
         """The first of `waiting`, and how many more there are."""
         with self._lock:

@@ -1157,7 +1157,8 @@ class Runtime:
             if pool.is_active:
                 pool.tick(now)
                 busy = True
-        return self.story.tick(now) or busy
+        self.story.tick(now)
+        return busy
 
     def _report_unhandled(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
         error = serialization.unpack(value[0], value[1])

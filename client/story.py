@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 Executors report what they run; only who made a call knows that it waits, or that the process which
 ran it died. Nothing is done when a call is made: numbers of calls grow, so that a *mark* (a number,
-and the time at which it was next) says how old those before it are. Once a second, while there is
-something to do anyway, those that are older than a second are told of, the oldest first and at most
+and the time at which it was next) says how old those before it are. Once a second, while there are
+calls at all, those that are older than a second are told of, the oldest first and at most
 `TOLD_MAX`; the rest is counted. What was told before is not told again while it stays the same.
 """
 
@@ -47,11 +47,12 @@ class Story:
         self._marks: deque[tuple[int, float]] = deque(maxlen=MARKS_MAX)  # (number, epoch)
         self._marked_at = 0.0
         self._told: list[Any] = []
+        self._left_out = 0
         self._told_at = 0.0
         self._lost: deque[events.Event] = deque()
 
-    def tick(self, now: float) -> bool:
-        """Tell what there is to tell; returns whether to come again soon (``now``: monotonic)."""
+    def tick(self, now: float) -> None:
+        """Tell what there is to tell (``now``: monotonic); ticks come once a second at least."""
         if now - self._marked_at >= MARK_S:
             self._marked_at = now
             self._marks.append((self._runtime.next_number(), time.time()))
@@ -61,7 +62,17 @@ class Story:
         if now - self._told_at >= PERIOD_S:
             self._told_at = now
             self._tell_waiting()
-        return bool(self._told)
+        is_needed = bool(self._told) or self._has_calls()
+        self._runtime.reactor.nap_s = PERIOD_S if is_needed else None
+
+    def _has_calls(self) -> bool:
+        """Whether anything waits or runs that may have to be told of."""
+        runtime = self._runtime
+        return (
+            any(channel.inflight for channel in list(runtime.channels.values()))
+            or any(pool.is_active for pool in runtime.pools)
+            or any(client.has_queued for client in list(runtime.actors.values()))
+        )
 
     def lost(self, call: Call, executor: int, cause: ExitCause) -> None:
         """An attempt at a call ended with its process."""
@@ -94,8 +105,8 @@ class Story:
 
     def _tell_waiting(self) -> None:
         queues, left_out = self._queues()
-        if queues != self._told:
-            self._told = queues
+        if (queues, left_out) != (self._told, self._left_out):
+            self._told, self._left_out = queues, left_out
             self._runtime.tell(TasksWaiting(self._runtime.process, queues, left_out))
 
     def _queues(self) -> tuple[list[Any], int]:

@@ -142,6 +142,16 @@ def test_tasks_are_seen_while_they_wait_and_run(tmp_path):
     assert state.get_task(dependent).events[0]["state"] == "PENDING_ARGS_AVAIL"
 
 
+def test_calls_of_an_actor_that_is_not_there_yet_are_seen():
+    actor = Listed.options(resources={"nowhere": 1}).remote()
+    ref = actor.ping.remote()
+    # Nothing else goes on in this process.
+    wait_for_condition(lambda: state_of(ref) == "PENDING_NODE_ASSIGNMENT")
+    assert state.get_task(ref).actor_id == actor._actor_id.hex()
+    ract.kill(actor)
+    wait_for_condition(lambda: state_of(ref) is None)
+
+
 @ract.remote(max_retries=2, retry_exceptions=True)
 def third_time(folder):
     made = len(os.listdir(folder))
