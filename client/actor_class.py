@@ -9,7 +9,7 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ract.client import ambient, strategies, tracing
+from ract.client import ambient, sites, strategies, tracing
 from ract.client.actor_client import ActorClient
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.client.ref_table import contained_of
@@ -188,6 +188,7 @@ class ActorClass:
             durable=options.durable or "",
             durable_interval_s=options.durable_interval_s,
             durable_path=options.durable_path or "",
+            call_site=sites.of_caller() if sites.of_calls else "",
         )
         return spec, refs
 

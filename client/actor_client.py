@@ -16,6 +16,7 @@ A strong handle's end is told to the cluster only when the calls made through it
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client.channel import Call, Channel
+from ract.client.channel import Call, Channel, next_attempt
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.core import calls, errors, serialization
 from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, ExitCause
@@ -199,6 +200,18 @@ class ActorClient:
         """Calls that no executor has, oldest first."""
         with self._lock:
             return [*self._parked, *self._returned, *self._queue]
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether there are calls that no executor has."""
+        return bool(self._queue or self._parked or self._returned)
+
+    def some_waiting(self, most: int) -> tuple[list[Call], int]:
+        """The first of `waiting`, and how many more there are."""
+        with self._lock:
+            queues = (self._parked, self._returned, self._queue)
+            found = list(itertools.islice(itertools.chain(*queues), most))
+            return found, sum(map(len, queues)) - len(found)
 
     def ready(self, call: Call) -> None:
         """The arguments of a queued call are ready."""
@@ -436,12 +449,16 @@ class ActorClient:
         self.runtime.calls_lost(self._parked_from, parked)
         again = []
         for call in parked:
+            executor = call.channel.executor if call.channel is not None else 0
             call.channel = None
+            if self.cause is not None and not call.cancelled:
+                self.runtime.story.lost(call, executor, self.cause)
             if call.cancelled:
                 cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
                 self.runtime.fail_soon(call, cancelled)
             elif call.retries != 0 and self.state != "DEAD":
                 call.retries -= 1 if call.retries > 0 else 0
+                next_attempt(call)
                 again.append(call)
             else:
                 self.runtime.fail_soon(call, error or self._unavailable())
@@ -453,8 +470,9 @@ class ActorClient:
         with self._lock:
             call.channel = None
             if self._acknowledges:  # it must not take this for the call that it has answered
-                call.attempt += 1
-                call.extra = {**(call.extra or {}), "attempt": call.attempt}
+                runs = (call.extra or {}).get("rerun", 0) + 1
+                call.extra = {**(call.extra or {}), "rerun": runs}
+            next_attempt(call)
             self._queue.appendleft(call)
             self._drain()
 

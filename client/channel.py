@@ -70,7 +70,6 @@ class Call:
     refs: Sequence[ObjectRef] = ()
     kept: Sequence[Any] = ()
     retries = 0
-    attempt = 0
     oom_deaths = 0
     waiting = 0
     is_over = False
@@ -93,6 +92,12 @@ class Call:
     def refs_task_id(self) -> str:
         """The task's id in hex, for messages."""
         return self.refs[0].task_id().hex() if self.refs else f"{self.number:016x}"
+
+
+def next_attempt(call: Call) -> None:
+    """The call is to run once more: who runs it then is told which attempt it is."""
+    call.extra = call.extra or {}
+    call.extra["attempt"] = call.extra.get("attempt", 0) + 1
 
 
 class Owner(Protocol):
@@ -168,7 +173,7 @@ class Channel:
             inflight = self.inflight
             inflight[seq] = call
             out = self._out
-            out.append((calls.CALL, seq, call.number, call.target, call.args, extra))
+            out.append((calls.CALL, seq, call.number, call.target, call.args, extra, call.parent))
             if len(inflight) < SEND_AT_ONCE_MAX or len(out) >= BUFFERED_CALLS_MAX:
                 self._flush()
         if self._reactor.is_asleep:

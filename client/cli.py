@@ -14,6 +14,7 @@ they can say goodbye.
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import psutil
@@ -54,7 +55,31 @@ HOW_TO_REACH = (
 )
 
 
-@click.group()
+class Commands(click.Group):
+    """The commands of this module, and those of `ract.commands`, imported when they are used."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "explain": "look",
+        "get": "state",
+        "list": "state",
+        "logs": "logs",
+        "memory": "memory",
+        "stack": "look",
+        "summary": "state",
+        "timeline": "look",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self.ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.ELSEWHERE:
+            module = importlib.import_module(f"ract.commands.{self.ELSEWHERE[cmd_name]}")
+            return module.COMMANDS[cmd_name]
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands)
 def main() -> None:
     """Look at ract clusters, and end them."""
 
@@ -104,7 +129,8 @@ def run(ray: bool, module: str | None, program: tuple[str, ...]) -> None:
 @main.command()
 @click.option("--address", help="tls://host:port; default: $RACT_ADDRESS, else the newest here.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
-def status(address: str | None, as_json: bool) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Also the use of each node, and alerts.")
+def status(address: str | None, as_json: bool, verbose: bool) -> None:
     """Show nodes, resources, demands that wait, and actors."""
     try:
         found = ask_cluster(address, "status")
@@ -114,6 +140,8 @@ def status(address: str | None, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for line in report(found):
+        click.echo(line)
+    for line in details(found) if verbose else ():
         click.echo(line)
 
 
@@ -148,6 +176,31 @@ def report(found: dict[str, Any]) -> Iterator[str]:
     yield "\nActors"
     states = ", ".join(f"{n} {state}" for state, n in sorted(found["actors"].items()))
     yield f"  {states or 'none'}"
+
+
+def details(found: dict[str, Any]) -> Iterator[str]:
+    """What ``status -v`` says beyond `report`.
+
+    Args:
+        found: The scheduler's answer to ``status``.
+    """
+    names = {node["node_id"]: node["node_name"] for node in found["nodes"]}
+    yield "\nUsage by node"
+    for node_id, resources in found["usage"].items():
+        yield f"  {node_id[:8]}  {names[node_id]}"
+        for name, use in _visible(resources):
+            yield f"    {name}: {amount(name, use['used'])} of {amount(name, use['total'])}"
+    yield "\nDraining"
+    for node_id, left in found["draining"].items():
+        yield f"  {node_id[:8]}  {names[node_id]}: left: {', '.join(left) or 'nothing'}"
+    if not found["draining"]:
+        yield "  none"
+    yield "\nAlerts, the newest last (ract list cluster-events has all)"
+    for alert in found["alerts"]:
+        when = datetime.datetime.fromtimestamp(alert["time"] / 1000).isoformat(" ", "seconds")
+        yield f"  {when}  {alert['event_type']}: {alert['message']}"
+    if not found["alerts"]:
+        yield "  none"
 
 
 def _offers(node: dict[str, Any]) -> str:

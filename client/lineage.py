@@ -28,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ract.client import refs
-from ract.client.channel import Call
+from ract.client.channel import Call, next_attempt
 from ract.client.refs import PENDING, READY, ObjectRef
 from ract.client.streams import FIRST_INDEX, UNLIMITED
 from ract.core import calls, ids
@@ -272,6 +272,7 @@ class Lineage:
         made = recipe.call
         assert made is not None, "looked at before"
         made.retries -= 1 if made.retries > 0 else 0
+        next_attempt(made)
         call = _without_refs(made)
         call.kept, recipe.kept = recipe.kept, []
         if call.extra is not None:
@@ -350,7 +351,7 @@ def _without_refs(call: Call) -> Call:
     made = Call(call.number, call.target, call.owner, call.name)
     made.args, made.extra, made.definition = call.args, call.extra, call.definition
     made.retries, made.retry_exceptions = call.retries, call.retry_exceptions
-    made.attempt, made.parent, made.priority = call.attempt, call.parent, call.priority
+    made.parent, made.priority = call.parent, call.priority
     made.actor_id = call.actor_id
     return made
 

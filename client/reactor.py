@@ -42,6 +42,8 @@ class Reactor:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._tick = tick
         self.is_asleep = False
+        #: Asleep, it ticks this often all the same (seconds); None: it sleeps until it is woken.
+        self.nap_s: float | None = None
         self._closed = False
         self._posted: list[Callable[[], None]] = []
         self.thread = threading.Thread(target=self._run, name="ract-io", daemon=True)
@@ -110,7 +112,8 @@ class Reactor:
         next_tick = time.monotonic() + TICK_S
         while not self._closed:
             self.is_asleep = idle >= TICKS_IDLE_MAX
-            timeout = -1 if self.is_asleep else max(0.0, next_tick - time.monotonic())
+            nap = -1 if self.nap_s is None else self.nap_s
+            timeout = nap if self.is_asleep else max(0.0, next_tick - time.monotonic())
             try:
                 events = self._epoll.poll(timeout)
             except (OSError, ValueError):

@@ -238,8 +238,12 @@ class RefTable:
             head, buffers, contained = value
             blob = Blob(bytes(head), [bytes(b) for b in buffers], state == ERROR)
             contains = contained_of(contained)
-        name = ref._call.name if ref._call is not None else ""
-        message = ObjectPublished(self._runtime.process, ref.binary(), blob, contains, holds, name)
+        call = ref._call
+        name = call.name if call is not None else ""
+        site = call.extra.get("site", "") if call is not None and call.extra else ""
+        message = ObjectPublished(
+            self._runtime.process, ref.binary(), blob, contains, holds, name, site
+        )
         self._runtime.tell(message)
 
 

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, context, faults, metrics, refs
+from ract.client import connections, context, faults, metrics, refs, sites
 from ract.client.actor_client import ActorClient
 from ract.client.arguments import INLINE_BYTES_MAX
 from ract.client.channel import Call, Channel
@@ -42,6 +42,7 @@ from ract.client.refs import (
     ObjectRef,
 )
 from ract.client.store import Location, StoreClient
+from ract.client.story import Story
 from ract.client.streams import FIRST_INDEX, Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
@@ -120,6 +121,7 @@ class Runtime:
         self._failures: deque[tuple[Call, BaseException]] = deque()
         self._errors = 0
         self._timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  # a heap
+        self.story = Story(self)
         self.reactor = Reactor(self._tick)
         link.on_message = self._on_message
         link.on_lost = self._on_lost
@@ -157,6 +159,11 @@ class Runtime:
         self.keep_pool(pool)
         self._pools[key] = pool
         return pool
+
+    @property
+    def pools(self) -> list[TaskPool]:
+        """Those of all shapes."""
+        return list(self._pools.values())
 
     def keep_pool(self, pool: TaskPool) -> None:
         """What the cluster says of the pool's shape is for it."""
@@ -238,7 +245,7 @@ class Runtime:
             if type(ref) is not RemadeRef:
                 self.table.become_held(ref, 1)
                 call = ref._call
-                if call is not None and (call.retries or call.attempt > 1):
+                if call is not None and (call.retries or "attempt" in (call.extra or ())):
                     self.lineage.add(call, result[1])
             ref._complete(STORED, result[2:])
         else:
@@ -361,7 +368,10 @@ class Runtime:
             ref._state = INLINE
             return ref
         holds = [Hold(ref._make_id(), self.process, 1)]
-        location = self.store.write(ref._make_id(), packed, contained_of(packed.refs), holds)
+        site = sites.of_caller() if sites.of_refs else ""
+        location = self.store.write(
+            ref._make_id(), packed, contained_of(packed.refs), holds, call_site=site
+        )
         self.table.become_held(ref, 1)
         ref._value = (self.node_id, location.path, location.offset, location.size, False)
         ref._state = STORED
@@ -778,7 +788,9 @@ class Runtime:
             )
             channel = Channel(self, sock, executor)
             self.channels[executor] = channel
-        channel.say((calls.HELLO, self.process, self.job_id, self.node_id))
+        spec = context.process.actor_spec
+        actor_id = spec.actor_id if spec is not None else b""
+        channel.say((calls.HELLO, self.process, self.job_id, self.node_id, actor_id))
         return channel
 
     def channel_closed(self, channel: Channel) -> None:
@@ -993,6 +1005,7 @@ class Runtime:
             if pool.is_active:
                 pool.tick(now)
                 busy = True
+        self.story.tick(now)
         return busy
 
     def _report_unhandled(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.client import arguments, context, tracing
+from ract.client import arguments, context, sites, tracing
 from ract.client.channel import Call
 from ract.client.ref_table import id_of
 from ract.client.refs import new_ref
@@ -38,6 +38,9 @@ def submit_task(
     if captured:
         call.kept = list(captured)
         call.extra = {"refs": [(i, 1) for i in {id_of(r) for r in captured}]}
+    if sites.of_calls:
+        call.extra = call.extra or {}
+        call.extra["site"] = sites.of_caller()
     returns = options.num_returns
     if returns is None or returns == 1:
         ref = new_ref(call.number, None, 1, call)
@@ -86,6 +89,9 @@ def submit_actor_call(
     call.retries = method.retries
     if not runtime.is_driver:
         call.parent = context.current_number()
+    if sites.of_calls:
+        call.extra = call.extra or {}
+        call.extra["site"] = sites.of_caller()
     returns: Any = 1
     given = options.given_values() if options is not None else method.options
     if given:

@@ -9,12 +9,13 @@ and as often as ``RACT_task_oom_retries`` says (-1: always), if it has retries a
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from ract.client import refs
-from ract.client.channel import Call, Channel
+from ract.client.channel import Call, Channel, next_attempt
 from ract.client.leases import Lease, LeaseMachine, Todo
 from ract.core import calls
 from ract.core.errors import TaskCancelledError, error_by_name, error_from_exit
@@ -132,6 +133,14 @@ class TaskPool:
             delayed = [call for _, call in self._delayed]
             return [*self._machine.queue, *self._late.values(), *delayed]
 
+    def some_waiting(self, most: int) -> tuple[list[Call], list[Call], int]:
+        """Some that are ready, some whose arguments are not, and how many more there are."""
+        with self._lock:
+            queue = self._machine.queue
+            ready = [call for _, call in self._delayed] + list(itertools.islice(queue, most))
+            late = list(itertools.islice(self._late.values(), most))
+            return ready, late, max(0, len(queue) - most) + len(self._late) - len(late)
+
     def _perform(self, todo: Todo) -> None:
         # Under the lock: pushes to one lease must keep their order.
         for lease, call in todo.pushes:
@@ -139,7 +148,6 @@ class TaskPool:
             try:
                 if channel is None:
                     raise ConnectionError(f"no channel to executor {lease.executor}")
-                call.attempt += 1
                 channel.send(call)
             except ConnectionError:
                 call.channel = None
@@ -250,7 +258,6 @@ class TaskPool:
         """The executor did not start the call."""
         with self._lock:
             call.channel = None
-            call.attempt -= 1
             self._perform(self._machine.resubmit([call], time.monotonic()))
 
     def blocked(self, channel: Channel, is_blocked: bool) -> None:
@@ -286,14 +293,18 @@ class TaskPool:
         started = _started(lost, cause)
         for i, call in enumerate(lost):
             call.channel = None
+            if i < started and not call.cancelled:
+                self.runtime.story.lost(call, executor, cause)
             if call.cancelled:
                 self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
             elif i >= started:
                 again.append(call)
             elif cause.kind == "out_of_memory" and _has_oom_retries(call, cause):
+                next_attempt(call)
                 self._retry_later(call)
             elif call.retries != 0 and cause.kind not in ("group_removed", "out_of_memory"):
                 call.retries -= 1 if call.retries > 0 else 0
+                next_attempt(call)
                 self._retry_after_delay(call, again)
             else:
                 self.runtime.fail_soon(call, error_from_exit(cause, what=f"task {call.name}"))
@@ -324,6 +335,7 @@ class TaskPool:
         """Run the call again after its own error (``retry_exceptions``)."""
         with self._lock:
             call.channel = None
+            next_attempt(call)
             again: list[Call] = []
             self._retry_after_delay(call, again)
             self._perform(self._machine.resubmit(again, time.monotonic()))

@@ -6,10 +6,13 @@ that hold the cluster's certificate).
 
 Calls (caller -> executor) are tuples that start with an op code:
 
-``(HELLO, process, job_id, node_id)``                   who calls; first item on a channel
+``(HELLO, process, job_id, node_id, actor_id)``         who calls; first item on a channel
 ``(USE_LEASE, lease)``                         following tasks belong to this lease
 ``(DEFINE, key, pickled)``                     a function's body, once per channel
-``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
+``(CALL, seq, number, target, args, extra, parent)``
+                                               run ``target``: a function key (bytes) or method
+                                               name; ``parent``: the number of the task that calls,
+                                               or 0
 ``(CREDIT, seq, read)``                        so many items of a stream have been read
 ``(ASK, number, wait)``                        is there room for one more call in the mailbox?
 ``(DONE, seq)``                                replies to all calls before ``seq`` have arrived
@@ -28,7 +31,9 @@ The last two go to durable actors only.
 ``group``   concurrency group
 ``trace``   context of the caller's span (`ract.client.tracing`)
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
-``attempt`` of a call to a durable actor: how often its own error made it run again
+``rerun``   of a call to a durable actor: how often its own error made it run again
+``attempt`` which attempt it is, if not the first (0)
+``site``    where it was called from, if that is recorded
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================
 

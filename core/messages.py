@@ -125,6 +125,7 @@ class ActorSpec:
     durable: str = ""  #: its state outlives its process: saved after each "call", per "interval"
     durable_interval_s: float = 1.0
     durable_path: str = ""  #: folder or URL; empty: the node's default
+    call_site: str = ""  #: where it was created, if that is recorded
 
 
 @message
@@ -252,6 +253,7 @@ class ObjectSealed:
     contains: list[Contained]
     holds: list[Hold]
     is_error: bool = False
+    call_site: str = ""  #: where the ref was made, if that is recorded
 
 
 @message
@@ -338,8 +340,15 @@ class EndProcess:
 
 
 @message
+class ReopenLogs:
+    """node -> executor: your log files were renamed; write to new ones."""
+
+    process: int
+
+
+@message
 class DumpStacks:
-    """node -> executor: write every thread's stack to the error log."""
+    """node -> executor: say what your threads do. Answered by `StacksDumped`."""
 
     process: int
 
@@ -566,6 +575,7 @@ class ObjectPublished:
     contains: list[Contained]
     holds: list[Hold]
     task_name: str = ""
+    call_site: str = ""  #: where the ref was made, if that is recorded
 
 
 @message
@@ -649,6 +659,18 @@ class MetricsReported:
     job_id: bytes
     metrics: list[Any]
     refused: int = 0
+
+
+@message
+class TasksWaiting:
+    """process -> scheduler: its calls that have waited for long; replaces what it said before.
+
+    The form of ``queues`` is described in `ract.core.events`.
+    """
+
+    process: int
+    queues: list[Any]
+    left_out: int = 0  #: so many more wait, which are not told of one by one
 
 
 @message
@@ -743,6 +765,7 @@ class ActorInitFailed:
     actor_id: bytes
     incarnation: int
     error: Blob
+    pid: int = 0
 
 
 @message
@@ -767,6 +790,7 @@ class ObjectStored:
     is_copy: bool = False
     is_error: bool = False
     maker: int = 0  #: the process that wrote it
+    call_site: str = ""
 
 
 @message
@@ -803,6 +827,24 @@ class ObjectUnsought:
 
     node_id: bytes
     object_id: bytes
+
+
+@message
+class NodeAnswered:
+    """Answer to `NodeAsked`; ``error`` says why there is none, "" if there is."""
+
+    node_id: bytes
+    number: int
+    value: Any = None
+    error: str = ""
+
+
+@message
+class StacksDumped:
+    """process -> its node: what its threads do (answer to `DumpStacks`)."""
+
+    process: int
+    text: str
 
 
 @message
@@ -968,11 +1010,20 @@ class JobFinished:
 
 
 @message
+class NodeAsked:
+    """A question that the node answers by `NodeAnswered`; ``op``: see `ract.worker.answers`."""
+
+    number: int
+    op: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@message
 class EndNode:
     """Shut the node down."""
 
     cause: ExitCause
 
 
-PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents)
+PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents, TasksWaiting)
 """What only people look at. It may be lost when the scheduler restarts."""

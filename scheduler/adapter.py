@@ -15,6 +15,9 @@ that says ``ract_rejoin`` gets what it has missed, and those that do not within 
 lost. The machine's time stands still while there is no scheduler. As long as the scheduler lives,
 the loss of a connection is the loss of a node, which is refused when it comes again.
 
+Requests that need the answer of a node are tasks of the event loop (`ract.scheduler.asking`), since
+the machine never waits. What has ended is handed to the history (`ract.scheduler.record`).
+
 Nothing here decides. What it checks is who speaks: a frame that names another node than the one its
 stream belongs to is dropped. No exception of ours may reach distributed, because it would close the
 worker's stream: bugs are logged with the frame's type, and the cluster goes on.
@@ -35,12 +38,21 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ract.core import wire
 from ract.core.errors import JournalError
-from ract.core.messages import PASSING, ExitCause, NodeJoined
+from ract.core.messages import PASSING, ExitCause, NodeAnswered, NodeJoined, Reply, Request
 from ract.core.reliable import ACK_EVERY, GapError
 from ract.core.version import __version__
-from ract.scheduler import compat
-from ract.scheduler.durable import CLUSTER_ID_BYTES, SEED_BITS, Durable, Messages, Record
+from ract.scheduler import asking, compat
+from ract.scheduler.asking import NodeAsker, NodeError
+from ract.scheduler.durable import (
+    CLUSTER_ID_BYTES,
+    SEED_BITS,
+    Durable,
+    Messages,
+    Record,
+    unnumbered,
+)
 from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.record import Recorder
 from ract.scheduler.turn import AllBack, NodeLost, NodesLeft, NodesWanted, Restarted, Tick
 
 if TYPE_CHECKING:  # it brings SQLite, which most heads do without
@@ -89,6 +101,9 @@ class RactSchedulerPlugin(SchedulerPlugin):
         self._patience: asyncio.TimerHandle | None = None
         self._worker_of: dict[bytes, str] = {}  # the two are each other's inverse
         self._node_of: dict[str, bytes] = {}
+        self._asker = NodeAsker(self._say)
+        self._asking: set[asyncio.Task[None]] = set()
+        self._recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ distributed calls these
 
@@ -112,6 +127,8 @@ class RactSchedulerPlugin(SchedulerPlugin):
         compat.add_rpc(scheduler, "workers_to_close", self._workers_to_close)
         for worker in list(scheduler.workers):
             compat.hurry(scheduler, worker)
+        self._recorder = Recorder(self.cluster_id)
+        self._recorder.start(self.machine)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """A worker connected; whether it is a node is known when it says so."""
@@ -122,15 +139,20 @@ class RactSchedulerPlugin(SchedulerPlugin):
         node_id = self._node_of.pop(worker, None)
         if node_id is not None:
             del self._worker_of[node_id]
+            self._asker.node_lost(node_id)
             self._lose(node_id, f"its daemon at {worker} is gone")
 
     async def close(self) -> None:
-        """Stop the timers; leave a journal that is quickly read."""
+        """Stop the timers; write the rest of the history; leave a journal that is quickly read."""
         self._is_closing = True
         for timer in (self._timer, self._patience):
             if timer is not None:
                 timer.cancel()
         self._timer = self._patience = None
+        for task in list(self._asking):
+            task.cancel()
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
         if self._journal is not None:
             assert self._durable is not None
             try:
@@ -236,6 +258,23 @@ class RactSchedulerPlugin(SchedulerPlugin):
                 self._patience.cancel()
             self._turn(self._local(AllBack()))
 
+    async def ask_node(self, node_id: bytes, op: str, timeout: float = 10.0, **args: Any) -> Any:
+        """Ask a node what only it knows (`ract.worker.answers`).
+
+        Raises:
+            NodeError: it is gone, did not answer in time, or could not.
+        """
+        return await self._asker.ask(node_id, op, timeout, **args)
+
+    async def look_up(self, op: str, args: dict[str, Any]) -> Any:
+        """The answer to a request of `ract.scheduler.asking`: logs, stacks, where objects lie.
+
+        Raises:
+            NodeError: the node could not answer.
+            ValueError: there is no such thing.
+        """
+        return await asking.OPS[op](self, args)
+
     # ------------------------------------------------------------------ inside
 
     def _lose(self, node_id: bytes, why: str) -> None:
@@ -305,7 +344,13 @@ class RactSchedulerPlugin(SchedulerPlugin):
                 if not self._is_genuine(worker, event):
                     continue
                 if isinstance(event, PASSING):
+                    if self._recorder is not None:
+                        self._recorder.see(event)
                     self._send(durable.note(event, self._now()))
+                elif isinstance(event, NodeAnswered):
+                    self._asker.answered(event)
+                elif isinstance(event, Request) and event.op in asking.OPS:
+                    self._answer_later(event)
                 else:
                     events.append(event)
                     kept.append(frame)
@@ -346,6 +391,32 @@ class RactSchedulerPlugin(SchedulerPlugin):
         assert self._loop is not None
         assert self._durable is not None
         return max(self._loop.time() - self._skew, self._durable.now, at_least)
+
+    def _answer_later(self, request: Request) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(self._answer(request))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _answer(self, request: Request) -> None:
+        value: Any = None
+        error = ""
+        try:
+            value = await self.look_up(request.op, request.args)
+        except NodeError as fault:
+            value, error = str(fault), "RuntimeError"
+        except (ValueError, TypeError) as fault:
+            value, error = str(fault), "ValueError"
+        except Exception as fault:
+            logger.exception("request %r failed", request.op)
+            value, error = f"request {request.op!r}: {fault!r}", "RuntimeError"
+        process = self.machine.processes.alive.get(request.process)
+        if process is not None:
+            self._say(process.node_id, Reply(request.process, request.request, value, error))
+
+    def _say(self, node_id: bytes, message: Any) -> None:
+        """Send what nothing is decided from: it is lost with the scheduler."""
+        self._send({node_id: unnumbered([wire.encode(message)])})
 
     def _local(self, event: Any, at_least: float = 0.0) -> Record:
         return Record(self._now(at_least), event=event)

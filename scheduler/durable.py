@@ -116,7 +116,7 @@ class Durable:
     def note(self, event: Any, now: float) -> Messages:
         """Take an event that is not recorded (`ract.core.messages.PASSING`)."""
         return {
-            command.node_id: _unnumbered([wire.encode(command.message)])
+            command.node_id: unnumbered([wire.encode(command.message)])
             for command in self.machine.note(event, now)
         }
 
@@ -147,10 +147,10 @@ class Durable:
                 frame = b"%d %d" % (message.process, message.request)
             self.checksum = zlib.crc32(frame, self.checksum)
         return {
-            node_id: link.pack(batch) if (link := self.links.get(node_id)) else _unnumbered(batch)
+            node_id: link.pack(batch) if (link := self.links.get(node_id)) else unnumbered(batch)
             for node_id, batch in frames.items()
         }
 
 
-def _unnumbered(frames: list[bytes]) -> dict[str, Any]:
+def unnumbered(frames: list[bytes]) -> dict[str, Any]:
     return {"op": "ract", "frames": frames}

@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 from ract.core import wire
 from ract.core.messages import ActorSpec, EndNode, ExitCause, GroupSpec, Reply, Request
 from ract.core.resources import UNIT, describe
-from ract.scheduler import groups, rows, system_metrics
+from ract.scheduler import groups, rows, summaries, system_metrics, tables
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.ask import Ask
 from ract.scheduler.explain import explain
 from ract.scheduler.group_records import Group
+from ract.scheduler.nodes import Node
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
 
 STORE_MEMORY = "object_store_memory"
+
+ALERTS_TOLD = 10
+"""So many of the newest are part of ``status``."""
 
 Args = dict[str, Any]
 
@@ -231,7 +235,7 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
     free = _summed([node.ledger.free for node in machine.nodes.alive])
     return {
         "cluster_id": machine.cluster_id.hex(),
-        "nodes": list(rows.nodes(machine)),
+        "nodes": [rows.node(machine, node) for node in machine.nodes.table.values()],
         "resources": {name: {"used": n - free[name], "total": n} for name, n in total.items()},
         "pending_demands": list(demands.values()),
         "requested": [rows.amounts(ask.demand) for ask in machine.scaling.requested],
@@ -244,6 +248,11 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
         "objects": len(machine.objects.table),
         "jobs": sum(job.is_running for job in machine.processes.jobs.values()),
         "dropped_messages": dict(machine.turn.dropped),
+        "usage": {node.node_id.hex(): _used(node) for node in machine.nodes.alive},
+        "alerts": [
+            rows.cluster_event(machine, event)
+            for event in list(machine.turn.chronicle.alerts)[-ALERTS_TOLD:]
+        ],
     }
 
 
@@ -316,13 +325,6 @@ def job(machine: SchedulerMachine, process: int, args: Args) -> Any:
     }
 
 
-def summary_tasks(machine: SchedulerMachine, process: int, args: Args) -> Any:
-    """Counts of task attempts by name and state."""
-    found = machine.tasks.summary()
-    total = sum(sum(entry["state_counts"].values()) for entry in found.values())
-    return {"summary": found, "total": total}
-
-
 def reference_counts(machine: SchedulerMachine, process: int, args: Args) -> Any:
     """Holds of the asker (local) and of others (submitted), per object that the asker holds."""
     found = {}
@@ -379,7 +381,7 @@ def kv_list(machine: SchedulerMachine, process: int, args: Args) -> Any:
 
 def _table(name: str) -> Op:
     def op(machine: SchedulerMachine, process: int, args: Args) -> Any:
-        return rows.select(rows.TABLES[name](machine), args)
+        return tables.select(machine, tables.TABLES[name], args)
 
     return op
 
@@ -403,17 +405,17 @@ OPS: dict[str, Op] = {
     "request_resources": request_resources,
     "scaling": scaling,
     "job": job,
-    "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,
     "object_exists": object_exists,
     "object_locations": object_locations,
     "explain": explain,
+    **summaries.OPS,
     "kv_put": kv_put,
     "kv_get": kv_get,
     "kv_exists": kv_exists,
     "kv_del": kv_del,
     "kv_list": kv_list,
-    **{name: _table(name) for name in rows.TABLES},
+    **{name: _table(name) for name in tables.TABLES},
 }
 
 
@@ -423,6 +425,11 @@ def _summed(parts: list[dict[str, int]]) -> dict[str, float]:
         for name, n in part.items():
             summed[name] = summed.get(name, 0) + n
     return rows.amounts(summed)
+
+
+def _used(node: Node) -> dict[str, dict[str, float]]:
+    total, free = rows.amounts(node.ledger.total), rows.amounts(node.ledger.free)
+    return {name: {"used": n - free[name], "total": n} for name, n in total.items()}
 
 
 def _reserved(group: Group) -> dict[str, int]:

@@ -32,16 +32,17 @@ import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from ract.core import history, wire
 from ract.core import messages as m
-from ract.core import wire
 from ract.core.resources import UNIT
 from ract.core.security import fingerprint
 from ract.core.session import seconds, setting, system_config
 from ract.core.version import __version__
 from ract.worker import compat, detect, isolation, offer, shm, statistics, transfer
 from ract.worker import events as ev
+from ract.worker.answers import Answers
 from ract.worker.attachment import Attachment
-from ract.worker.logs import LogTail
+from ract.worker.logs import LogTail, Rotation
 from ract.worker.machine import Config, NodeMachine
 from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
@@ -58,6 +59,7 @@ logger = logging.getLogger("ract.worker")
 STATS_PERIOD_S = 1.0
 LOGS_PERIOD_S = 0.1
 JOIN_TIMEOUT_S = 10.0
+PRUNE_PERIOD_S = 60.0
 
 SPILLS_MAX = 2
 """So many segments are copied to disk at a time."""
@@ -102,7 +104,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         watching = Settings.read()
-        await asyncio.to_thread(clean_dead_sessions)
+        await asyncio.to_thread(_clean)
         self.node_id = node_id = secrets.token_bytes(28)
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
@@ -132,7 +134,17 @@ class RactWorkerPlugin(WorkerPlugin):
             ),
             random.Random(),
         )
-        self._logs = LogTail(os.path.join(session.dir, "logs"), self._log_lines)
+        self._logs = LogTail(
+            os.path.join(session.dir, "logs"),
+            self._log_lines,
+            Rotation.from_environment(),
+            lambda process: self._perform(ev.ToProcess(process, m.ReopenLogs(process))),
+        )
+        self._answers = Answers(
+            self._machine,
+            os.path.join(session.dir, "logs"),
+            lambda process, message: self._perform(ev.ToProcess(process, message)),
+        )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
         )
@@ -158,6 +170,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._spawn(self._watch_join())
         self._spawn(self._report(watching))
         self._spawn(self._tail())
+        self._spawn(self._prune())
         if watching.period_s and not self._options.get("for-driver"):
             self._spawn(self._watch_memory(watching))
 
@@ -254,8 +267,12 @@ class RactWorkerPlugin(WorkerPlugin):
         for frame in frames:
             try:
                 message = wire.decode(frame)
+                if isinstance(message, m.NodeAsked):
+                    self._spawn(self._answer(message))
+                    continue
                 if isinstance(message, m.NodeAccepted):
                     self._scheduler.accepted(message)
+                    self._session.keep_logs(message.cluster_id.hex())  # before anybody writes
                     self._turn(message)
                     self._write_node_json(message)
                     self._accepted.set()
@@ -268,9 +285,23 @@ class RactWorkerPlugin(WorkerPlugin):
             except Exception:
                 logger.exception("bad frame from the scheduler")
 
+    async def _answer(self, question: m.NodeAsked) -> None:
+        value, error = None, ""
+        try:
+            value = await self._answers.answer(question.op, question.args)
+        except (OSError, ValueError, TypeError, KeyError) as fault:
+            error = str(fault) or type(fault).__name__
+        except Exception as fault:
+            logger.exception("cannot answer %r", question.op)
+            error = repr(fault)
+        self._send(m.NodeAnswered(self.node_id, question.number, value, error))
+
     def _received(self, connection: Connection, message: Any) -> None:
         """A process said something."""
-        if connection.process:
+        if isinstance(message, m.StacksDumped):
+            if message.process == connection.process:
+                self._answers.dumped(message)
+        elif connection.process:
             self._turn(ev.FromProcess(connection.process, message))
         elif isinstance(message, m.Hello):
             self._hello(connection, message)
@@ -601,8 +632,23 @@ class RactWorkerPlugin(WorkerPlugin):
             except OSError as error:
                 logger.warning("cannot read the logs: %s", error)
 
+    async def _prune(self) -> None:
+        """Keep what has ended, on this machine, within its quota."""
+        while True:
+            await asyncio.sleep(PRUNE_PERIOD_S)
+            try:
+                await asyncio.to_thread(history.prune, time.time())
+            except OSError as error:
+                logger.warning("cannot keep the history within its quota: %s", error)
+
     def _log_lines(self, process: int, pid: int, name: str, is_err: bool, lines: list[str]) -> None:
         assert self._machine is not None
         executor = self._machine.executors.get(process)
         if executor is not None and executor.job_id:
             self._send(m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines))
+
+
+def _clean() -> None:
+    """Remove what crashed nodes left, and what is too much of history."""
+    clean_dead_sessions()
+    history.prune(time.time())

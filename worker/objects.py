@@ -326,6 +326,7 @@ class Objects:
             message.holds,
             message.is_error,
             maker=message.process,
+            call_site=message.call_site,
         )
         self._answer(message.object_id)
         self._spill_early()
@@ -339,9 +340,18 @@ class Objects:
         is_error: bool,
         is_copy: bool = False,
         maker: int = 0,
+        call_site: str = "",
     ) -> None:
         stored = m.ObjectStored(
-            self._config.node_id, object_id, size, contains, holds, is_copy, is_error, maker
+            self._config.node_id,
+            object_id,
+            size,
+            contains,
+            holds,
+            is_copy,
+            is_error,
+            maker,
+            call_site,
         )
         self._command(ev.ToScheduler(stored))
 

@@ -13,10 +13,10 @@ from ract.core.calls import FrameReader, Slot, frame
 
 def some_items():
     return [
-        [(calls.HELLO, 7, b"job1", b"n" * 28)],
-        [(calls.CALL, 1, 2**40, b"key", (1, "two", None), None)],
+        [(calls.HELLO, 7, b"job1", b"n" * 28, b"")],
+        [(calls.CALL, 1, 2**40, b"key", (1, "two", None), None, 0)],
         [],
-        [(calls.CALL, i, i, "method", (), {"deps": [b"d" * 1000]}) for i in range(50)],
+        [(calls.CALL, i, i, "method", (), {"deps": [b"d" * 1000]}, 7) for i in range(50)],
         (0.25, [(1, "value"), (2, calls.INLINE, b"head", [b"buffer"], [])]),
     ]
 

@@ -170,7 +170,7 @@ class ConcurrentServer:
                 self._mailbox.ask(caller, item[1], item[2])
                 self._flush_soon()
             elif op == calls.HELLO:
-                _, caller.process, caller.job_id, caller.node_id = item
+                _, caller.process, caller.job_id, caller.node_id, caller.actor_id = item
             else:
                 self._acknowledged(caller, item)
         if caller.is_closed:
@@ -192,7 +192,7 @@ class ConcurrentServer:
     # ------------------------------------------------------------------ calls
 
     def _arrived(self, caller: Caller, item: tuple[Any, ...]) -> None:
-        _, seq, number, target, _, extra = item
+        _, seq, number, target, _, extra, _ = item
         if self._mailbox is not None and _has_room(item):
             self._mailbox.arrived(caller)
         if number in self._cancelled:
@@ -262,7 +262,10 @@ class ConcurrentServer:
         number, target, extra = item[2], item[3], item[5]
         function_name = f"{type(self.instance).__name__}.{target}"
         name = (extra or {}).get("name") or function_name
-        running = context.Running(number, name, function_name)
+        running = context.Running(number, name, function_name, item[6])
+        self.execution.begun[number] = (caller, running, extra, time.time())
+        if self.runtime.reactor.is_asleep:
+            self.runtime.reactor.wake()
         set_title(name)
         if self.is_async:
             run = self._run_async(group, running, caller, item)
@@ -278,7 +281,7 @@ class ConcurrentServer:
     async def _run_async(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
     ) -> None:
-        _, seq, number, target, args, extra = item
+        _, seq, number, target, args, extra, _ = item
         token = context.enter(running)
         start = time.time()
         kept: Any = None
@@ -340,7 +343,7 @@ class ConcurrentServer:
     def _run_in_thread(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
     ) -> None:
-        _, seq, number, target, args, extra = item
+        _, seq, number, target, args, extra, _ = item
         token = context.enter(running)
         start = time.time()
         kept: Any = None
@@ -417,6 +420,9 @@ class ConcurrentServer:
 
     def _finished(self, group: _Group, number: int) -> None:
         self._active.pop(number, None)
+        self.execution.begun.pop(
+            number, None
+        )  # it is still there if it was cancelled before it ran
         self._cancelled.discard(number)
         group.running -= 1
         while group.queue and group.running < group.limit and self.ending is None:

@@ -117,7 +117,7 @@ def _end_superseded(error: SupersededError) -> None:
 
 def _key(item: tuple[Any, ...]) -> tuple[int, int]:
     extra = item[5]
-    return item[2], 0 if extra is None else extra.get("attempt", 0)
+    return item[2], 0 if extra is None else extra.get("rerun", 0)
 
 
 class DurableServer(SerialServer):
@@ -154,9 +154,9 @@ class DurableServer(SerialServer):
     # ------------------------------------------------------------------ calls
 
     def _run(
-        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any
+        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any, parent: int
     ) -> None:
-        item = (calls.CALL, seq, number, target, args, extra)
+        item = (calls.CALL, seq, number, target, args, extra, parent)
         if not self._keeper.every_call:
             if self._interval.is_well():
                 super()._run(caller, *item[1:])

@@ -173,7 +173,7 @@ class SerialServer:
         if op == calls.DEFINE:
             self.execution.define(item[1], item[2])
         elif op == calls.HELLO:
-            _, caller.process, caller.job_id, caller.node_id = item
+            _, caller.process, caller.job_id, caller.node_id, caller.actor_id = item
         elif op == calls.CREDIT:
             caller.credit(item[1], item[2])
         elif op == calls.USE_LEASE:
@@ -200,14 +200,14 @@ class SerialServer:
         if item[0] == calls.USE_LEASE:
             self.await_lease(item[1])
             return
-        _, seq, number, target, args, extra = item
+        _, seq, number, target, args, extra, parent = item
         if number in self._cancelled:
             del self._cancelled[number]
             caller.out.append((seq, calls.CANCELLED, None))
         else:
             self.progress[0] = number
             started = time.perf_counter()
-            self._run(caller, seq, number, target, args, extra)
+            self._run(caller, seq, number, target, args, extra, parent)
             self._now = time.perf_counter()
             took = self._now - started
             caller.busy_s += took
@@ -233,7 +233,7 @@ class SerialServer:
         return self._now - self._held_since > HOLD_S
 
     def _run(
-        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any
+        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any, parent: int
     ) -> None:
         execution = self.execution
         kwargs: dict[str, Any] = {}
@@ -250,7 +250,7 @@ class SerialServer:
                 name = function_name = self._names[target] = self._name_of(target, function)
             if extra is not None:
                 name = extra.get("name") or name
-            running = context.Running(number, name, function_name)
+            running = context.Running(number, name, function_name, parent)
             self._running = running  # already: it may wait for its arguments
             if extra is not None:
                 if args is None:
@@ -260,6 +260,9 @@ class SerialServer:
                 if "trace" in extra:
                     function = tracing.traced(function, name, extra["trace"])
             token = context.enter(running)
+            execution.current = (caller, running, extra, start)
+            if self.runtime.reactor.is_asleep:
+                self.runtime.reactor.wake()  # its tick tells of calls that run for long
             self._running_title = True
             set_title(name)
             self._allow_interrupts(number)
