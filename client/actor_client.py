@@ -197,6 +197,13 @@ class ActorClient:
         with self._lock:
             return [*self._parked, *self._returned, *self._queue]
 
+    @property
+    def unanswered(self) -> int:
+        """How many calls have no answer yet, those that run included; about right at any time."""
+        channel = self._channel
+        sent = len(channel.inflight) if channel is not None else 0
+        return sent + len(self._queue) + len(self._parked) + len(self._returned)
+
     def ready(self, call: Call) -> None:
         """The arguments of a queued call are ready."""
         with self._lock:

@@ -29,6 +29,7 @@ from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
 from ract.client.handles import ACTOR_ID_BYTES
+from ract.client.mailbox_reports import MailboxReports
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
 from ract.client.refs import (
@@ -104,6 +105,7 @@ class Runtime:
         self.store = StoreClient(link)
         self.channels: dict[int, Channel] = {}
         self.actors: dict[bytes, ActorClient] = {}
+        self._mailboxes = MailboxReports(self)
         self.runtime_env = ""
         self.default_lifetime = "non_detached"  # of actors that do not say
         self.on_infeasible = "wait"  # likewise of all that is placed
@@ -1139,6 +1141,8 @@ class Runtime:
         for channel in list(self.channels.values()):
             busy |= channel.tick()
         now = time.monotonic()
+        if self.actors:
+            busy |= self._mailboxes.tick(now)
         for pool in list(self._pools.values()):
             if pool.is_active:
                 pool.tick(now)

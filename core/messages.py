@@ -555,6 +555,14 @@ class TaskEvents:
 
 
 @message
+class CallsWaiting:
+    """process -> scheduler, at most once a second: its unanswered calls of actors that changed."""
+
+    process: int
+    counts: dict[bytes, int]  #: by actor; 0 for those that have answered all
+
+
+@message
 class Pushed:
     """scheduler -> driver: an error, warning or log lines. ``kind``: "error" | "log"."""
 

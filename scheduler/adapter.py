@@ -112,6 +112,10 @@ class RactSchedulerPlugin(SchedulerPlugin):
         assert self._machine is not None, "the plugin has not been started"
         return self._machine
 
+    def worker_of(self, node_id: bytes) -> str | None:
+        """The address of the worker that a living node is."""
+        return self._worker_of.get(node_id)
+
     # ------------------------------------------------------------------ inside
 
     def _adaptive_target(self, target_duration: Any = None) -> int:

@@ -34,6 +34,7 @@ from ract.scheduler.groups import Groups, with_namespace
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.kv import KeyValues
 from ract.scheduler.leases import Leases
+from ract.scheduler.mailboxes import Mailboxes
 from ract.scheduler.nodes import Nodes
 from ract.scheduler.objects import Directory
 from ract.scheduler.placement import Placement
@@ -91,6 +92,7 @@ class SchedulerMachine:
         #: The nodes that may be ended since the newest `NodesLeft`: they hold nothing.
         self.may_go: list[bytes] = []
         self.tasks = Tasks(self.turn)
+        self.mailboxes = Mailboxes()
         self.kv = KeyValues(self.turn)
 
     def handle(self, event: Any, now: float) -> list[Send]:
@@ -139,6 +141,7 @@ class SchedulerMachine:
         self.ageing.check()
         self.drains.check()
         self.objects.check()
+        self.mailboxes.check()
         for number in self.holds.by_process:
             assert number in self.processes.alive, f"process {number} is dead but holds"
         leases = [lease.allocation for lease in self.leases.table.values()]
@@ -225,6 +228,7 @@ class SchedulerMachine:
         self.groups.process_exited(number)
         self.objects.process_exited(number, cause)
         self.tasks.process_exited(process)
+        self.mailboxes.process_exited(number)
         if process.kind == "driver":
             self.actors.job_finished(process.job_id)
             self.groups.job_finished(process.job_id)
@@ -307,6 +311,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Request: queries.answer,
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
+    m.CallsWaiting: lambda s, e: s.mailboxes.report(e),
     m.LeasesWanted: lambda s, e: s.leases.wanted(e),
     m.LeaseReleased: lambda s, e: s.leases.released(e),
     m.LeaseStarted: lambda s, e: s.leases.started(e),

@@ -9,7 +9,8 @@ the oldest ended tasks go first, then the oldest. Counts by name and state are k
 ever seen, those forgotten included. Nothing is decided from this table.
 
 Calls that just finished come in *runs*, in columns. They are counted and kept as they came, which
-costs the same for one call as for thousands; `all` makes records of them when somebody asks.
+costs the same for one call as for thousands; `all` makes records of them when somebody asks. What
+is summed up over all calls, those forgotten included, is in `ract.scheduler.task_stats`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from ract.core import events
 from ract.core.ids import task_id_bytes
 from ract.scheduler.processes import Process
+from ract.scheduler.task_stats import TaskStats
 from ract.scheduler.turn import Turn
 
 ENDED = frozenset({events.FINISHED, events.FAILED})
@@ -115,8 +117,10 @@ class Tasks:
     #: (name, type, state) -> how many attempts are in it; all ever seen.
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     runs: deque[Run] = field(default_factory=deque)
+    runs_taken: int = 0  #: how many runs there were, ever
     in_runs: int = 0
     forgotten: int = 0
+    stats: TaskStats = field(default_factory=TaskStats)
 
     def all(self) -> Iterator[Task]:
         """Every attempt that is not forgotten."""
@@ -157,6 +161,7 @@ class Tasks:
                 cause = process.cause
                 task.error_message = (cause.detail or cause.kind) if cause else ""
                 self.counts[task.name, task.type, task.state] += 1
+                self.stats.ended(task, self.turn.now)
 
     def _take(self, reporter: Process, event: events.Event) -> None:
         key = (event[0], event[1])
@@ -172,6 +177,8 @@ class Tasks:
         task = Task(*(*event, *where))
         self.table[key] = task
         self.counts[task.name, task.type, task.state] += 1
+        if task.state in ENDED:
+            self.stats.ended(task, self.turn.now)
 
     def _take_run(self, reporter: Process, plain: Any) -> None:
         name, function, kind, actor_id, job_id, numbers, times = plain
@@ -192,7 +199,9 @@ class Tasks:
         if len(run.times) != 2 * len(run.numbers):
             raise ValueError("not two times per call")
         self.runs.append(run)
+        self.runs_taken += 1
         self.in_runs += len(run.numbers)
+        self.stats.ran(run, self.turn.now)
         self.counts[run.name, run.type, events.FINISHED] += len(run.numbers)
         self._make_room()
 

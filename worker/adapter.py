@@ -38,7 +38,7 @@ from ract.core.resources import UNIT
 from ract.core.security import fingerprint
 from ract.core.session import setting
 from ract.core.version import __version__
-from ract.worker import compat, detect, offer, shm, transfer
+from ract.worker import compat, detect, log_files, offer, shm, transfer
 from ract.worker import events as ev
 from ract.worker.logs import LogTail
 from ract.worker.machine import Config, NodeMachine
@@ -137,6 +137,8 @@ class RactWorkerPlugin(WorkerPlugin):
         compat.add_stream_handler(worker, "ract", self._from_scheduler)
         compat.add_rpc(worker, "ract_pull", self._serve_pull)
         compat.add_rpc(worker, "ract_tunnel", self._serve_tunnel)
+        compat.add_rpc(worker, "ract_log_files", self._list_logs)
+        compat.add_rpc(worker, "ract_read_log", self._read_log)
         compat.forget_memory_limits(worker)
         compat.hurry(worker)
         self._join()
@@ -436,6 +438,19 @@ class RactWorkerPlugin(WorkerPlugin):
         return compat.keep_comm()
 
     # ------------------------------------------------------------------ reports
+
+    async def _list_logs(self) -> Any:
+        return await asyncio.to_thread(log_files.listed, self._logs_dir)
+
+    async def _read_log(self, name: str = "", offset: int = 0, size: int = 0) -> Any:
+        try:
+            return await asyncio.to_thread(log_files.read, self._logs_dir, name, offset, size)
+        except LookupError as error:
+            return {"error": str(error.args[0])}
+
+    @property
+    def _logs_dir(self) -> str:
+        return os.path.join(self.session_dir, "logs")
 
     async def _report(self) -> None:
         while True:

@@ -1,0 +1,128 @@
+"""All nodes, and one."""
+
+from __future__ import annotations
+
+from ract.dashboard.parts import (
+    JOB,
+    NODE,
+    PROCESS_LOG,
+    STATE,
+    Column,
+    Facts,
+    Page,
+    Plot,
+    Table,
+)
+
+PROCESS_COLUMNS = (
+    Column("pid", "Pid", "plain", sort=True),
+    Column("kind", "Kind"),
+    Column("does", "Runs", link="actor?id={actor_id}", wide=True),
+    STATE,
+    Column("cpu_percent", "CPU", "percent", sort=True),
+    Column("rss", "Memory", "bytes", sort=True),
+    JOB,
+    Column("joined_ms", "Started", "ago", sort=True),
+    Column("cause", "Why it ended"),
+    PROCESS_LOG,
+)
+
+PAGES = (
+    Page(
+        "nodes",
+        "Nodes",
+        (
+            Table(
+                "nodes",
+                "Nodes",
+                (
+                    Column("node", "Node", link="node?id={node_id}", sort=False),
+                    STATE,
+                    Column("taken", "Taken", wide=True),
+                    Column("cpu_percent", "CPU", "percent", sort=True),
+                    Column("memory_used", "Memory", "use", of="memory_total", sort=True),
+                    Column("store_used", "Object store", "use", of="store_total", sort=True),
+                    Column("spilled", "Spilled", "bytes", sort=True),
+                    Column("disk_used", "Disk", "use", of="disk_total", sort=True),
+                    Column("received", "In/s", "bytes", sort=True),
+                    Column("sent", "Out/s", "bytes", sort=True),
+                    Column("gpu_percent", "GPU", "percent", sort=True),
+                    Column("joined_ms", "Joined", "ago", sort=True),
+                    Column("cause", "Why it ended"),
+                ),
+                empty="No node has joined. Start one with: rworker ADDRESS",
+                facets=(("state", "State"),),
+            ),
+            Plot("nodes-cpu", "CPU, busiest nodes"),
+            Plot("nodes-memory", "Memory, fullest nodes"),
+            Plot("nodes-store", "Object store"),
+            Plot("nodes-network", "Network received"),
+            Table(
+                "processes",
+                "Processes",
+                (NODE, *PROCESS_COLUMNS),
+                empty="No process has said hello. Drivers and executors are listed here.",
+                facets=(("state", "State"), ("kind", "Kind")),
+                size=15,
+            ),
+        ),
+    ),
+    Page(
+        "node",
+        "Node",
+        (
+            Facts(
+                "node",
+                "Node",
+                (
+                    Column("node", "Node"),
+                    Column("state", "State", "state"),
+                    Column("node_id", "Id", "mono"),
+                    Column("address", "Address", "mono"),
+                    Column("pid", "Daemon", "plain"),
+                    Column("taken", "Taken"),
+                    Column("cpu_percent", "CPU", "percent"),
+                    Column("memory_used", "Memory", "use", of="memory_total"),
+                    Column("store_used", "Object store", "use", of="store_total"),
+                    Column("disk_used", "Disk", "use", of="disk_total"),
+                    Column("gpu_percent", "GPU", "percent"),
+                    Column("gpu_memory_used", "GPU memory", "use", of="gpu_memory_total"),
+                    Column("joined_ms", "Joined", "time"),
+                    Column("died_ms", "Died", "time"),
+                    Column("cause", "Why it ended"),
+                    Column("labels", "Labels"),
+                    Column("session_dir", "Folder", "mono"),
+                    Column("node_id", "Logs", "log", "logs?node_id={node_id}"),
+                ),
+            ),
+            Plot("node-cpu", "CPU"),
+            Plot("node-memory", "Memory and object store"),
+            Plot("node-disk", "Disk"),
+            Plot("node-network", "Network"),
+            Plot("node-gpu", "GPU"),
+            Table(
+                "processes",
+                "Executors and drivers",
+                PROCESS_COLUMNS,
+                args=(("node_id", "{id}"),),
+                empty="Nothing runs on this node.",
+                facets=(("state", "State"), ("kind", "Kind")),
+            ),
+            Table(
+                "objects",
+                "Objects stored here",
+                (
+                    Column("size", "Size", "bytes", sort=True),
+                    Column("object_id", "Object", "id"),
+                    Column("made_by", "Made by", link="tasks?q={made_by}", sort=True),
+                    Column("holders", "Held by", wide=True),
+                ),
+                args=(("node_id", "{id}"),),
+                empty="This node stores no objects.",
+                sort="-size",
+                size=10,
+            ),
+        ),
+        under="nodes",
+    ),
+)
