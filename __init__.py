@@ -162,6 +162,7 @@ _SUBMODULES = (
     "actor",
     "cluster_utils",
     "dag",
+    "dashboard",
     "exceptions",
     "job_config",
     "remote_function",

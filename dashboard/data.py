@@ -110,7 +110,7 @@ class Data(_Plain):
 
 
 class Logs(_Plain):
-    """``GET /ract/logs/files?node_id=``, ``.../read?...name=&offset=&size=``, ``.../search?...q=``."""
+    """``GET /ract/logs/``: ``files`` of a node, ``read`` a piece of one, ``search`` one."""
 
     def initialize(self, source: Source) -> None:
         self._source = source

@@ -75,7 +75,7 @@ def _alone() -> Any:
         _TEMPLATES[""] = get_env().from_string(
             "{% from macros import embed %}<!DOCTYPE html>\n"
             '<html lang="en"><head><meta charset="utf-8"><title>{{ title | e }}</title>'
-            f'<script>{shell.THEME_SCRIPT}</script>{style}{_bokeh("../..")}</head>'
+            f"<script>{shell.THEME_SCRIPT}</script>{style}{_bokeh('../..')}</head>"
             '<body class="alone" data-plot="">{% for doc in docs %}{% for root in doc.roots %}'
             "{{ embed(root) }}{% endfor %}{% endfor %}{{ plot_script }}"
             '<script src="../assets/ract.js"></script></body></html>'

@@ -23,6 +23,7 @@ class Column:
         of: For bars, the key of the whole.
         sort: Whether the view can sort by it.
         wide: Whether it takes the room that others leave.
+        optional: Whether it is left out while no row on the page has it.
         help: What it means.
     """
 
@@ -33,6 +34,7 @@ class Column:
     of: str = ""
     sort: bool = False
     wide: bool = False
+    optional: bool = False
     help: str = ""
 
 
@@ -126,7 +128,7 @@ class Page:
 
 NODE = Column("node", "Node", link="node?id={node_id}")
 PID = Column("pid", "Pid", "plain")
-ACTOR_PID = Column("pid", "Pid", "plain", sort=True)
+ACTOR_PID = Column("pid", "Pid", "plain", "logs?node_id={node_id}&process={process}", sort=True)
 STATE = Column("state", "State", "state", sort=True)
 JOB = Column("job", "Job", "id", "job?id={job}")
 PROCESS_LOG = Column("process", "Log", "log", "logs?node_id={node_id}&process={process}&pid={pid}")

@@ -30,6 +30,7 @@ async def dask_setup(scheduler: Any) -> None:
     source = PluginSource(scheduler, plugin)
     dashboard = install(scheduler, source, token)
     plugin.dashboard_url = dashboard.login_url()
+    plugin.served_at(dashboard.address)
     source.start(asyncio.get_running_loop())
     scheduler.ract_dashboard_source = source
 

@@ -32,7 +32,7 @@ from ract.core.messages import EndNode, ExitCause, NodeJoined
 from ract.core.version import __version__
 from ract.scheduler import compat
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.turn import NodeLost, NodesLeft, NodesWanted, Send, Tick
+from ract.scheduler.turn import DashboardServed, NodeLost, NodesLeft, NodesWanted, Send, Tick
 
 logger = logging.getLogger("ract.scheduler")
 
@@ -111,6 +111,10 @@ class RactSchedulerPlugin(SchedulerPlugin):
         """The machine, for the dashboard and tests: look, don't touch."""
         assert self._machine is not None, "the plugin has not been started"
         return self._machine
+
+    def served_at(self, address: str) -> None:
+        """The dashboard can be asked at ``address`` (host:port)."""
+        self._turn([DashboardServed(address)])
 
     def worker_of(self, node_id: bytes) -> str | None:
         """The address of the worker that a living node is."""

@@ -42,7 +42,16 @@ from ract.scheduler.processes import Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.scaling import Scaling
 from ract.scheduler.tasks import Tasks
-from ract.scheduler.turn import NodeLost, NodesLeft, NodesWanted, Send, Settings, Tick, Turn
+from ract.scheduler.turn import (
+    DashboardServed,
+    NodeLost,
+    NodesLeft,
+    NodesWanted,
+    Send,
+    Settings,
+    Tick,
+    Turn,
+)
 
 
 class SchedulerMachine:
@@ -93,6 +102,7 @@ class SchedulerMachine:
         self.may_go: list[bytes] = []
         self.tasks = Tasks(self.turn)
         self.mailboxes = Mailboxes()
+        self.dashboard_address = ""  #: where people look at the cluster, "" if nowhere
         self.kv = KeyValues(self.turn)
 
     def handle(self, event: Any, now: float) -> list[Send]:
@@ -162,12 +172,15 @@ class SchedulerMachine:
         self.actors.tick()
         self.turn.retry = True  # a recall may be due
 
+    def _served(self, event: DashboardServed) -> None:
+        self.dashboard_address = event.address
+
     def _nodes_left(self, event: NodesLeft) -> None:
         self.may_go = [node.node_id for node in self.scaling.shrink_to(event.count)]
 
     def _is_from_somebody(self, event: Any) -> bool:
         """Drop what comes from nodes and processes that are not alive (any more)."""
-        if isinstance(event, m.NodeJoined | NodeLost | NodesLeft | NodesWanted | Tick):
+        if isinstance(event, m.NodeJoined | _LOCAL):
             return True
         node_id = getattr(event, "node_id", None)
         if node_id is not None:
@@ -298,10 +311,13 @@ class SchedulerMachine:
                 self.objects.release(id_)
 
 
+_LOCAL = NodeLost | NodesLeft | NodesWanted | DashboardServed | Tick
+
 _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     NodeLost: SchedulerMachine._node_lost,
     NodesLeft: SchedulerMachine._nodes_left,
     NodesWanted: lambda s, e: s.scaling.keep(e.count),
+    DashboardServed: SchedulerMachine._served,
     Tick: SchedulerMachine._tick,
     m.NodeJoined: SchedulerMachine._node_joined,
     m.NodeStats: SchedulerMachine._stats,

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 An actor that runs one call at a time looks at its mailbox when the call is done, so it cannot say
-what waits; its callers can. Each process reports the actors for which its count has changed, at most
-once a second (`ract.core.messages.CallsWaiting`). Nothing is decided from these numbers.
+what waits; its callers can. Each process reports the actors for which its count has changed, at
+most once a second (`ract.core.messages.CallsWaiting`). Nothing is decided from these numbers.
 """
 
 from __future__ import annotations

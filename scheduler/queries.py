@@ -237,6 +237,7 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
         "objects": len(machine.objects.table),
         "jobs": sum(job.is_running for job in machine.processes.jobs.values()),
         "dropped_messages": dict(machine.turn.dropped),
+        "dashboard_address": machine.dashboard_address,
     }
 
 

@@ -13,6 +13,7 @@ Every table has a limit; what was updated longest ago is forgotten first.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ ACTORS_MAX = 25_000
 METHODS_MAX = 200  #: of one actor
 ERRORS_MAX = 500
 EXAMPLES_MAX = 5  #: of one error
+PARTS_MAX = 2_000  #: of runs that were forgotten
 SAMPLES_MAX = 64  #: latencies taken of one batch
 WINDOW_S = 3.0
 """Rates are means over at least so long."""
@@ -123,6 +125,25 @@ class ErrorStats:
     examples: list[Task] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Calls of a run that are forgotten: from when to when they were, and how many."""
+
+    name: str
+    actor_id: bytes
+    job_id: bytes
+    executor: int
+    pid: int
+    node_id: bytes
+    start: float
+    end: float
+    count: int
+
+
+def _no_parts() -> deque[Part]:
+    return deque(maxlen=PARTS_MAX)
+
+
 @dataclass(slots=True, eq=False)
 class TaskStats:
     """All sums."""
@@ -133,8 +154,26 @@ class TaskStats:
     actors: dict[bytes, dict[str, CallStats]] = field(default_factory=dict)
     #: (function, error type, kind) -> failures.
     errors: dict[tuple[str, str, str], ErrorStats] = field(default_factory=dict)
+    #: The newest parts of runs that the table has forgotten, oldest first: for the task stream.
+    parts: deque[Part] = field(default_factory=_no_parts)
     finished: int = 0
     failed: int = 0
+
+    def forgot(self, run: Run, count: int) -> None:
+        """The first calls of a run are about to be forgotten."""
+        self.parts.append(
+            Part(
+                run.name,
+                run.actor_id,
+                run.job_id,
+                run.executor,
+                run.pid,
+                run.node_id,
+                run.times[0],
+                run.times[2 * count - 1],
+                count,
+            )
+        )
 
     def ran(self, run: Run, now: float) -> None:
         """Calls of one function finished."""

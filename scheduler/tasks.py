@@ -211,6 +211,7 @@ class Tasks:
         while self.runs and len(self.table) + self.in_runs >= most:
             run = self.runs[0]
             excess = min(len(run.numbers), len(self.table) + self.in_runs - most + spare)
+            self.stats.forgot(run, excess)
             del run.numbers[:excess], run.times[: 2 * excess]
             self.in_runs -= excess
             self.forgotten += excess

@@ -7,7 +7,7 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost`, `NodesWanted`, `NodesLeft` and `Tick`. The only command is `Send`: a message for a node,
+`NodeLost`, `NodesWanted`, `NodesLeft`, `DashboardServed` and `Tick`. The only command is `Send`: a message for a node,
 which passes it on to the process that the message names, if it names one.
 """
 
@@ -53,6 +53,13 @@ class NodesLeft:
     """Local event: whoever scales the cluster wants nodes to go until so many are left."""
 
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DashboardServed:
+    """Local event: people can look at the cluster at ``address`` (host:port)."""
+
+    address: str
 
 
 @dataclass(frozen=True, slots=True)

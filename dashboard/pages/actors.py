@@ -16,7 +16,7 @@ from ract.dashboard.parts import (
 
 ACTOR_COLUMNS = (
     Column("class_name", "Class", link="actor?id={actor_id}", sort=True),
-    Column("name", "Name", link="actor?id={actor_id}", sort=True),
+    Column("name", "Name", link="actor?id={actor_id}", sort=True, optional=True),
     STATE,
     Column("node", "Node", link="node?id={node_id}", sort=True),
     ACTOR_PID,

@@ -24,7 +24,7 @@ PAGES = (
                     Column("waited_s", "Waited", "seconds"),
                     Column("created_ms", "Created", "ago", sort=True),
                     JOB,
-                    Column("detail", "Remark"),
+                    Column("detail", "Remark", optional=True),
                 ),
                 empty="No placement groups. ract.util.placement_group([{'CPU': 1}]) makes one.",
                 facets=(("state", "State"), ("strategy", "Strategy")),

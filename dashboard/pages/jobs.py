@@ -24,7 +24,7 @@ PAGES = (
                     Column("executors", "Executors", "number", sort=True),
                     Column("started_ms", "Started", "time", sort=True),
                     Column("lasted_s", "Lasts", "seconds"),
-                    Column("message", "How it ended"),
+                    Column("message", "How it ended", optional=True),
                 ),
                 empty="No driver has connected. ract.init() in a program starts a job.",
                 facets=(("state", "State"),),

@@ -23,7 +23,7 @@ PROCESS_COLUMNS = (
     Column("rss", "Memory", "bytes", sort=True),
     JOB,
     Column("joined_ms", "Started", "ago", sort=True),
-    Column("cause", "Why it ended"),
+    Column("cause", "Why it ended", optional=True),
     PROCESS_LOG,
 )
 
@@ -48,7 +48,7 @@ PAGES = (
                     Column("sent", "Out/s", "bytes", sort=True),
                     Column("gpu_percent", "GPU", "percent", sort=True),
                     Column("joined_ms", "Joined", "ago", sort=True),
-                    Column("cause", "Why it ended"),
+                    Column("cause", "Why it ended", optional=True),
                 ),
                 empty="No node has joined. Start one with: rworker ADDRESS",
                 facets=(("state", "State"),),
@@ -114,8 +114,8 @@ PAGES = (
                 (
                     Column("size", "Size", "bytes", sort=True),
                     Column("object_id", "Object", "id"),
-                    Column("made_by", "Made by", link="tasks?q={made_by}", sort=True),
-                    Column("holders", "Held by", wide=True),
+                    Column("made_by", "Made by", link="tasks?q={task_name}#calls", sort=True),
+                    Column("holders", "Held by", "links", wide=True),
                 ),
                 args=(("node_id", "{id}"),),
                 empty="This node stores no objects.",

@@ -29,7 +29,8 @@ PAGES = (
                 "task-stream",
                 "Task stream, last minute",
                 wide=True,
-                note="One row per executor. Calls that follow each other closely are one bar.",
+                note="One row per executor; red is failed. Calls that follow each other closely are "
+                "one bar; pale bars sum up what is forgotten.",
             ),
             Table(
                 "failures",

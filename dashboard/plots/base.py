@@ -143,20 +143,46 @@ def hover(tooltips: list[tuple[str, str]], **options: Any) -> HoverTool:
     return HoverTool(tooltips=tooltips, **options)
 
 
-def remark(fig: Any, text: str = "") -> Label:
-    """A line of text in the middle of a figure, for when there is nothing to draw."""
-    label = Label(
-        x=20,
-        y=70,
-        x_units="screen",
-        y_units="screen",
-        text=text,
-        text_color=DIM,
-        text_font=FONT,
-        text_font_size="12px",
-    )
-    fig.add_layout(label)
-    return label
+class Remark:
+    """A line of text in place of a figure's axes, for when there is nothing to draw."""
+
+    def __init__(self, fig: Any) -> None:
+        self._fig = fig
+        self._label = Label(
+            x=6,
+            y=12,
+            x_units="screen",
+            y_units="screen",
+            text="",
+            text_color=DIM,
+            text_font=FONT,
+            text_font_size="12px",
+        )
+        fig.add_layout(self._label)
+
+    def say(self, text: str) -> None:
+        """Show the text; "" shows the axes."""
+        if self._label.text != text:
+            self._label.text = text
+            for part in (*self._fig.axis, *self._fig.grid, *self._fig.legend):
+                part.visible = not text
+
+
+def legend_above(fig: Any) -> None:
+    """Put the legend on a line of its own above the figure."""
+    legend = fig.legend
+    legend.orientation = "horizontal"
+    legend.label_text_font_size = "11px"
+    legend.label_text_font = FONT
+    legend.background_fill_alpha = 0.0
+    legend.border_line_color = None
+    legend.padding = 0
+    legend.margin = 2
+    legend.spacing = 10
+    legend.glyph_width = 14
+    legend.glyph_height = 12
+    legend.label_height = 12
+    fig.add_layout(legend[0], "above")
 
 
 def plain_text(size: str = "11px", **options: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 from bokeh.models import ColumnDataSource, Range1d
@@ -12,7 +11,7 @@ from ract.dashboard.plots import base
 from ract.dashboard.plots.base import BLUE, GREEN, GREY, RED, Given
 from ract.dashboard.source import query
 
-WIDTH, TALL = 0.74, 0.56
+WIDTH, TALL = 0.74, 0.66
 ROW_HEIGHT = 46
 COLORS = {"driver": GREY, "task": BLUE, "method": GREEN}
 
@@ -32,7 +31,7 @@ class TaskGraph:
         self.view.axis.visible = False
         self.view.grid.visible = False
         self._draw()
-        self._remark = base.remark(self.view)
+        self._remark = base.Remark(self.view)
         self._last: Any = None
         self.update()
 
@@ -103,34 +102,52 @@ class TaskGraph:
         self.view.y_range.update(start=-rows - 0.6, end=rows + 0.6)
         self.view.height = int(40 + ROW_HEIGHT * max(2, 2 * rows + 1))
         text = "" if places else "No call of this job is remembered."
-        if self._remark.text != text:
-            self._remark.text = text
+        self._remark.say(text)
+        self.view.axis.visible = self.view.grid.visible = False
 
 
 def _placed(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Where each box stands: columns by distance from the driver, rows around 0."""
+    """Where each box stands: right of all who call it, in rows around 0."""
     calls: dict[str, list[str]] = {}
     for edge in found["edges"]:
         calls.setdefault(edge["from"], []).append(edge["to"])
     names = [node["name"] for node in found["nodes"]]
-    column: dict[str, int] = {}
-    todo = deque(name for name in names if name not in {e["to"] for e in found["edges"]})
-    todo = todo or deque(names[:1])
-    column.update(dict.fromkeys(todo, 0))
-    while todo:
-        name = todo.popleft()
-        for called in calls.get(name, ()):
-            if called not in column:
-                column[called] = column[name] + 1
-                todo.append(called)
+    column = dict.fromkeys(names, 0)
+    order = _without_cycles(names, calls)
+    for name, called in order:
+        for each in called:
+            column[each] = max(column[each], column[name] + 1)
     rows: dict[int, list[str]] = {}
     for name in names:
-        rows.setdefault(column.get(name, 0), []).append(name)
+        rows.setdefault(column[name], []).append(name)
     return {
         name: (float(x), (len(inside) - 1) / 2 - i)
         for x, inside in rows.items()
         for i, name in enumerate(inside)
     }
+
+
+def _without_cycles(names: list[str], calls: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """Each function with those it calls, callers first; calls back to a caller are left out."""
+    forward: dict[str, list[str]] = {name: [] for name in names}
+    done: dict[str, None] = {}
+    open_: dict[str, None] = {}
+    for first in names:
+        path = [(first, iter(calls.get(first, ())))] if first not in done else []
+        open_.update({name: None for name, _ in path})
+        while path:
+            name, rest = path[-1]
+            called = next(rest, None)
+            if called is None:
+                path.pop()
+                del open_[name]
+                done[name] = None
+            elif called not in open_:
+                forward[name].append(called)
+                if called not in done:
+                    open_[called] = None
+                    path.append((called, iter(calls.get(called, ()))))
+    return [(name, forward[name]) for name in reversed(done)]
 
 
 def _curves(

@@ -52,7 +52,7 @@ class Lines:
             self._draw(line)
         self._label(kind, lines)
         self._empty = empty
-        self._remark = base.remark(self.view)
+        self._remark = base.Remark(self.view)
         self.update()
 
     def _draw(self, line: Line) -> None:
@@ -82,23 +82,13 @@ class Lines:
         self.view.add_tools(
             HoverTool(renderers=list(first), tooltips=tips, formatters=formats, mode="vline")
         )
-        legend = self.view.legend
-        legend.location = "top_left"
-        legend.orientation = "horizontal"
-        legend.label_text_font_size = "11px"
-        legend.label_text_font = base.FONT
-        legend.background_fill_alpha = 0.0
-        legend.border_line_color = None
-        legend.padding = 2
-        legend.spacing = 10
-        legend.glyph_width = 14
-        self.view.add_layout(legend[0], "above")
+        base.legend_above(self.view)
 
     def update(self) -> None:
         """Stream what is new."""
         ring = self._ring
         if ring is None:
-            self._remark.text = "It is gone; there is nothing new to show."
+            self._remark.say("It is gone; there is nothing new to show.")
             return
         new = ring.since(self._seen, self._names)
         if new["time"]:
@@ -109,8 +99,7 @@ class Lines:
         values = [v for name in self._names for v in columns[name] if not math.isnan(v)]
         base.show_span(self.view, columns["time"], max(values, default=0.0), SPAN_S)
         text = "" if values else self._empty
-        if self._remark.text != text:
-            self._remark.text = text
+        self._remark.say(text)
 
 
 def _cluster(given: Given, lines: Sequence[Line], kind: str = "number") -> Lines:
@@ -238,18 +227,8 @@ class NodeLines:
             legend_field="node",
         )
         self.view.add_tools(base.hover([("", "@node")], line_policy="nearest"))
-        legend = self.view.legend
-        legend.location = "top_left"
-        legend.label_text_font_size = "11px"
-        legend.label_text_font = base.FONT
-        legend.background_fill_alpha = 0.0
-        legend.border_line_color = None
-        legend.padding = 2
-        legend.glyph_width = 14
-        legend.orientation = "horizontal"
-        legend.ncols = 4
-        self.view.add_layout(legend[0], "above")
-        self._remark = base.remark(self.view)
+        base.legend_above(self.view)
+        self._remark = base.Remark(self.view)
         self._last: Any = None
         self.update()
 
@@ -280,8 +259,7 @@ class NodeLines:
         newest = max(data["xs"], key=lambda xs: xs[-1], default=[])
         base.show_span(self.view, newest, highest, SPAN_S)
         text = "" if shown else "No node reports this."
-        if self._remark.text != text:
-            self._remark.text = text
+        self._remark.say(text)
 
 
 def nodes_cpu(given: Given) -> NodeLines:

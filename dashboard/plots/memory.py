@@ -29,9 +29,7 @@ class Stores:
         self._source = given.source
         self._data = ColumnDataSource({"node": [], **{key: [] for key in KINDS}})
         self._nodes = FactorRange()
-        self.view = base.new_figure(
-            y_range=self._nodes, x_range=Range1d(0, 1), height=150
-        )
+        self.view = base.new_figure(y_range=self._nodes, x_range=Range1d(0, 1), height=150)
         drawn = self.view.hbar_stack(
             list(KINDS),
             y="node",
@@ -52,22 +50,13 @@ class Stores:
             )
         base.format_axis(self.view.xaxis, "bytes")
         self.view.ygrid.grid_line_color = None
-        legend = self.view.legend
-        legend.orientation = "horizontal"
-        legend.label_text_font_size = "11px"
-        legend.label_text_font = base.FONT
-        legend.background_fill_alpha = 0.0
-        legend.border_line_color = None
-        legend.padding = 2
-        legend.glyph_width = 12
-        legend.glyph_height = 12
-        self.view.add_layout(legend[0], "above")
-        self._remark = base.remark(self.view)
+        base.legend_above(self.view)
+        self._remark = base.Remark(self.view)
         self.update()
 
     def update(self) -> None:
         """Show the newest reports, of the fullest nodes if there are many."""
-        rows = query(self._source, "stores", {"size": "1000"})["rows"]
+        rows = query(self._source, "stores", {})["rows"]
         rows = sorted(rows, key=lambda row: -row["used"])[:NODES_MAX]
         rows.sort(key=lambda row: row["node"])
         names = [row["node"] for row in rows][::-1]
@@ -80,8 +69,7 @@ class Stores:
             self._data.data = data
             self.view.x_range.end = max([1, *(row["total"] + row["spilled"] for row in rows)])
         text = "" if rows else "No node has reported its store yet."
-        if self._remark.text != text:
-            self._remark.text = text
+        self._remark.say(text)
 
 
 class Transfers:
@@ -121,7 +109,7 @@ class Transfers:
         self.view.axis.axis_label_text_color = DIM
         self.view.axis.axis_label_text_font_size = "11px"
         self.view.axis.axis_label_text_font_style = "normal"
-        self._remark = base.remark(self.view)
+        self._remark = base.Remark(self.view)
         self.update()
 
     def update(self) -> None:
@@ -150,9 +138,7 @@ class Transfers:
         text = "Nothing has moved between nodes."
         if not found["is_reported"]:
             text = "Transfers are not reported by the nodes."
-        if self._remark.text != ("" if kept else text):
-            self._remark.text = "" if kept else text
-        self.view.axis.visible = bool(kept)
+        self._remark.say("" if kept else text)
 
 
 def _shades() -> list[str]:

@@ -9,10 +9,11 @@ from bokeh.models import ColumnDataSource, CustomJSTickFormatter, FactorRange, R
 from ract.dashboard.plots import base
 from ract.dashboard.plots.base import PALETTE, RED, Given
 from ract.dashboard.source import query
+from ract.dashboard.views.stream import SUMMED
 
 ROW_HEIGHT = 17
 ROWS_MAX = 40
-LEGEND_MAX = 8
+STATES = {SUMMED: "finished, at some time within the bar"}
 
 
 class TaskStream:
@@ -22,7 +23,7 @@ class TaskStream:
         self._source = given.source
         self._args = {"window_s": "60", **args}
         self._colors: dict[str, str] = {}
-        keys = ("left", "right", "lane", "name", "calls", "took", "state", "color", "line")
+        keys = ("left", "right", "lane", "name", "calls", "took", "state", "color", "alpha")
         self._data = ColumnDataSource({key: [] for key in keys})
         self._lanes = FactorRange()
         self._span = Range1d(0, 1)
@@ -33,7 +34,9 @@ class TaskStream:
             right="right",
             height=0.74,
             fill_color="color",
-            line_color="line",
+            fill_alpha="alpha",
+            line_color="color",
+            line_alpha="alpha",
             source=self._data,
         )
         self.view.add_tools(
@@ -47,8 +50,7 @@ class TaskStream:
         axis.ticker.desired_num_ticks = 7
         self.view.ygrid.grid_line_color = None
         self.view.yaxis.major_label_text_font_size = "10px"
-        self._remark = base.remark(self.view)
-        self._remark.y = 30
+        self._remark = base.Remark(self.view)
         self._last: Any = None
         self.update()
 
@@ -80,13 +82,12 @@ class TaskStream:
             "name": [bar[3] for bar in bars],
             "calls": [bar[2] for bar in bars],
             "took": [_seconds(bar[1] - bar[0]) for bar in bars],
-            "state": [bar[5].lower() for bar in bars],
+            "state": [STATES.get(bar[5], bar[5].lower()) for bar in bars],
             "color": [self._color(bar[3], bar[5]) for bar in bars],
-            "line": [self._color(bar[3], bar[5]) for bar in bars],
+            "alpha": [0.35 if bar[5] == SUMMED else 1.0 for bar in bars],
         }
         text = "" if bars else "No call has ended in the last minute."
-        if self._remark.text != text:
-            self._remark.text = text
+        self._remark.say(text)
 
     def _color(self, name: str, state: str) -> str:
         if state == "FAILED":

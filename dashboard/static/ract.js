@@ -47,12 +47,24 @@
     return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
   }
 
+  function since(ms) {
+    const s = Math.max(0, (Date.now() - ms) / 1000);
+    return s < 2 ? "now" : `${lasting(s)} ago`;
+  }
+
   const two = (n) => String(n).padStart(2, "0");
 
   function clock(ms) {
     const at = new Date(ms);
     const day = at.toDateString() === new Date().toDateString() ? "" : `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} `;
     return `${day}${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+  }
+
+  // What tells ids apart: they begin with zeros, and end with what many share.
+  function short(id) {
+    if (id.length <= 8) return id;
+    const rest = id.replace(/^0+/, "");
+    return rest.length > 18 ? `${rest.slice(0, 16)}…` : rest;
   }
 
   const filled = (template, row) =>
@@ -101,7 +113,12 @@
     mono: (value) => h("span", { class: "mono" }, String(value)),
     clip: (value) => h("span", { title: value }, String(value)),
     pre: (value) => h("pre", {}, String(value)),
-    id: (value) => h("span", { class: "mono", title: value }, String(value).length > 12 ? `${String(value).slice(0, 12)}…` : String(value)),
+    id: (value) => h("span", { class: "mono", title: value }, short(String(value))),
+    links: (value) => {
+      const all = h("span", { title: value.map((each) => each.text).join(", ") });
+      value.forEach((each, i) => all.append(i ? ", " : "", each.link ? h("a", { href: each.link }, each.text) : each.text));
+      return all;
+    },
     state: (value) => badge(value),
     yes: (value) => (value ? "yes" : "no"),
     number: (value) => number.format(value),
@@ -114,7 +131,7 @@
     use: (value, row, column) =>
       row[column.of] ? h("span", { title: `${bytes(value)} of ${bytes(row[column.of])}` }, used(value / row[column.of], bytes(value))) : bytes(value),
     time: (value) => h("span", { title: new Date(value).toString() }, clock(value)),
-    ago: (value) => h("span", { title: new Date(value).toString() }, `${lasting(Math.max(0, (Date.now() - value) / 1000))} ago`),
+    ago: (value) => h("span", { title: new Date(value).toString() }, since(value)),
     log: (value, row, column) => (column.title === "Calls" ? "show" : "log"),
     progress: (value, row) => {
       const whole = row.total || 1;
@@ -232,7 +249,7 @@
     const where = h("span", {});
     const pager = h("span", { class: "pager" }, back, where, on);
     const heads = part.columns.map((column) => {
-      const head = h("th", { scope: "col", class: RIGHT.has(column.kind) ? "num" : null, title: column.help || null });
+      const head = h("th", { scope: "col", class: [RIGHT.has(column.kind) ? "num" : "", column.wide ? "wide" : ""].join(" ").trim() || null, title: column.help || null });
       head.append(column.sort ? h("button", { type: "button", onclick: () => sortBy(column.key) }, column.title) : column.title);
       return head;
     });
@@ -326,6 +343,9 @@
       empty.hidden = !scroll.hidden;
       empty.className = "empty";
       empty.textContent = answer.total && (state.q || selects.some(([name]) => state[name])) ? "Nothing fits the filter." : part.empty;
+      // A column of remarks takes no room while there are none.
+      const bare = part.columns.map((column) => column.optional && !state.sort.endsWith(column.key) && answer.rows.every((row) => row[column.key] === null || row[column.key] === undefined || row[column.key] === ""));
+      heads.forEach((head, i) => { head.hidden = bare[i]; });
       const kept = new Set();
       let at = body.firstChild;
       const step = (line) => {
@@ -336,7 +356,7 @@
         kept.add(row.key);
         let line = rows.get(row.key);
         if (!line) rows.set(row.key, (line = make(row)));
-        part.columns.forEach((column, i) => put(line.cells_[i], column, row));
+        part.columns.forEach((column, i) => { line.cells_[i].hidden = bare[i]; put(line.cells_[i], column, row); });
         step(line);
         if (!part.more) continue;
         const is = open.has(row.key);
@@ -407,6 +427,8 @@
       });
       const name = value.class_name || value.node || value.name || value.entrypoint || "";
       if (name) document.title = `ract: ${part.title} ${name}`;
+      const full = name && !String(name).includes("/") ? `${part.title} ${name}` : part.title;
+      if (title.textContent !== full) title.textContent = full;
       document.dispatchEvent(new CustomEvent("ract:facts", { detail: value }));
     }, (text) => { list.replaceChildren(); made.clear(); problem.hidden = false; problem.textContent = text; });
   }

@@ -65,6 +65,7 @@ def _row(machine: SchedulerMachine, seen: Seen) -> Row:
         "node": seen.node,
         "node_id": body.node.node_id.hex() if body else "",
         "pid": body.pid or None if body else None,
+        "process": body.executor if body else 0,
         "restarts": actor.restarts,
         "max_restarts": spec.max_restarts,
         "waiting": waiting,
@@ -191,7 +192,7 @@ def story(machine: SchedulerMachine, args: Args) -> Row:
         {"key": str(i), "at_ms": table.ms(at), "state": state, "what": what}
         for i, (at, state, what) in enumerate(found.story)
     ]
-    return table.answer(told[::-1], len(told), len(told), {"size": "200"})
+    return table.listed(told[::-1], args)
 
 
 def _methods(machine: SchedulerMachine, args: Args) -> Iterable[tuple[CallStats, float]]:
@@ -210,11 +211,11 @@ def call_row(seen: tuple[CallStats, float]) -> Row:
         "finished": stats.finished,
         "failed": stats.failed,
         "rate": stats.rate.at(now),
-        "mean_s": stats.mean_s,
-        "p50_s": stats.percentile_s(0.5),
-        "p95_s": stats.percentile_s(0.95),
-        "p99_s": stats.percentile_s(0.99),
-        "longest_s": stats.longest_s,
+        "mean_s": stats.mean_s if stats.finished else None,
+        "p50_s": stats.percentile_s(0.5) if stats.finished else None,
+        "p95_s": stats.percentile_s(0.95) if stats.finished else None,
+        "p99_s": stats.percentile_s(0.99) if stats.finished else None,
+        "longest_s": stats.longest_s if stats.finished else None,
         "last_ms": table.ms(stats.last_at),
     }
 

@@ -46,7 +46,8 @@ def stores(machine: SchedulerMachine, args: Args) -> Row:
                 "spilled": spilled,
             }
         )
-    return table.answer(found, len(found), len(found), {"size": "200"})
+    found.sort(key=lambda row: -row["used"])
+    return table.listed(found, args)
 
 
 def _pinned(machine: SchedulerMachine, node_id: bytes) -> int:
@@ -57,31 +58,36 @@ def _pinned(machine: SchedulerMachine, node_id: bytes) -> int:
 
 
 def _row(machine: SchedulerMachine, entry: Entry) -> Row:
-    holders = []
+    holders: list[Row] = []
     counts = machine.holds.by_id.get(entry.object_id, {})
     for number in list(counts)[:HOLDERS_SHOWN_MAX]:
         process = machine.processes.alive.get(number)
         if process is not None:
             actor_id = machine.actors.by_executor.get(number)
             what = machine.actors.table[actor_id].spec.class_name if actor_id else process.kind
-            holders.append(f"{what} {process.pid}")
+            link = f"actor?id={actor_id.hex()}" if actor_id else f"node?id={process.node_id.hex()}"
+            holders.append({"text": f"{what} {process.pid}", "link": link})
     if len(counts) > HOLDERS_SHOWN_MAX:
-        holders.append(f"and {len(counts) - HOLDERS_SHOWN_MAX} more")
+        holders.append({"text": f"{len(counts) - HOLDERS_SHOWN_MAX} more processes"})
     contained = machine.holds.contained.get(entry.object_id, 0)
     if contained:
-        holders.append(f"{contained} other objects or actors")
-    where = [table.node_name(machine, node_id) for node_id in entry.nodes]
+        holders.append({"text": f"{contained} other objects or actors"})
+    where: list[Row] = [
+        {"text": table.node_name(machine, node_id), "link": f"node?id={node_id.hex()}"}
+        for node_id in entry.nodes
+    ]
+    if not where and entry.blob is not None:
+        where = [{"text": "scheduler"}]
     return {
         "key": entry.object_id.hex(),
         "object_id": entry.object_id.hex(),
         "size": entry.size,
         "state": entry.state,
         "is_error": entry.is_error,
+        "task_name": entry.task_name,
         "made_by": entry.task_name or "put",
-        "holders": ", ".join(holders) or "nobody",
-        "holder_count": len(counts),
-        "where": ", ".join(where) if where else "inline" if entry.blob is not None else "",
-        "node_id": next(iter(entry.nodes)).hex() if entry.nodes else "",
+        "holders": holders or [{"text": "nobody"}],
+        "where": where,
         "waiting": len(entry.seekers),
     }
 

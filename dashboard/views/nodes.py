@@ -13,7 +13,7 @@ from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler import rows
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.nodes import Node
+from ract.scheduler.nodes import NODE_ID_LABEL, Node
 from ract.scheduler.processes import Process
 
 Stats = dict[str, Any]
@@ -97,7 +97,9 @@ def _row(machine: SchedulerMachine, node: Node) -> Row:
         "joined_ms": table.ms(node.joined_at),
         "died_ms": table.ms(node.died_at),
         "cause": table.cause_text(node.cause),
-        "labels": ", ".join(f"{k}={v}" for k, v in sorted(node.labels.items())),
+        "labels": ", ".join(
+            f"{k}={v}" for k, v in sorted(node.labels.items()) if k != NODE_ID_LABEL
+        ),
         **(measured(node) if node.is_alive else {}),
     }
 
@@ -198,6 +200,7 @@ PROCESSES = Table(
         "cpu_percent": lambda item: item[1].get("cpu_percent") or 0.0,
         "rss": lambda item: item[1].get("rss_bytes") or 0,
         "died_ms": lambda item: item[0].exited_at,
+        "state": lambda item: item[0].cause is not None,
     },
     facets={
         "state": lambda item: "ALIVE" if item[0].cause is None else "DEAD",

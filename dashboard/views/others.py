@@ -65,7 +65,7 @@ def bundles(machine: SchedulerMachine, args: Args) -> Row:
     found = _group_row(machine, _found(machine, args))["bundles"]
     for bundle in found:
         bundle["key"] = str(bundle["index"])
-    return table.answer(found, len(found), len(found), {**args, "size": args.get("size", "50")})
+    return table.listed(found, args)
 
 
 def _used(total: dict[str, int], free: dict[str, int]) -> str:

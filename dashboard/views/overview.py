@@ -83,7 +83,7 @@ def alerts(machine: SchedulerMachine, args: Args) -> Row:
     found.sort(key=lambda alert: alert["level"] != "bad")
     for i, alert in enumerate(found):
         alert["key"] = f"{alert['what']} {alert['text'][:80]} {i}"
-    return table.answer(found, len(found), len(found), {"size": "200"})
+    return table.listed(found, args)
 
 
 def _alert(level: str, what: str, text: str, link: str = "", at: float = 0.0) -> Row:
@@ -94,7 +94,8 @@ def _infeasible(machine: SchedulerMachine) -> list[Row]:
     found = []
     for demand in demands(machine, {})["rows"]:
         if not demand["is_feasible"]:
-            text = f"{demand['count']} × {demand['text']} ({demand['names']}): no node can ever take it"
+            what = f"{demand['count']} × {demand['text']} ({demand['names']})"
+            text = f"{what}: no node can ever take it"
             found.append(_alert("bad", "Infeasible demand", text, "#demands"))
     return found
 
@@ -187,7 +188,7 @@ def demands(machine: SchedulerMachine, args: Args) -> Row:
             }
         )
     found.sort(key=lambda entry: (entry["is_feasible"], -entry["count"]))
-    return table.answer(found, len(found), len(found), {"size": "200"})
+    return table.listed(found, args)
 
 
 def tiles(machine: SchedulerMachine, args: Args) -> list[Row]:
@@ -214,7 +215,7 @@ def tiles(machine: SchedulerMachine, args: Args) -> list[Row]:
             "Object store",
             now["store_used"],
             "bytes",
-            f"of {table.size_text(now['store_total'])}, {now['objects']:,} objects",
+            f"of {table.size_text(now['store_total'])}",
             "memory",
         ),
         _tile("Jobs running", now["jobs"], "number", "drivers connected", "jobs"),

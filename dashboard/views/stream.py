@@ -1,8 +1,9 @@
 """What the task stream and the graph of a job are drawn from.
 
 A page can draw a few thousand bars, and a cluster ends hundreds of thousands of calls a second. So
-calls of one function that follow each other closely on one executor are one bar, which says how many
-they are; nothing is left out unless there are still too many bars, which the answer then says.
+calls of one function that follow each other closely on one executor are one bar, which says how
+many they are; nothing is left out unless there are still too many bars, which the answer then says.
+Of what the table of tasks has forgotten, the time and number of calls are left.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ract.core.ids import COUNTER_BITS
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, View
 from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.task_stats import Part
 from ract.scheduler.tasks import ENDED, Run, Task
 
 BARS_MAX = 3_000
@@ -25,6 +27,9 @@ GAP_PART = 0.002
 
 GRAPH_CALLS_MAX = 50_000
 GRAPH_NODES_MAX = 60
+
+SUMMED = "SUMMED"
+"""How calls ended that the table has forgotten: they finished, between these times."""
 
 Bar = tuple[float, float, int, str, str, str]
 """(start, end, calls, function, lane, how they ended)"""
@@ -43,6 +48,13 @@ def stream(machine: SchedulerMachine, args: Args) -> Row:
     bars: list[Bar] = []
     calls = 0
     is_cut = False
+    for part in reversed(machine.tasks.stats.parts):
+        if len(bars) >= BARS_MAX // 2:
+            break
+        if part.end >= now - window and all(getattr(part, k) == v for k, v in wanted.items()):
+            lane = lanes.setdefault(part.executor, _lane(machine, part))
+            calls += part.count
+            bars.append((part.start, part.end, part.count, part.name, lane, SUMMED))
     for item in _newest(machine, now - window, wanted):
         if len(bars) >= BARS_MAX:
             is_cut = True
@@ -84,7 +96,7 @@ def _newest(
             yield run
 
 
-def _lane(machine: SchedulerMachine, item: Task | Run) -> str:
+def _lane(machine: SchedulerMachine, item: Task | Run | Part) -> str:
     actor = machine.actors.table.get(item.actor_id) if item.actor_id else None
     what = actor.spec.class_name if actor is not None else "tasks"
     return f"{table.node_name(machine, item.node_id)}  {what} {item.pid}"

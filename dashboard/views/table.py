@@ -94,6 +94,13 @@ def answer(
     }
 
 
+def listed(found: list[Row], args: Args) -> Row:
+    """A page of rows that are all there already; by default the largest page."""
+    args = {"size": str(SIZE_MAX), **args}
+    number, size = page_of(args, len(found))
+    return answer(found[number * size : (number + 1) * size], len(found), len(found), args)
+
+
 def page_of(args: Args, matched: int) -> tuple[int, int]:
     """(page, rows per page); the last page if there are not so many."""
     size = min(SIZE_MAX, max(1, int(args.get("size") or SIZE)))

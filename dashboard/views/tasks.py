@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ract.core import events
 from ract.core.ids import task_id_bytes
@@ -63,6 +64,10 @@ def _function_row(machine: SchedulerMachine, item: Function) -> Row:
     }
 
 
+def _of_calls(name: str) -> Callable[[Function], Any]:
+    return lambda item: CALL_SORTS[name]((item.stats, item.now))
+
+
 FUNCTIONS = Table(
     items=_functions,
     row=_function_row,
@@ -71,11 +76,7 @@ FUNCTIONS = Table(
         "last_ms": lambda item: (bool(item.running or item.waiting), item.stats.last_at),
         "running": lambda item: item.running,
         "waiting": lambda item: item.waiting,
-        **{
-            name: (lambda of: lambda item: of((item.stats, item.now)))(of)
-            for name, of in CALL_SORTS.items()
-            if name != "last_ms"
-        },
+        **{name: _of_calls(name) for name in CALL_SORTS if name != "last_ms"},
     },
     facets={"type": lambda item: item.stats.type},
 )
