@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ract.client.refs import ObjectRef
     from ract.client.runtime_context import get_gpu_ids, get_runtime_context
     from ract.client.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+    from ract.client.timeline import timeline
     from ract.core.ids import (
         ActorClassID,
         ActorID,
@@ -113,6 +114,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "timeline",
     "wait",
 ]
 
@@ -143,6 +145,7 @@ _HOME = {
     "ract.client.logging_config": ("LoggingConfig",),
     "ract.client.refs": ("ObjectRef",),
     "ract.client.runtime_context": ("get_gpu_ids", "get_runtime_context"),
+    "ract.client.timeline": ("timeline",),
     "ract.client.streams": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
     "ract.core.ids": (
         "ActorClassID",

@@ -9,7 +9,7 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ract.client import ambient, strategies
+from ract.client import ambient, sites, strategies
 from ract.client.actor_client import ActorClient
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.client.remote_function import check_size
@@ -181,6 +181,7 @@ class ActorClass:
             enable_task_events=options.enable_task_events,
             interruptible=options.interruptible,
             mailbox_size=options.mailbox_size or 0,
+            call_site=sites.of_caller() if sites.of_calls else "",
         )
         return spec, refs
 

@@ -16,6 +16,7 @@ A strong handle's end is told to the cluster only when the calls made through it
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client.channel import Call, Channel
+from ract.client.channel import Call, Channel, next_attempt
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.core import errors, serialization
 from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, ExitCause
@@ -203,6 +204,13 @@ class ActorClient:
         channel = self._channel
         sent = len(channel.inflight) if channel is not None else 0
         return sent + len(self._queue) + len(self._parked) + len(self._returned)
+
+    def some_waiting(self, most: int) -> tuple[list[Call], int]:
+        """The first of `waiting`, and how many more there are."""
+        with self._lock:
+            queues = (self._parked, self._returned, self._queue)
+            found = list(itertools.islice(itertools.chain(*queues), most))
+            return found, sum(map(len, queues)) - len(found)
 
     def ready(self, call: Call) -> None:
         """The arguments of a queued call are ready."""
@@ -423,12 +431,16 @@ class ActorClient:
         parked, self._parked = self._parked, []
         again = []
         for call in parked:
+            executor = call.channel.executor if call.channel is not None else 0
             call.channel = None
+            if self.cause is not None and not call.cancelled:
+                self.runtime.story.lost(call, executor, self.cause)
             if call.cancelled:
                 cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
                 self.runtime.fail_soon(call, cancelled)
             elif call.retries != 0 and self.state != "DEAD":
                 call.retries -= 1 if call.retries > 0 else 0
+                next_attempt(call)
                 again.append(call)
             else:
                 self.runtime.fail_soon(call, error or self._unavailable())
@@ -439,6 +451,7 @@ class ActorClient:
         """Run the call again after its own error (``retry_exceptions``)."""
         with self._lock:
             call.channel = None
+            next_attempt(call)
             self._queue.appendleft(call)
             self._drain()
 

@@ -93,6 +93,12 @@ class Call:
         return self.refs[0].task_id().hex() if self.refs else f"{self.number:016x}"
 
 
+def next_attempt(call: Call) -> None:
+    """The call is to run once more: who runs it then is told which attempt it is."""
+    call.extra = call.extra or {}
+    call.extra["attempt"] = call.extra.get("attempt", 0) + 1
+
+
 class Owner(Protocol):
     """Who sends calls over a channel and hears of their end."""
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import psutil
@@ -53,7 +53,31 @@ HOW_TO_REACH = (
 )
 
 
-@click.group()
+class Commands(click.Group):
+    """The commands of this module, and those of `ract.commands`, imported when they are used."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "explain": "look",
+        "get": "state",
+        "list": "state",
+        "logs": "logs",
+        "memory": "memory",
+        "stack": "look",
+        "summary": "state",
+        "timeline": "look",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self.ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.ELSEWHERE:
+            module = importlib.import_module(f"ract.commands.{self.ELSEWHERE[cmd_name]}")
+            return module.COMMANDS[cmd_name]
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands)
 def main() -> None:
     """Look at ract clusters, and end them."""
 

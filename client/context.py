@@ -13,15 +13,19 @@ class Running:
         number: Task number (64 bits).
         name: The task's name.
         function_name: The function's or method's own name.
+        parent: The number of the task that called it; 0 for a driver.
+        is_reported: Whether it was reported as running.
     """
 
-    __slots__ = ("function_name", "is_cancelled", "name", "number")
+    __slots__ = ("function_name", "is_cancelled", "is_reported", "name", "number", "parent")
 
     def __init__(self, number: int, name: str, function_name: str) -> None:
         self.number = number
         self.name = name
         self.function_name = function_name
         self.is_cancelled = False
+        self.is_reported = False
+        self.parent = 0
 
 
 _running: ContextVar[Running | None] = ContextVar("ract_running", default=None)

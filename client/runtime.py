@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, context, faults, refs
+from ract.client import connections, context, faults, refs, sites
 from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
@@ -46,6 +46,7 @@ from ract.client.refs import (
     ObjectRef,
 )
 from ract.client.store import Location, StoreClient
+from ract.client.story import Story
 from ract.client.streams import Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
@@ -142,6 +143,7 @@ class Runtime:
         self._failures: deque[tuple[Call, BaseException]] = deque()
         self._errors = 0
         self._timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  # a heap
+        self.story = Story(self)
         self.reactor = Reactor(self._tick)
         link.on_message = self._on_message
         link.on_lost = self._on_lost
@@ -179,6 +181,11 @@ class Runtime:
         self.keep_pool(pool)
         self._pools[key] = pool
         return pool
+
+    @property
+    def pools(self) -> list[TaskPool]:
+        """Those of all shapes."""
+        return list(self._pools.values())
 
     def keep_pool(self, pool: TaskPool) -> None:
         """What the cluster says of the pool's shape is for it."""
@@ -572,8 +579,10 @@ class Runtime:
             head, buffers, contained = value
             blob = Blob(bytes(head), [bytes(b) for b in buffers], state == ERROR)
             contains = contained_of(contained)
-        name = ref._call.name if ref._call is not None else ""
-        message = ObjectPublished(self.process, ref.binary(), blob, contains, holds, name)
+        call = ref._call
+        name = call.name if call is not None else ""
+        site = call.extra.get("site", "") if call is not None and call.extra else ""
+        message = ObjectPublished(self.process, ref.binary(), blob, contains, holds, name, site)
         self.tell(message)
 
     # ------------------------------------------------------------------ values
@@ -609,7 +618,10 @@ class Runtime:
             ref._state = INLINE
             return ref
         holds = [Hold(ref._make_id(), self.process, 1)]
-        location = self.store.write(ref._make_id(), packed, contained_of(packed.refs), holds)
+        site = sites.of_caller() if sites.of_refs else ""
+        location = self.store.write(
+            ref._make_id(), packed, contained_of(packed.refs), holds, call_site=site
+        )
         self._become_held(ref, 1)
         ref._value = (self.node_id, location.path, location.offset, location.size, False)
         ref._state = STORED
@@ -956,7 +968,9 @@ class Runtime:
             )
             channel = Channel(self, sock, executor)
             self.channels[executor] = channel
-        channel.say((calls.HELLO, self.process, self.job_id, self.node_id))
+        spec = context.process.actor_spec
+        actor_id = spec.actor_id if spec is not None else b""
+        channel.say((calls.HELLO, self.process, self.job_id, self.node_id, actor_id))
         return channel
 
     def channel_closed(self, channel: Channel) -> None:
@@ -1147,7 +1161,7 @@ class Runtime:
             if pool.is_active:
                 pool.tick(now)
                 busy = True
-        return busy
+        return self.story.tick(now) or busy
 
     def _report_unhandled(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
         error = serialization.unpack(value[0], value[1])

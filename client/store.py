@@ -65,6 +65,7 @@ class StoreClient:
         contains: list[Contained],
         holds: list[Hold],
         is_error: bool = False,
+        call_site: str = "",
     ) -> Location:
         """Write a value and seal it.
 
@@ -90,6 +91,7 @@ class StoreClient:
                 contains,
                 holds,
                 is_error,
+                call_site,
             )
         )
         if size >= OWN_SEGMENT_BYTES_MIN:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context
+from ract.client import context, sites
 from ract.client.channel import Call
 from ract.client.refs import new_ref
 from ract.client.streams import ObjectRefGenerator, Stream
@@ -34,9 +34,14 @@ def submit_task(
     call.retry_exceptions = options.retry_exceptions
     if not runtime.is_driver:
         call.parent = context.current_number()
+        call.extra = {"parent": call.parent}
     if captured:
         call.kept = list(captured)
-        call.extra = {"refs": [(i, 1) for i in {_id_of(r) for r in captured}]}
+        call.extra = call.extra or {}
+        call.extra["refs"] = [(i, 1) for i in {_id_of(r) for r in captured}]
+    if sites.of_calls:
+        call.extra = call.extra or {}
+        call.extra["site"] = sites.of_caller()
     returns = options.num_returns
     if returns is None or returns == 1:
         ref = new_ref(call.number, None, 1, call)
@@ -82,6 +87,10 @@ def submit_actor_call(
     call.retries = method.retries
     if not runtime.is_driver:
         call.parent = context.current_number()
+        call.extra = {"parent": call.parent}
+    if sites.of_calls:
+        call.extra = call.extra or {}
+        call.extra["site"] = sites.of_caller()
     returns: Any = 1
     given = options.given_values() if options is not None else method.options
     if given:

@@ -9,12 +9,13 @@ and as often as ``RACT_task_oom_retries`` says (-1: always), if it has retries a
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from ract.client import refs
-from ract.client.channel import Call, Channel
+from ract.client.channel import Call, Channel, next_attempt
 from ract.client.leases import Lease, LeaseMachine, Todo
 from ract.core import calls
 from ract.core.errors import TaskCancelledError, error_by_name, error_from_exit
@@ -131,6 +132,14 @@ class TaskPool:
         with self._lock:
             delayed = [call for _, call in self._delayed]
             return [*self._machine.queue, *self._late.values(), *delayed]
+
+    def some_waiting(self, most: int) -> tuple[list[Call], list[Call], int]:
+        """Some that are ready, some whose arguments are not, and how many more there are."""
+        with self._lock:
+            queue = self._machine.queue
+            ready = [call for _, call in self._delayed] + list(itertools.islice(queue, most))
+            late = list(itertools.islice(self._late.values(), most))
+            return ready, late, max(0, len(queue) - most) + len(self._late) - len(late)
 
     def _perform(self, todo: Todo) -> None:
         # Under the lock: pushes to one lease must keep their order.
@@ -285,14 +294,18 @@ class TaskPool:
         started = _started(lost, cause)
         for i, call in enumerate(lost):
             call.channel = None
+            if i < started and not call.cancelled:
+                self.runtime.story.lost(call, executor, cause)
             if call.cancelled:
                 self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
             elif i >= started:
                 again.append(call)
             elif cause.kind == "out_of_memory" and _has_oom_retries(call, cause):
+                next_attempt(call)
                 self._retry_later(call)
             elif call.retries != 0 and cause.kind not in ("group_removed", "out_of_memory"):
                 call.retries -= 1 if call.retries > 0 else 0
+                next_attempt(call)
                 again.append(call)
             else:
                 self.runtime.fail_soon(call, error_from_exit(cause, what=f"task {call.name}"))
@@ -315,6 +328,7 @@ class TaskPool:
         """Run the call again after its own error (``retry_exceptions``)."""
         with self._lock:
             call.channel = None
+            next_attempt(call)
             self._perform(self._machine.resubmit([call], time.monotonic()))
 
     def what_it_waits_for(self) -> str:

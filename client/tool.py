@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from ract.client import bootstrap, node_processes
 from ract.client.node_link import NodeLink
@@ -15,28 +17,49 @@ from ract.core.version import __version__
 ANSWER_TIMEOUT_S = 10.0
 
 
-def ask_cluster(address: str | None, op: str, **args: Any) -> Any:
+class Ask(Protocol):
+    """Asks the scheduler; see `NodeLink.request`."""
+
+    def __call__(self, op: str, timeout: float | None = ..., **args: Any) -> Any: ...
+
+
+def ask_cluster(address: str | None, op: str, timeout: float | None = None, **args: Any) -> Any:
     """The scheduler's answer to a request, asked through a node here or by joining.
 
     Args:
         address: The scheduler's; None for ``$RACT_ADDRESS``, else the newest cluster here.
         op: What to ask, see `ract.scheduler.queries`.
+        timeout: Seconds to wait for the answer; 10 if not given.
+        args: Of the request.
 
     Raises:
         ConnectionError: no such cluster, or it could not be joined.
         TimeoutError: no answer.
+    """
+    with connected(address) as ask:
+        return ask(op, timeout or ANSWER_TIMEOUT_S, **args)
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Ask]:
+    """A connection for several questions, made as `ask_cluster` does.
+
+    Raises:
+        ConnectionError: no such cluster, or it could not be joined.
     """
     address = bootstrap.resolve(address or "auto")
     if address is None:  # "local", which only makes sense for a program that goes on
         raise ConnectionError("'local' names a cluster that only its own program can see")
     node = node_processes.local_node(address)
     if node is not None:
-        return ask_node(node["session_dir"], op, **args)
+        with connected_to_node(node["session_dir"]) as ask:
+            yield ask
+        return
     bootstrap.init(address, log_to_driver=False, include_dashboard=False)
     try:
         runtime = current()
         assert runtime is not None
-        return runtime.link.request(op, ANSWER_TIMEOUT_S, **args)
+        yield runtime.link.request
     finally:
         bootstrap.shutdown()
 
@@ -47,12 +70,23 @@ def ask_node(session_dir: str, op: str, **args: Any) -> Any:
     Raises:
         OSError: the node is not there, or does not answer in time.
     """
+    with connected_to_node(session_dir) as ask:
+        return ask(op, ANSWER_TIMEOUT_S, **args)
+
+
+@contextlib.contextmanager
+def connected_to_node(session_dir: str) -> Iterator[Ask]:
+    """A tool's connection to one node.
+
+    Raises:
+        OSError: the node is not there.
+    """
     hello = Hello(kind="tool", pid=os.getpid(), ract_version=__version__)
     link = NodeLink(os.path.join(session_dir, "node.sock"), hello)
     reader = threading.Thread(target=_read, args=(link,), daemon=True, name="ract-tool")
     reader.start()
     try:
-        return link.request(op, ANSWER_TIMEOUT_S, **args)
+        yield link.request
     finally:
         link.close()
         reader.join()

@@ -6,7 +6,7 @@ that hold the cluster's certificate).
 
 Calls (caller -> executor) are tuples that start with an op code:
 
-``(HELLO, process, job_id, node_id)``                   who calls; first item on a channel
+``(HELLO, process, job_id, node_id, actor_id)``         who calls; first item on a channel
 ``(USE_LEASE, lease)``                         following tasks belong to this lease
 ``(DEFINE, key, pickled)``                     a function's body, once per channel
 ``(CALL, seq, number, target, args, extra)``   run ``target``: a function key (bytes) or method name
@@ -23,6 +23,9 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``name``    task name if not the target's
 ``group``   concurrency group
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
+``parent``  the number of the task that calls, if it is not a driver
+``attempt`` which attempt it is, if not the first (0)
+``site``    where it was called from, if that is recorded
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================
 

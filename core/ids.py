@@ -228,6 +228,16 @@ def task_id_bytes(number: int, job: bytes, actor: bytes = b"") -> bytes:
     return _NUMBER.pack(number) + (actor or _NIL_ACTOR + job)
 
 
+def driver_task_id(job: bytes) -> bytes:
+    """The 24 bytes of the id of the task that a driver counts as."""
+    return b"\xff" * 8 + _NIL_ACTOR + job
+
+
+def creation_task_id(actor_id: bytes) -> bytes:
+    """The 24 bytes of the id of the task that creates an actor."""
+    return b"\xff" * 8 + actor_id
+
+
 def object_id_bytes(task_id: bytes, index: int) -> bytes:
     """The 28 bytes of the id of a task's return ``index``."""
     return task_id + _INDEX.pack(index)

@@ -121,6 +121,7 @@ class ActorSpec:
     enable_task_events: bool = True
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
+    call_site: str = ""  #: where it was created, if that is recorded
 
 
 @message
@@ -240,6 +241,7 @@ class ObjectSealed:
     contains: list[Contained]
     holds: list[Hold]
     is_error: bool = False
+    call_site: str = ""  #: where the ref was made, if that is recorded
 
 
 @message
@@ -324,8 +326,15 @@ class EndProcess:
 
 
 @message
+class ReopenLogs:
+    """node -> executor: your log files were renamed; write to new ones."""
+
+    process: int
+
+
+@message
 class DumpStacks:
-    """node -> executor: write every thread's stack to the error log."""
+    """node -> executor: say what your threads do. Answered by `StacksDumped`."""
 
     process: int
 
@@ -535,6 +544,7 @@ class ObjectPublished:
     contains: list[Contained]
     holds: list[Hold]
     task_name: str = ""
+    call_site: str = ""  #: where the ref was made, if that is recorded
 
 
 @message
@@ -560,6 +570,18 @@ class CallsWaiting:
 
     process: int
     counts: dict[bytes, int]  #: by actor; 0 for those that have answered all
+
+
+@message
+class TasksWaiting:
+    """process -> scheduler: its calls that have waited for long; replaces what it said before.
+
+    The form of ``queues`` is described in `ract.core.events`.
+    """
+
+    process: int
+    queues: list[Any]
+    left_out: int = 0  #: so many more wait, which are not told of one by one
 
 
 @message
@@ -677,6 +699,7 @@ class ObjectStored:
     holds: list[Hold]
     is_copy: bool = False
     is_error: bool = False
+    call_site: str = ""
 
 
 @message
@@ -710,6 +733,24 @@ class ObjectUnsought:
 
     node_id: bytes
     object_id: bytes
+
+
+@message
+class NodeAnswered:
+    """Answer to `NodeAsked`; ``error`` says why there is none, "" if there is."""
+
+    node_id: bytes
+    number: int
+    value: Any = None
+    error: str = ""
+
+
+@message
+class StacksDumped:
+    """process -> its node: what its threads do (answer to `DumpStacks`)."""
+
+    process: int
+    text: str
 
 
 @message
@@ -847,6 +888,15 @@ class JobFinished:
 
     job_id: bytes
     cause: ExitCause
+
+
+@message
+class NodeAsked:
+    """A question that the node answers by `NodeAnswered`; ``op``: see `ract.worker.answers`."""
+
+    number: int
+    op: str
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 @message

@@ -5,7 +5,6 @@ Nothing here needs Bokeh. Who may ask is decided before (`ract.dashboard.guard`)
 
 from __future__ import annotations
 
-import codecs
 import json
 import logging
 import time
@@ -122,59 +121,43 @@ class Logs(_Plain):
             self.answer({"error": str(error.args[0])}, 404)
         except ValueError as error:
             self.answer({"error": str(error)}, 400)
-        except OSError as error:
-            self.answer({"error": f"the node does not answer: {error}"}, 502)
 
     async def _files(self) -> dict[str, Any]:
         return {"files": await self._source.log_files(self._node_id())}
 
     async def _read(self) -> dict[str, Any]:
-        size = min(PIECE_BYTES_MAX, max(1, int(self.get_query_argument("size", "65536"))))
-        offset = int(self.get_query_argument("offset", "0"))
+        """Whole lines: the last ``tail`` ones, or from ``offset``; ``rest``: an unfinished one."""
+        wanted: dict[str, Any] = {"bytes": PIECE_BYTES_MAX}
+        for name in ("offset", "tail", "rest"):
+            if given := self.get_query_argument(name, ""):
+                wanted[name] = max(0, int(given))
         name = self.get_query_argument("name")
-        piece = await self._source.read_log(self._node_id(), name, offset, size)
-        return _text({**piece, "is_tail": offset < 0})
+        piece = await self._source.read_log(self._node_id(), name, **wanted)
+        text = bytes(piece["data"]).decode("utf-8", "replace")
+        return {"text": text, "next": piece["offset"], "end": piece["size"]}
 
     async def _search(self) -> dict[str, Any]:
-        """Lines with ``q``, from ``offset`` on; how far it was searched, and whether to the end."""
+        """Lines with ``q``, from ``offset`` on; how far it was searched, and where the end is."""
         wanted = self.get_query_argument("q").lower().encode()
         if not wanted:
             raise ValueError("q is empty: say what to search for")
         name, node_id = self.get_query_argument("name"), self._node_id()
-        offset = at = int(self.get_query_argument("offset", "0"))
+        begin = at = max(0, int(self.get_query_argument("offset", "0")))
         found: list[str] = []
         while True:
-            piece = await self._source.read_log(node_id, name, at, PIECE_BYTES_MAX)
-            data, end = piece["data"], piece["end"]
-            is_last = at + len(data) >= end
-            cut = len(data) if is_last or b"\n" not in data else data.rindex(b"\n") + 1
-            for line in data[:cut].split(b"\n"):
-                if wanted in line.lower() and len(found) < FOUND_MAX:
+            piece = await self._source.read_log(node_id, name, offset=at, bytes=PIECE_BYTES_MAX)
+            for line in bytes(piece["data"]).splitlines():
+                if wanted in line.lower():
                     found.append(line.decode("utf-8", "replace"))
-            at += cut
-            if is_last or at - offset >= SEARCHED_BYTES_MAX or len(found) >= FOUND_MAX:
-                return {"lines": found, "offset": at, "end": end}
+            is_done = piece["offset"] <= at or piece["offset"] >= piece["size"]
+            at = piece["offset"]
+            if is_done or at - begin >= SEARCHED_BYTES_MAX or len(found) >= FOUND_MAX:
+                return {"lines": found, "offset": at, "end": piece["size"], "is_done": is_done}
 
     def _node_id(self) -> str:
         node_id = self.get_query_argument("node_id")
         bytes.fromhex(node_id)  # raises ValueError
         return node_id
-
-
-def _text(piece: dict[str, Any]) -> dict[str, Any]:
-    """The piece's text, where it begins, and where the next piece does.
-
-    A first piece that begins within the file begins with a whole line. A character that is cut at
-    the end comes with the next piece.
-    """
-    data, offset = bytes(piece["data"]), piece["offset"]
-    if piece["is_tail"] and offset and b"\n" in data:
-        skipped = data.index(b"\n") + 1
-        data, offset = data[skipped:], offset + skipped
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data)
-    left = len(decoder.getstate()[0])
-    return {"text": text, "offset": offset, "next": offset + len(data) - left, "end": piece["end"]}
 
 
 class Asset(_Plain):

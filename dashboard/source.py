@@ -26,23 +26,17 @@ class Source(Protocol):
         """What was before."""
 
     async def log_files(self, node_id: str) -> list[dict[str, Any]]:
-        """The log files of a node: name, size (bytes), changed (seconds since the epoch).
+        """The log files of a node, the newest first: see `ract.core.logs.list_files`.
 
         Raises:
-            LookupError: There is no such node any more.
-            OSError: It does not answer.
+            LookupError: The node is unknown, or cannot be asked (any more).
         """
 
-    async def read_log(self, node_id: str, name: str, offset: int, size: int) -> dict[str, Any]:
-        """A piece of a log file: ``data`` (bytes), ``offset`` where it begins, ``end`` of the file.
-
-        Args:
-            offset: Where to begin; negative: so many bytes before the end.
-            size: At most so many bytes.
+    async def read_log(self, node_id: str, name: str, **wanted: Any) -> dict[str, Any]:
+        """A piece of a log file: see `ract.core.logs.read`.
 
         Raises:
-            LookupError: There is no such node, or no such file.
-            OSError: It does not answer.
+            LookupError: There is no such node or file, or it cannot be asked (any more).
         """
 
 
@@ -92,18 +86,19 @@ class PluginSource:
             self._timer.cancel()
 
     async def log_files(self, node_id: str) -> list[dict[str, Any]]:
-        return await self._ask(node_id, "ract_log_files")
+        found = await self._look_up("log_files", node_id=node_id)
+        if found["errors"]:
+            raise LookupError(next(iter(found["errors"].values())))
+        files = found["files"].get(node_id, [])
+        return sorted(files, key=lambda file: -file["modified_ms"])
 
-    async def read_log(self, node_id: str, name: str, offset: int, size: int) -> dict[str, Any]:
-        return await self._ask(node_id, "ract_read_log", name=name, offset=offset, size=size)
+    async def read_log(self, node_id: str, name: str, **wanted: Any) -> dict[str, Any]:
+        return await self._look_up("log", node_id=node_id, filename=name, **wanted)
 
-    async def _ask(self, node_id: str, op: str, **args: Any) -> Any:
-        from ract.scheduler import compat
+    async def _look_up(self, op: str, **args: Any) -> Any:
+        from ract.scheduler.asking import NodeError
 
-        address = self._plugin.worker_of(bytes.fromhex(node_id))
-        if address is None:
-            raise LookupError(f"node {node_id[:8]} is not there (any more), and its logs are not")
-        answer = await compat.ask_worker(self._scheduler, address, op, **args)
-        if isinstance(answer, dict) and answer.get("error"):
-            raise LookupError(answer["error"])
-        return answer
+        try:
+            return await self._plugin.look_up(op, args)
+        except (NodeError, ValueError) as error:
+            raise LookupError(str(error)) from error

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ract.core.causes import text_of
 from ract.core.messages import (
     ActorChanged,
     ActorExited,
@@ -49,6 +50,7 @@ from ract.scheduler.actor_states import (
     Body,
 )
 from ract.scheduler.ask import Ask
+from ract.scheduler.chronicle import ERROR, INFO, WARNING
 from ract.scheduler.group_records import Group
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.leases import Leases
@@ -60,6 +62,9 @@ from ract.scheduler.turn import Turn
 
 if TYPE_CHECKING:
     from ract.scheduler.ageing import Ageing
+
+ROUTINE = frozenset({"exited", "out_of_scope", "job_finished", "killed", "shutdown"})
+"""Kinds of ends that somebody asked for."""
 
 REFUSALS = {"refused": "unschedulable", "removed": "group_removed"}
 
@@ -443,7 +448,14 @@ class Actors:
         actor.restarts += 1
         actor.incarnation += 1
         actor.cause = cause
+        self._note(WARNING, "ACTOR_RESTARTING", actor, f"starts again ({actor.restarts}.): ", cause)
         self._step(actor, "restart")
+
+    def _note(self, severity: str, kind: str, actor: Actor, what: str, cause: ExitCause) -> None:
+        spec = actor.spec
+        name = f" {spec.name!r}" if spec.name else ""
+        text = f"actor {spec.class_name}{name}({spec.actor_id.hex()}) {what}{text_of(cause)}"
+        self.turn.note(severity, "ACTOR", kind, text, actor_id=spec.actor_id.hex())
 
     def _with_restarts(self, actor: Actor, cause: ExitCause) -> ExitCause:
         """Say in the cause how many restarts were used, if there were any to use."""
@@ -461,6 +473,8 @@ class Actors:
         if actor.spec.detached:
             self.detached_ended.append(actor.spec.actor_id)
             self.turn.retry = True
+        severity = INFO if cause.kind in ROUTINE else ERROR
+        self._note(severity, "ACTOR_DIED", actor, "is dead: ", cause)
         self._free_name(actor)
         self._step(actor, "end")
         _forget(self.by_owner, actor.spec.owner, actor.spec.actor_id)

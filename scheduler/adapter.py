@@ -8,6 +8,9 @@ of the node. Control messages come as ``{"op": "ract", "frames": [bytes, …]}``
 such message are one turn, and what the machine has to say to a node in that turn leaves as one
 message of the same form.
 
+Requests that need the answer of a node are tasks of the event loop (`ract.scheduler.asking`), since
+the machine never waits. What has ended is handed to the history (`ract.scheduler.record`).
+
 Nothing here decides. What it checks is who speaks: a frame that names another node than the one its
 stream belongs to is dropped. No exception of ours may reach distributed, because it would close the
 worker's stream: bugs are logged with the frame's type, and the cluster goes on.
@@ -28,10 +31,12 @@ from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ract.core import wire
-from ract.core.messages import EndNode, ExitCause, NodeJoined
+from ract.core.messages import EndNode, ExitCause, NodeAnswered, NodeJoined, Reply, Request
 from ract.core.version import __version__
-from ract.scheduler import compat
+from ract.scheduler import asking, compat
+from ract.scheduler.asking import NodeAsker, NodeError
 from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.record import Record
 from ract.scheduler.turn import DashboardServed, NodeLost, NodesLeft, NodesWanted, Send, Tick
 
 logger = logging.getLogger("ract.scheduler")
@@ -62,6 +67,9 @@ class RactSchedulerPlugin(SchedulerPlugin):
         self._node_of: dict[str, bytes] = {}
         #: Nodes that were told to end: their loss is no accident.
         self._ending: dict[bytes, ExitCause] = {}
+        self._asker = NodeAsker(self._say)
+        self._asking: set[asyncio.Task[None]] = set()
+        self._record = Record(self.cluster_id)
 
     # ------------------------------------------------------------------ distributed calls these
 
@@ -80,6 +88,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         compat.add_rpc(scheduler, "workers_to_close", self._workers_to_close)
         for worker in list(scheduler.workers):
             compat.hurry(scheduler, worker)
+        self._record.start(self._machine)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """A worker connected; whether it is a node is known when it says so."""
@@ -96,13 +105,17 @@ class RactSchedulerPlugin(SchedulerPlugin):
             cause = ExitCause(
                 "node_died", f"its daemon at {worker} is gone", node_id=node_id, at=time.time()
             )
+        self._asker.node_lost(node_id)
         self._turn([NodeLost(node_id, cause)])
 
     async def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer; write the rest of the history."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for task in list(self._asking):
+            task.cancel()
+        await asyncio.to_thread(self._record.close)
 
     # ------------------------------------------------------------------ for the same process
 
@@ -116,9 +129,22 @@ class RactSchedulerPlugin(SchedulerPlugin):
         """The dashboard can be asked at ``address`` (host:port)."""
         self._turn([DashboardServed(address)])
 
-    def worker_of(self, node_id: bytes) -> str | None:
-        """The address of the worker that a living node is."""
-        return self._worker_of.get(node_id)
+    async def ask_node(self, node_id: bytes, op: str, timeout: float = 10.0, **args: Any) -> Any:
+        """Ask a node what only it knows (`ract.worker.answers`).
+
+        Raises:
+            NodeError: it is gone, did not answer in time, or could not.
+        """
+        return await self._asker.ask(node_id, op, timeout, **args)
+
+    async def look_up(self, op: str, args: dict[str, Any]) -> Any:
+        """The answer to a request of `ract.scheduler.asking`: logs, stacks, where objects lie.
+
+        Raises:
+            NodeError: the node could not answer.
+            ValueError: there is no such thing.
+        """
+        return await asking.OPS[op](self, args)
 
     # ------------------------------------------------------------------ inside
 
@@ -153,7 +179,14 @@ class RactSchedulerPlugin(SchedulerPlugin):
         for frame in frames:
             try:
                 event = wire.decode(frame)
-                if self._is_genuine(worker, event):
+                if not self._is_genuine(worker, event):
+                    continue
+                if isinstance(event, NodeAnswered):
+                    self._asker.answered(event)
+                elif isinstance(event, Request) and event.op in asking.OPS:
+                    self._answer_later(event)
+                else:
+                    self._record.see(event)
                     events.append(event)
             except Exception:
                 logger.exception("bad frame from %s", worker)
@@ -171,6 +204,31 @@ class RactSchedulerPlugin(SchedulerPlugin):
             return True
         logger.warning("dropped a %s that %s may not send", type(event).__name__, worker)
         return False
+
+    def _answer_later(self, request: Request) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(self._answer(request))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _answer(self, request: Request) -> None:
+        value: Any = None
+        error = ""
+        try:
+            value = await self.look_up(request.op, request.args)
+        except NodeError as fault:
+            value, error = str(fault), "RuntimeError"
+        except (ValueError, TypeError) as fault:
+            value, error = str(fault), "ValueError"
+        except Exception as fault:
+            logger.exception("request %r failed", request.op)
+            value, error = f"request {request.op!r}: {fault!r}", "RuntimeError"
+        process = self.machine.processes.alive.get(request.process)
+        if process is not None:
+            self._say(process.node_id, Reply(request.process, request.request, value, error))
+
+    def _say(self, node_id: bytes, message: Any) -> None:
+        self._perform([Send(node_id, message)])
 
     def _turn(self, events: list[Any]) -> None:
         """Let the machine handle events; send what it commands; arm its next deadline."""

@@ -31,11 +31,6 @@ def rpc(scheduler: Scheduler, op: str) -> Callable[..., Any]:
     return scheduler.handlers[op]
 
 
-async def ask_worker(scheduler: Scheduler, worker: str, op: str, **args: Any) -> Any:
-    """Make the remote call ``op`` of a worker. Raises OSError if it does not answer."""
-    return await getattr(scheduler.rpc(worker), op)(**args)
-
-
 def name_of(scheduler: Scheduler, worker: str) -> Any:
     """The name under which a deployer knows a worker."""
     return scheduler.workers[worker].name

@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ract.core import events
+from ract.core.causes import text_of
+from ract.core.ids import TaskID, process_of
 from ract.core.resources import describe
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.ask import Ask, lacks, short_of
@@ -20,7 +23,9 @@ from ract.scheduler.bundles import search
 from ract.scheduler.group_records import Group
 from ract.scheduler.lease_records import Want
 from ract.scheduler.ledger import Allocation, Ledger
+from ract.scheduler.nodes import Node
 from ract.scheduler.objects import Entry
+from ract.scheduler.tasks import Task
 
 if TYPE_CHECKING:
     from ract.scheduler.machine import SchedulerMachine
@@ -36,7 +41,7 @@ BUNDLES_MAX = 8
 
 
 def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Explanation:
-    """Explain an object or actor by ``id``, or a lease shape of ``process`` by ``shape_key``."""
+    """Explain what has an ``id``, or a lease shape of ``process`` by ``shape_key``."""
     if "shape_key" in args:
         key = int(args["shape_key"])
         want = machine.leases.wants.get((process, key))
@@ -46,14 +51,26 @@ def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Ex
             else _want(machine, want)
         )
     id_ = args.get("id", b"")
-    id_ = bytes.fromhex(id_) if isinstance(id_, str) else id_
+    try:
+        id_ = bytes.fromhex(id_) if isinstance(id_, str) else id_
+    except ValueError:
+        raise ValueError(f"{id_!r} is not an id in hex digits") from None
     if id_ in machine.actors.table:
         return _actor(machine, machine.actors.table[id_])
     if id_ in machine.groups.table:
         return _group(machine, machine.groups.table[id_])
     if id_ in machine.objects.table:
         return _object(machine, machine.objects.table[id_])
-    text = "The scheduler knows no such object or actor: it is local to a process, or gone."
+    if id_ in machine.nodes.table:
+        return _node(machine, machine.nodes.table[id_])
+    # What a call makes is local to its process until it is handed on; the call may be known.
+    attempts = [task for task in machine.tasks.all() if task.task_id == id_[: TaskID.SIZE]]
+    if attempts:
+        return _task(machine, attempts)
+    text = (
+        "The scheduler knows no such object, task, actor, placement group or node: it is local to "
+        "a process (tasks are told of when they have waited or run for a second), or gone."
+    )
     return _made(id_.hex(), "unknown", "UNKNOWN", text, [])
 
 
@@ -101,6 +118,47 @@ def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
     else:
         text = f"{who} is being constructed on node {body.node.short}."
     return _made(ident, "actor", actor.state, text, [])
+
+
+def _node(machine: SchedulerMachine, node: Node) -> Explanation:
+    ident = node.node_id.hex()
+    if not node.is_alive:
+        return _made(ident, "node", "DEAD", f"Node {node.short} is gone: {text_of(node.cause)}", [])
+    if node.is_draining:
+        left = ", ".join(machine.drains.what_is_left(node)) or "nothing"
+        text = f"Node {node.short} is being drained; what is left on it: {left}."
+        return _made(ident, "node", "DRAINING", text, [])
+    text = f"Node {node.short} is alive; free: {describe(node.ledger.free)}."
+    return _made(ident, "node", "ALIVE", text, [])
+
+
+def _task(machine: SchedulerMachine, attempts: list[Task]) -> Explanation:
+    task = max(attempts, key=lambda each: each.attempt)
+    ident = task.task_id.hex()
+    again = f" (attempt {task.attempt + 1})" if task.attempt else ""
+    who = f"task {task.name}{again}"
+    reasons: list[Reason] = []
+    if task.state == events.ARGS:
+        text = f"{who} waits for its arguments: what makes them has not finished."
+    elif task.state == events.PLACE:
+        text = f"{who} waits for an executor."
+        submitter = process_of(task.task_id)
+        if task.actor_id in machine.actors.table:
+            waiting = _actor(machine, machine.actors.table[task.actor_id])
+            text, reasons = f"{who} waits for its actor: {waiting['text']}", waiting["reasons"]
+        for want in machine.leases.wants.values():
+            if not task.actor_id and want.key[0] == submitter and task.name in want.names:
+                waiting = _want(machine, want)
+                text = f"{who}: {waiting['text']}"
+                reasons = waiting["reasons"]
+    elif task.state == events.SUBMITTED:
+        text = f"{who} was sent to an executor and waits there until earlier calls are done."
+    else:
+        node = machine.nodes.table.get(task.node_id)
+        where = f" on node {node.short}, pid {task.pid}" if node is not None else ""
+        why = f": {task.error_type}: {task.error_message}" if task.error_type else ""
+        text = f"{who} is {task.state}{where}{why}"
+    return _made(ident, "task", task.state, text, reasons)
 
 
 def _group(machine: SchedulerMachine, group: Group) -> Explanation:

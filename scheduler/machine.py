@@ -25,10 +25,12 @@ from dataclasses import replace
 from typing import Any
 
 from ract.core import messages as m
+from ract.core.causes import text_of
 from ract.core.ids import process_of
 from ract.scheduler import queries
 from ract.scheduler.actors import Actors
 from ract.scheduler.ageing import Ageing
+from ract.scheduler.chronicle import ERROR, INFO, WARNING
 from ract.scheduler.drains import Drains
 from ract.scheduler.groups import Groups, with_namespace
 from ract.scheduler.holds import HoldTable
@@ -38,8 +40,9 @@ from ract.scheduler.mailboxes import Mailboxes
 from ract.scheduler.nodes import Nodes
 from ract.scheduler.objects import Directory
 from ract.scheduler.placement import Placement
-from ract.scheduler.processes import Processes
+from ract.scheduler.processes import Process, Processes
 from ract.scheduler.reports import Reports
+from ract.scheduler.rows import worker_id
 from ract.scheduler.scaling import Scaling
 from ract.scheduler.tasks import Tasks
 from ract.scheduler.turn import (
@@ -195,6 +198,10 @@ class SchedulerMachine:
         if self.nodes.join(event) is None:
             return
         first, count = self.processes.next_block()
+        name = event.name or event.host
+        self.turn.note(
+            INFO, "NODE", "NODE_JOINED", f"node {name} has joined", node_id=event.node_id.hex()
+        )
         accepted = m.NodeAccepted(event.node_id, self.cluster_id, first, count)
         self.turn.send(event.node_id, accepted)
         self.nodes.announce()
@@ -206,6 +213,9 @@ class SchedulerMachine:
         node = self.nodes.lose(event.node_id, event.cause)
         if node is None:
             return
+        severity = INFO if event.cause.kind == "shutdown" else ERROR
+        why = f"node {node.short} is gone: {text_of(event.cause)}"
+        self.turn.note(severity, "NODE", "NODE_DIED", why, node_id=node.node_id.hex())
         # The processes first: they must neither be told anything nor be counted as holders.
         for process in self.processes.on_node(event.node_id):
             self._process_gone(process.number, event.cause)
@@ -221,6 +231,9 @@ class SchedulerMachine:
             self.turn.drop("process joined again")
             return
         process = self.processes.join(event)
+        if process.kind == "driver":
+            what = f"job {process.job_id.hex()} has begun: {process.entrypoint}"
+            self.turn.note(INFO, "JOB", "JOB_STARTED", what, job_id=process.job_id.hex())
         accepted = m.ProcessAccepted(process.number, process.job_id, process.namespace)
         self.turn.send(event.node_id, accepted)
 
@@ -235,6 +248,7 @@ class SchedulerMachine:
         process = self.processes.exit(number, cause)
         if process is None:
             return
+        self._note_end(process, cause)
         self.holds.drop_process(number)
         self.leases.process_exited(number, cause)
         self.actors.process_exited(number, cause)
@@ -248,6 +262,24 @@ class SchedulerMachine:
             why = m.ExitCause("job_finished", f"its driver ended ({cause.detail or cause.kind})")
             for node in self.nodes.alive:
                 self.turn.send(node.node_id, m.JobFinished(process.job_id, why))
+
+    def _note_end(self, process: Process, cause: m.ExitCause) -> None:
+        """Tell people of the end of a process, if it is worth telling."""
+        if process.kind == "driver":
+            what = f"job {process.job_id.hex()} has ended: {text_of(cause)}"
+            severity = ERROR if cause.kind in ("crashed", "node_died") else INFO
+            self.turn.note(severity, "JOB", "JOB_FINISHED", what, job_id=process.job_id.hex())
+        elif cause.kind in ("crashed", "out_of_memory"):
+            kind = "OUT_OF_MEMORY" if cause.kind == "out_of_memory" else "WORKER_DIED"
+            self.turn.note(
+                ERROR,
+                "WORKER",
+                kind,
+                f"process {process.number} (pid {process.pid}) ended: {text_of(cause)}",
+                worker_id=worker_id(process.number),
+                node_id=process.node_id.hex(),
+                pid=process.pid,
+            )
 
     def _blocked(self, event: m.Blocked) -> None:
         if not self.leases.blocked(event.process):
@@ -268,6 +300,9 @@ class SchedulerMachine:
     def _stats(self, event: m.NodeStats) -> None:
         node = self.nodes.get(event.node_id)
         assert node is not None, "checked before routing"
+        if event.stats.get("store_spilled") and not node.stats.get("store_spilled"):
+            what = f"node {node.short} has no room in its store: objects go to disk"
+            self.turn.note(WARNING, "STORE", "SPILLING", what, node_id=node.node_id.hex())
         node.stats = event.stats
 
     # ------------------------------------------------------------------ groups
@@ -328,6 +363,9 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.Request: queries.answer,
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
     m.CallsWaiting: lambda s, e: s.mailboxes.report(e),
+    m.TasksWaiting: lambda s, e: s.tasks.waiting(
+        s.processes.alive[e.process], e.queues, e.left_out
+    ),
     m.LeasesWanted: lambda s, e: s.leases.wanted(e),
     m.LeaseReleased: lambda s, e: s.leases.released(e),
     m.LeaseStarted: lambda s, e: s.leases.started(e),

@@ -81,6 +81,7 @@ class Entry:
     seekers: dict[bytes, None] = field(default_factory=dict)
     answer: bytes = b""  #: head of the error blob for seekers, once LOST or FREED
     task_name: str = ""
+    call_site: str = ""  #: where the ref was made, if that is recorded
     deadline: float | None = None  #: when seekers are told that it is unknown
 
 
@@ -106,6 +107,7 @@ class Directory:
         """An object escaped, with its value or with the promise of one."""
         entry = self._entry(event.object_id)
         entry.task_name = event.task_name or entry.task_name
+        entry.call_site = event.call_site or entry.call_site
         if event.blob is not None:
             self._value(entry, event.contains, event.blob.is_error)
             if entry.state == READY and not entry.nodes:
@@ -135,6 +137,7 @@ class Directory:
         else:
             entry.nodes[node_id] = entry.nodes.get(node_id, False) or not event.is_copy
             entry.size = event.size
+            entry.call_site = event.call_site or entry.call_site
             self.by_node.setdefault(node_id, {})[entry.object_id] = None
         self._settle(entry)
 

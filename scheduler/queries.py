@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ract.core import wire
 from ract.core.messages import ActorSpec, EndNode, ExitCause, GroupSpec, Reply, Request
 from ract.core.resources import UNIT, describe
-from ract.scheduler import groups, rows
+from ract.scheduler import groups, rows, summaries, tables
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.ask import Ask
 from ract.scheduler.explain import explain
@@ -224,7 +224,7 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
     free = _summed([node.ledger.free for node in machine.nodes.alive])
     return {
         "cluster_id": machine.cluster_id.hex(),
-        "nodes": list(rows.nodes(machine)),
+        "nodes": [rows.node(machine, node) for node in machine.nodes.table.values()],
         "resources": {name: {"used": n - free[name], "total": n} for name, n in total.items()},
         "pending_demands": list(demands.values()),
         "requested": [rows.amounts(ask.demand) for ask in machine.scaling.requested],
@@ -305,13 +305,6 @@ def job(machine: SchedulerMachine, process: int, args: Args) -> Any:
     }
 
 
-def summary_tasks(machine: SchedulerMachine, process: int, args: Args) -> Any:
-    """Counts of task attempts by name and state."""
-    found = machine.tasks.summary()
-    total = sum(sum(entry["state_counts"].values()) for entry in found.values())
-    return {"summary": found, "total": total}
-
-
 def reference_counts(machine: SchedulerMachine, process: int, args: Args) -> Any:
     """Holds of the asker (local) and of others (submitted), per object that the asker holds."""
     found = {}
@@ -368,7 +361,7 @@ def kv_list(machine: SchedulerMachine, process: int, args: Args) -> Any:
 
 def _table(name: str) -> Op:
     def op(machine: SchedulerMachine, process: int, args: Args) -> Any:
-        return rows.select(rows.TABLES[name](machine), args)
+        return tables.select(machine, tables.TABLES[name], args)
 
     return op
 
@@ -391,17 +384,17 @@ OPS: dict[str, Op] = {
     "request_resources": request_resources,
     "scaling": scaling,
     "job": job,
-    "summary_tasks": summary_tasks,
     "reference_counts": reference_counts,
     "object_exists": object_exists,
     "object_locations": object_locations,
     "explain": explain,
+    **summaries.OPS,
     "kv_put": kv_put,
     "kv_get": kv_get,
     "kv_exists": kv_exists,
     "kv_del": kv_del,
     "kv_list": kv_list,
-    **{name: _table(name) for name in rows.TABLES},
+    **{name: _table(name) for name in tables.TABLES},
 }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ract.core.messages import LogLines, Pushed
 from ract.core.resources import describe
 from ract.scheduler.ask import Ask, lacks
+from ract.scheduler.chronicle import WARNING
 from ract.scheduler.group_records import Group
 from ract.scheduler.nodes import Nodes
 from ract.scheduler.processes import Processes
@@ -34,12 +35,15 @@ class Reports:
         to = self._reader(process)
         if self._is_news(ask.queue, to):
             self._tell(to, self.infeasible_text(ask, names))
+            what = f"{', '.join(names) or 'a task'} demands {describe(ask.demand)}"
+            self._note(f"{what}, which no node can ever satisfy")
 
     def infeasible_group(self, group: Group) -> None:
         """Tell the driver once that the nodes could never hold a placement group."""
         to = self._reader(group.spec.owner)
         if self._is_news(group.queue, to):
             self._tell(to, self.group_text(group) + "; it stays pending until nodes join that can")
+            self._note(self.group_text(group))
 
     def group_text(self, group: Group) -> str:
         """Say what a group demands and what the nodes have."""
@@ -50,6 +54,9 @@ class Reports:
             f"placement group {group.spec.name or group.spec.group_id.hex()} demands {demands}"
             f"{more} ({group.spec.strategy}), which the nodes can never hold: {'; '.join(nodes)}"
         )
+
+    def _note(self, text: str) -> None:
+        self.processes.turn.note(WARNING, "SCHEDULER", "INFEASIBLE", text)
 
     def _reader(self, process: int) -> int:
         """The driver of the job that a process works for; itself, if that is over."""

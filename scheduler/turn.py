@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ract.core.messages import ExitCause
+from ract.scheduler.chronicle import Chronicle
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ class Settings:
     lease_quantum_s: float = 0.1  #: a lease is not recalled before it was of some use
     starve_s: float = 2.0  #: who waits longer while others are served claims a node
     claim_s: float = 30.0  #: so long at most, and then not for as long
-    tasks_max: int = 10_000  #: task records kept (the oldest finished go first)
+    tasks_max: int = 100_000  #: task records kept (the oldest finished go first)
     dead_max: int = 10_000  #: dead actors, processes, nodes and jobs remembered, of each
+    events_max: int = 10_000  #: cluster events remembered, of routine and of others each
     kv_value_bytes_max: int = 64 * 2**20
     epoch_offset_s: float = 0.0  #: seconds to add to ``now`` for the time since the epoch
 
@@ -95,6 +97,7 @@ class Turn:
         self.dropped: Counter[str] = Counter()
         #: Resources, nodes or demands changed: who waits should be looked at again.
         self.retry = False
+        self.chronicle = Chronicle(settings.events_max)
 
     def send(self, node_id: bytes, message: Any) -> None:
         """Command ``message`` to a node."""
@@ -103,6 +106,10 @@ class Turn:
     def drop(self, reason: str) -> None:
         """Count a message that is not acted on."""
         self.dropped[reason] += 1
+
+    def note(self, severity: str, source: str, kind: str, message: str, **ids: Any) -> None:
+        """Note, for people, that something has happened."""
+        self.chronicle.add(self.epoch_s, severity, source, kind, message, **ids)
 
     @property
     def epoch_s(self) -> float:

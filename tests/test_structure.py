@@ -23,7 +23,16 @@ SOURCES = sorted(
 
 CORE = {"core"}
 SIDES = {"scheduler", "worker", "client"}
-TOOLS = {"autoscaler", "util", "dag", "dashboard", "benchmarks", "compat", "experimental"}
+TOOLS = {
+    "autoscaler",
+    "commands",
+    "util",
+    "dag",
+    "dashboard",
+    "benchmarks",
+    "compat",
+    "experimental",
+}
 
 #: What each package may import; a module's own package is always allowed.
 ALLOWED = {

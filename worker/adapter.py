@@ -32,15 +32,16 @@ import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from ract.core import history, wire
 from ract.core import messages as m
-from ract.core import wire
 from ract.core.resources import UNIT
 from ract.core.security import fingerprint
 from ract.core.session import setting
 from ract.core.version import __version__
-from ract.worker import compat, detect, log_files, offer, shm, transfer
+from ract.worker import compat, detect, offer, shm, transfer
 from ract.worker import events as ev
-from ract.worker.logs import LogTail
+from ract.worker.answers import Answers
+from ract.worker.logs import LogTail, Rotation
 from ract.worker.machine import Config, NodeMachine
 from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
@@ -95,7 +96,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         watching = Settings.read()
-        await asyncio.to_thread(clean_dead_sessions)
+        await asyncio.to_thread(_clean)
         self.node_id = node_id = secrets.token_bytes(28)
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
@@ -122,7 +123,17 @@ class RactWorkerPlugin(WorkerPlugin):
             ),
             random.Random(),
         )
-        self._logs = LogTail(os.path.join(session.dir, "logs"), self._log_lines)
+        self._logs = LogTail(
+            os.path.join(session.dir, "logs"),
+            self._log_lines,
+            Rotation.from_environment(),
+            lambda process: self._perform(ev.ToProcess(process, m.ReopenLogs(process))),
+        )
+        self._answers = Answers(
+            self._machine,
+            os.path.join(session.dir, "logs"),
+            lambda process, message: self._perform(ev.ToProcess(process, message)),
+        )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
         )
@@ -137,8 +148,6 @@ class RactWorkerPlugin(WorkerPlugin):
         compat.add_stream_handler(worker, "ract", self._from_scheduler)
         compat.add_rpc(worker, "ract_pull", self._serve_pull)
         compat.add_rpc(worker, "ract_tunnel", self._serve_tunnel)
-        compat.add_rpc(worker, "ract_log_files", self._list_logs)
-        compat.add_rpc(worker, "ract_read_log", self._read_log)
         compat.forget_memory_limits(worker)
         compat.hurry(worker)
         self._join()
@@ -220,7 +229,11 @@ class RactWorkerPlugin(WorkerPlugin):
         for frame in frames:
             try:
                 message = wire.decode(frame)
+                if isinstance(message, m.NodeAsked):
+                    self._spawn(self._answer(message))
+                    continue
                 if isinstance(message, m.NodeAccepted):
+                    self._session.keep_logs(message.cluster_id.hex())  # before anybody writes
                     self._turn(message)
                     self._write_node_json(message)
                     self._accepted.set()
@@ -233,9 +246,23 @@ class RactWorkerPlugin(WorkerPlugin):
             except Exception:
                 logger.exception("bad frame from the scheduler")
 
+    async def _answer(self, question: m.NodeAsked) -> None:
+        value, error = None, ""
+        try:
+            value = await self._answers.answer(question.op, question.args)
+        except (OSError, ValueError, TypeError, KeyError) as fault:
+            error = str(fault) or type(fault).__name__
+        except Exception as fault:
+            logger.exception("cannot answer %r", question.op)
+            error = repr(fault)
+        self._send(m.NodeAnswered(self.node_id, question.number, value, error))
+
     def _received(self, connection: Connection, message: Any) -> None:
         """A process said something."""
-        if connection.process:
+        if isinstance(message, m.StacksDumped):
+            if message.process == connection.process:
+                self._answers.dumped(message)
+        elif connection.process:
             self._turn(ev.FromProcess(connection.process, message))
         elif isinstance(message, m.Hello):
             self._hello(connection, message)
@@ -439,19 +466,6 @@ class RactWorkerPlugin(WorkerPlugin):
 
     # ------------------------------------------------------------------ reports
 
-    async def _list_logs(self) -> Any:
-        return await asyncio.to_thread(log_files.listed, self._logs_dir)
-
-    async def _read_log(self, name: str = "", offset: int = 0, size: int = 0) -> Any:
-        try:
-            return await asyncio.to_thread(log_files.read, self._logs_dir, name, offset, size)
-        except LookupError as error:
-            return {"error": str(error.args[0])}
-
-    @property
-    def _logs_dir(self) -> str:
-        return os.path.join(self.session_dir, "logs")
-
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(STATS_PERIOD_S)
@@ -506,3 +520,9 @@ class RactWorkerPlugin(WorkerPlugin):
         executor = self._machine.executors.get(process)
         if executor is not None and executor.job_id:
             self._send(m.LogLines(self.node_id, process, executor.job_id, pid, name, is_err, lines))
+
+
+def _clean() -> None:
+    """Remove what crashed nodes left, and what is too much of history."""
+    clean_dead_sessions()
+    history.prune(time.time())

@@ -1,25 +1,50 @@
-"""Following the log files that a node's executors write.
+"""Following the log files that a node's executors write, and turning them over when they are large.
 
+Theory of operation
+-------------------
 An executor's output goes to ``logs/worker-<process>-<pid>.out`` and ``.err``. `LogTail.poll` reads
-what was added, in whole lines. A line that starts with `MARK` names who wrote what follows (see
-`ract.worker.executor.streams`).
+what was added, in whole lines. A line that starts with a mark (`ract.core.logs`) names who wrote
+what follows.
+
+A file that has reached `Rotation.bytes_max` is renamed to ``<name>.1``, older ones to ``.2`` and so
+on, and its process is told to open a new one. Until it has, it writes to the renamed file, which is
+read to its end before the new one is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from ract.core.logs import MARK, NAME, name_of
+from ract.core.session import setting
 
 READ_BYTES_MAX = 2**20
 """At most so much of one file per poll, so that one chatty process does not starve the others."""
 
 TAIL_BYTES = 16 * 1024
-MARK = b"\x1e"
 
-_NAME = re.compile(r"worker-(\d+)-(\d+)\.(out|err)")
+
+@dataclass(frozen=True)
+class Rotation:
+    """How large a log may become, and how many old ones are kept.
+
+    Attributes:
+        bytes_max: 0 without limit.
+        backups: How many renamed files are kept.
+    """
+
+    bytes_max: int = 512 * 2**20
+    backups: int = 5
+
+    @classmethod
+    def from_environment(cls) -> Rotation:
+        """As ``RACT_ROTATION_MAX_BYTES`` and ``RACT_ROTATION_BACKUP_COUNT`` say."""
+        most, count = setting("ROTATION_MAX_BYTES"), setting("ROTATION_BACKUP_COUNT")
+        return cls(int(most) if most else cls.bytes_max, int(count) if count else cls.backups)
 
 
 @dataclass(slots=True)
@@ -31,6 +56,7 @@ class _File:
     pending: bytes = b""  #: an unfinished line
     name: str = ""  #: of the task or actor that writes
     is_over: bool = False  #: its process has ended and all of it was reported
+    is_renamed: bool = False  #: what is read is the file with ".1" at its end
 
 
 class LogTail:
@@ -39,13 +65,21 @@ class LogTail:
     Args:
         folder: Where they are.
         on_lines: Called as (process, pid, name, is_err, lines).
+        rotation: When files are turned over.
+        on_renamed: Called as (process): it is to open its files anew.
     """
 
     def __init__(
-        self, folder: str, on_lines: Callable[[int, int, str, bool, list[str]], None]
+        self,
+        folder: str,
+        on_lines: Callable[[int, int, str, bool, list[str]], None],
+        rotation: Rotation | None = None,
+        on_renamed: Callable[[int], None] = lambda process: None,
     ) -> None:
         self._folder = folder
         self._on_lines = on_lines
+        self._rotation = rotation or Rotation(0, 0)
+        self._on_renamed = on_renamed
         self._files: dict[str, _File] = {}
 
     def poll(self) -> None:
@@ -57,8 +91,8 @@ class LogTail:
 
     def _find(self) -> None:
         for name in os.listdir(self._folder):
-            if name not in self._files and (found := _NAME.fullmatch(name)):
-                process, pid, kind = found.groups()
+            if name not in self._files and (found := NAME.fullmatch(name)) and not found[4]:
+                process, pid, kind, _ = found.groups()
                 self._files[name] = _File(int(process), int(pid), kind == "err")
 
     def finish(self, process: int) -> None:
@@ -73,16 +107,37 @@ class LogTail:
                 file.is_over = True
 
     def _read(self, name: str, file: _File) -> bool:
+        """Read a piece of a file; whether there may be more."""
         path = os.path.join(self._folder, name)
-        if os.stat(path).st_size <= file.offset:
+        now = path + ".1" if file.is_renamed else path
+        try:
+            size = os.stat(now).st_size
+        except FileNotFoundError:  # the quota has taken it
             return False
-        with open(path, "rb") as opened:
+        if size <= file.offset:
+            if not file.is_renamed or not os.path.exists(path):
+                return False
+            file.is_renamed, file.offset = False, 0
+            if not self._rotation.backups:
+                os.unlink(now)
+            return True
+        with open(now, "rb") as opened:
             opened.seek(file.offset)
             data = opened.read(READ_BYTES_MAX)
         file.offset += len(data)
         *lines, file.pending = (file.pending + data).split(b"\n")
         self._report(file, lines)
+        if 0 < self._rotation.bytes_max <= size and not file.is_renamed:
+            self._turn_over(path, file)
         return True
+
+    def _turn_over(self, path: str, file: _File) -> None:
+        for i in range(max(1, self._rotation.backups) - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{path}.{i}", f"{path}.{i + 1}")
+        os.replace(path, f"{path}.1")
+        file.is_renamed = True
+        self._on_renamed(file.process)
 
     def _report(self, file: _File, lines: list[bytes]) -> None:
         text: list[str] = []
@@ -92,7 +147,7 @@ class LogTail:
                 continue
             self._deliver(file, text)
             text = []
-            file.name = line[len(MARK) :].decode("utf-8", "replace")
+            file.name = name_of(line)
         self._deliver(file, text)
 
     def _deliver(self, file: _File, text: list[str]) -> None:
@@ -103,8 +158,8 @@ class LogTail:
         """The last lines that a process wrote."""
         kind = "err" if is_err else "out"
         for name in os.listdir(self._folder):
-            found = _NAME.fullmatch(name)
-            if found and int(found[1]) == process and found[3] == kind:
+            found = NAME.fullmatch(name)
+            if found and int(found[1]) == process and found[3] == kind and not found[4]:
                 with open(os.path.join(self._folder, name), "rb") as opened:
                     opened.seek(0, os.SEEK_END)
                     opened.seek(max(0, opened.tell() - TAIL_BYTES))

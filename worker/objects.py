@@ -232,7 +232,12 @@ class Objects:
             is_error=message.is_error,
         )
         self._tell_stored(
-            message.object_id, message.size, message.contains, message.holds, message.is_error
+            message.object_id,
+            message.size,
+            message.contains,
+            message.holds,
+            message.is_error,
+            call_site=message.call_site,
         )
         self._answer(message.object_id)
         self._spill_early()
@@ -245,9 +250,10 @@ class Objects:
         holds: list[m.Hold],
         is_error: bool,
         is_copy: bool = False,
+        call_site: str = "",
     ) -> None:
         stored = m.ObjectStored(
-            self._config.node_id, object_id, size, contains, holds, is_copy, is_error
+            self._config.node_id, object_id, size, contains, holds, is_copy, is_error, call_site
         )
         self._command(ev.ToScheduler(stored))
 

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ract.core import history
 from ract.core.session import root_folder
 from ract.worker import shm
 
@@ -61,6 +62,20 @@ class Session:
             raise RuntimeError(f"{path} was locked by somebody else at birth")
         (path / "logs").mkdir(mode=0o700)
         return cls(path, fd)
+
+    def keep_logs(self, cluster_id: str) -> None:
+        """From here on the node's logs are written to the history, if there is one.
+
+        ``logs`` becomes a link to where they are, so that they outlive this directory.
+        """
+        session = history.open_session(cluster_id)
+        if session is None:
+            return
+        path = Path(self.dir)
+        link = path / "logs.new"
+        link.symlink_to(history.log_folder(session, path.name))
+        (path / "logs").rmdir()  # nothing has been written yet
+        link.rename(path / "logs")
 
     def write_node_json(self, data: dict[str, Any]) -> None:
         """Tell drivers how to find the node; complete or not at all."""

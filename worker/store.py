@@ -15,8 +15,10 @@ The index is pure: it says which files to create and remove; the adapter does it
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 SMALL_SEGMENT_BYTES = 8 * 2**20
 OWN_SEGMENT_BYTES_MIN = 2**20
@@ -100,6 +102,26 @@ class StoreIndex:
     def object_bytes(self) -> int:
         """Bytes of living objects."""
         return sum(stored.size for stored in self.objects.values())
+
+    def described(self, most: int) -> dict[str, Any]:
+        """The objects, the largest first: by id (hex), where they are; and how many there are."""
+        largest = heapq.nlargest(most, self.objects.items(), key=lambda each: each[1].size)
+        found = {}
+        for object_id, stored in largest:
+            segment = self.segments.get(stored.segment)
+            found[object_id.hex()] = {
+                "size": stored.size,
+                "is_copy": stored.is_copy,
+                "is_spilled": segment is not None and segment.is_spilled,
+            }
+        return {
+            "objects": found,
+            "count": len(self.objects),
+            "bytes": self.object_bytes,
+            "used": self.used_bytes,
+            "capacity": self.capacity,
+            "spilled": self.spilled_bytes,
+        }
 
     def allocate(self, process: int, size: int) -> tuple[Segment, bool, list[Segment], list[bytes]]:
         """A segment for ``size`` bytes.

@@ -42,6 +42,7 @@ import numpy as np
 from ract.worker import shm
 from ract.worker.executor import accelerators
 from ract.worker.executor import main as executor
+from ract.worker.executor.streams import log_path, open_log
 from ract.worker.executor.titles import set_title
 
 PACKET_BYTES_MAX = 1 << 16
@@ -144,11 +145,8 @@ class Zygote:
             os._exit(1)
 
     def _open_logs(self, process: int) -> None:
-        base = os.path.join(self._session_dir, "logs", f"worker-{process}-{os.getpid()}")
         for stream, suffix in ((sys.stdout, "out"), (sys.stderr, "err")):
-            fd = os.open(f"{base}.{suffix}", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            os.dup2(fd, stream.fileno())
-            os.close(fd)
+            open_log(log_path(self._session_dir, process, suffix), stream.fileno())
             stream.reconfigure(  # type: ignore[union-attr]
                 encoding="utf-8", errors="backslashreplace", line_buffering=True
             )

@@ -491,6 +491,7 @@
   // ------------------------------------------------------------------ logs
 
   const LINES_MAX = 5000;
+  const TAIL = 1000;
 
   function viewer(place, controls) {
     const lines = h("div", { class: "lines", tabindex: "0", role: "log", "aria-live": "off" });
@@ -498,7 +499,7 @@
     const search = h("input", { type: "search", placeholder: "Search the file", "aria-label": "Search the log" });
     const empty = h("div", { class: "empty" }, "…");
     place.append(h("div", { class: "head" }, ...controls, h("span", { class: "grow" }), search, followed), lines, empty);
-    let file = null, next = 0, rest = "", following = true, turn = 0, timer = null;
+    let file = null, next = 0, end = -1, stale = false, following = true, turn = 0, timer = null;
     search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(restart, 250); });
     lines.addEventListener("scroll", () => {
       if (following && lines.scrollHeight - lines.scrollTop - lines.clientHeight > 60) setFollow(false, true);
@@ -516,10 +517,8 @@
       lines.hidden = true;
     }
 
-    const isMark = (line) => line.startsWith("\u001e");
-
     function append(found, word) {
-      const made = found.filter((line) => !isMark(line)).map((line) => {
+      const made = found.map((line) => {
         const one = h("div");
         if (!word) { one.textContent = line || " "; return one; }
         const low = line.toLowerCase();
@@ -547,21 +546,19 @@
           if (mine !== turn) return;
           next = found.offset;
           append(found.lines, word);
-          if (next < found.end) wait = 20;
-          if (!lines.childElementCount) say(next < found.end ? `Searching, ${bytes(next)} of ${bytes(found.end)} …` : "No line has it.");
+          if (!found.is_done) wait = 20;
+          if (!lines.childElementCount) say(!found.is_done ? `Searching, ${bytes(next)} of ${bytes(found.end)} …` : "No line has it.");
           else { lines.hidden = false; empty.hidden = true; }
         } else {
-          const found = await ask("logs/read", { ...where, offset: isFirst ? -131072 : next, size: 131072 });
+          // A line that has no end is shown when nothing was added to it for a while.
+          const found = await ask("logs/read", { ...where, ...(isFirst ? { tail: TAIL } : { offset: next }), rest: stale ? 1 : "" });
           if (mine !== turn) return;
           if (!isFirst && found.end < next) return restart(); // the file was begun anew
-          if (isFirst && found.offset > 0) append([`… ${bytes(found.offset)} before this`]);
+          stale = found.end === end && found.next < found.end && found.text === "";
+          end = found.end;
           next = found.next;
-          const parts = (rest + found.text).split("\n");
-          rest = parts.pop();
-          if (lines.lastChild && lines.lastChild.unfinished) lines.lastChild.remove();
-          append(parts);
-          if (rest && !isMark(rest)) { append([rest]); lines.lastChild.unfinished = true; }
-          if (next < found.end) wait = 20;
+          if (found.text) append(found.text.replace(/\n$/, "").split("\n"));
+          if (found.text && next < found.end) wait = 20;
           if (lines.childElementCount) { lines.hidden = false; empty.hidden = true; if (isFirst) lines.scrollTop = lines.scrollHeight; }
           else say("Nothing was written to this file yet. What print() writes in tasks and actors shows up here.");
         }
@@ -570,14 +567,14 @@
         if (error.isAnswer) { say(error.message); return; }
         complain(error);
       }
-      if (!following && wait === 1000 && !isFirst) { /* lines still come in, the view stays */ }
       setTimeout(() => round(mine, word, false), wait);
     }
 
     function restart() {
       lines.replaceChildren();
       next = 0;
-      rest = "";
+      end = -1;
+      stale = false;
       turn += 1;
       if (file) round(turn, search.value.toLowerCase(), true);
     }
@@ -605,7 +602,7 @@
       if (!node_id || !process) { view.say("It has no process (any more), so there is no log to show."); return; }
       try {
         const { files } = await ask("logs/files", { node_id });
-        const mine = files.filter((file) => file.name.startsWith(`worker-${process}-`));
+        const mine = files.filter((file) => file.process === process);
         select.replaceChildren(...mine.map((file) => h("option", { value: JSON.stringify({ node_id, name: file.name }) }, `${file.name} (${bytes(file.size)})`)));
         const best = mine.find((file) => file.size && file.name.includes(".out")) || mine.find((file) => file.size) || mine[0];
         if (!best) { view.say(`Process ${pid || process} has left no log file on its node.`); return; }
@@ -639,7 +636,7 @@
       const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
       const fitting = listed.filter((file) => words.every((word) => file.name.toLowerCase().includes(word)));
       if (wanted.process) {
-        const mine = fitting.filter((file) => file.name.startsWith(`worker-${wanted.process}-`));
+        const mine = fitting.filter((file) => file.process === Number(wanted.process));
         const best = mine.find((file) => file.size && file.name.includes(".out")) || mine.find((file) => file.size) || mine[0];
         wanted.process = "";
         if (best) wanted.name = best.name;

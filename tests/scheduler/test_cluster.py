@@ -20,7 +20,8 @@ def cluster():
 
 
 def event(task, state, attempt=0, name="f", end=0.0):
-    values = [task, attempt, name, f"m.{name}", events.NORMAL_TASK, state, 5.0, end, 0, b"", "", ""]
+    values = [task, attempt, name, f"m.{name}", events.NORMAL_TASK, state, 5.0, end, 0, b""]
+    values += ["", "", {}]
     assert len(values) == len(events.FIELDS)
     return values
 
@@ -166,7 +167,7 @@ def test_table_of_tasks_is_bounded_and_counts_are_not():
 def run_of(numbers, name="f"):
     times = [t for n in numbers for t in (float(n), n + 0.5)]
     columns = array("Q", numbers).tobytes(), array("d", times).tobytes()
-    return [name, f"module.{name}", "NORMAL_TASK", b"", b"jobj", *columns]
+    return [name, f"module.{name}", "NORMAL_TASK", b"", b"jobj", *columns, b"", {}]
 
 
 def test_calls_that_finished_are_reported_in_columns(cluster):
@@ -202,9 +203,9 @@ def test_finished_calls_are_forgotten_oldest_first_and_stay_counted():
         None,
         [],
         ["f"] * 7,
-        [*run_of([1])[:6], b"short"],
-        [*run_of([1])[:6], b"12345678"],
-        [*run_of([1])[:5], b"1", run_of([1])[6]],
+        [*run_of([1])[:6], b"short", b"", {}],
+        [*run_of([1])[:6], b"12345678", b"", {}],
+        [*run_of([1])[:5], b"1", *run_of([1])[6:]],
         [1, *run_of([1])[1:]],
     ],
     ids=range(7),

@@ -1,6 +1,7 @@
-"""What is in a cluster: tables of actors, tasks, objects, nodes, processes and jobs."""
+"""What is in a cluster: tables of actors, tasks, objects, nodes, processes and jobs; logs."""
 
 from ract.util.state.api import (
+    StateApiClient,
     get_actor,
     get_job,
     get_node,
@@ -9,31 +10,41 @@ from ract.util.state.api import (
     get_task,
     get_worker,
     list_actors,
+    list_cluster_events,
     list_jobs,
     list_nodes,
     list_objects,
     list_placement_groups,
+    list_runtime_envs,
     list_tasks,
     list_workers,
     summarize_actors,
+    summarize_objects,
     summarize_tasks,
 )
+from ract.util.state.logs import get_log, list_logs
 
 __all__ = [
+    "StateApiClient",
     "get_actor",
     "get_job",
+    "get_log",
     "get_node",
     "get_objects",
     "get_placement_group",
     "get_task",
     "get_worker",
     "list_actors",
+    "list_cluster_events",
     "list_jobs",
+    "list_logs",
     "list_nodes",
     "list_objects",
     "list_placement_groups",
+    "list_runtime_envs",
     "list_tasks",
     "list_workers",
     "summarize_actors",
+    "summarize_objects",
     "summarize_tasks",
 ]

@@ -64,6 +64,7 @@ class Caller:
     Attributes:
         process: Its process number (0 until it has said hello).
         job_id: The job on whose behalf it calls.
+        actor_id: The actor that it is, if it is one.
         out: Replies not yet encoded. Threads append while another one flushes.
         streams: Running generators, by the number of their call on this channel.
         busy_s: Time in user code for the replies in ``out``.
@@ -75,6 +76,7 @@ class Caller:
         self.process = 0
         self.job_id = b""
         self.node_id = b""
+        self.actor_id = b""
         self.out: deque[Any] = deque()
         self.streams: dict[int, OutStream] = {}
         self.busy_s = 0.0

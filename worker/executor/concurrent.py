@@ -170,7 +170,7 @@ class ConcurrentServer:
                 self._mailbox.ask(caller, item[1], item[2])
                 self._flush_soon()
             elif op == calls.HELLO:
-                _, caller.process, caller.job_id, caller.node_id = item
+                _, caller.process, caller.job_id, caller.node_id, caller.actor_id = item
         if caller.is_closed:
             fd = caller.fileno()
             self.loop.remove_reader(fd)
@@ -254,6 +254,10 @@ class ConcurrentServer:
         function_name = f"{type(self.instance).__name__}.{target}"
         name = (extra or {}).get("name") or function_name
         running = context.Running(number, name, function_name)
+        running.parent = (extra or {}).get("parent", 0)
+        self.execution.begun[number] = (caller, running, extra, time.time())
+        if self.runtime.reactor.is_asleep:
+            self.runtime.reactor.wake()
         set_title(name)
         if self.is_async:
             run = self._run_async(group, running, caller, item)
@@ -402,6 +406,9 @@ class ConcurrentServer:
 
     def _finished(self, group: _Group, number: int) -> None:
         self._active.pop(number, None)
+        self.execution.begun.pop(
+            number, None
+        )  # it is still there if it was cancelled before it ran
         self._cancelled.discard(number)
         group.running -= 1
         while group.queue and group.running < group.limit and self.ending is None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 EVENTS_PERIOD_S = 0.5
 EVENTS_BUFFERED_MAX = 20_000
 FUNCTIONS_MAX = 1024
+RUNS_MAX = 1024
+MESSAGE_CHARACTERS_MAX = 4000
 
 
 class Execution:
@@ -43,10 +45,14 @@ class Execution:
         self.actor_id = b""
         self.actor_repr: str | None = None
         self.notes_calls = True  # unless a call says otherwise
+        #: By number: (caller, call, extra, start) of the calls that run.
+        self.begun: dict[int, tuple[Caller, context.Running, Any, float]] = {}
+        self._facts: dict[str, Any] = {}
         self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._pickled: dict[bytes, bytes] = {}
         self._events: list[events.Event] = []
-        self._runs: dict[tuple[str, bytes], _Run] = {}
+        self._runs: dict[tuple[str, bytes, bytes], _Run] = {}
+        self._closed_runs: deque[_Run] = deque()  # of an earlier lease
         self._events_at = 0.0
         self._ip = runtime.link.welcome.config.get("host", "127.0.0.1")
 
@@ -243,63 +249,149 @@ class Execution:
         is_cancelled: bool = False,
     ) -> None:
         """Remember that a call has ended, for the state API and the dashboard."""
+        self.begun.pop(running.number, None)  # first: it is not reported as running any more
         is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
         if not is_noted:
             return
         if self.runtime.reactor.is_asleep:  # its tick sends what is noted
             self.runtime.reactor.wake()
-        if error is None and not is_cancelled:
-            self._note_run(caller.job_id, running, start)
+        is_plain = error is None and not is_cancelled and not running.is_reported
+        if is_plain and (extra is None or _is_ordinary(extra)):
+            self._note_run(caller, running, start)
             return
         state, error_type, message = events.FINISHED, "", ""
         if is_cancelled:
             state, error_type = events.FAILED, "TASK_CANCELLED"
         elif error is not None:
             state, error_type = events.FAILED, "TASK_EXECUTION_EXCEPTION"
-            message = f"{type(error).__name__}: {error}"[:500]
-        task = ids.task_id_bytes(running.number, caller.job_id, self.actor_id)
+            message = _message_of(error)
+        ended = self._event(caller, running, extra, start, state)
+        ended[7], ended[10], ended[11] = time.time(), error_type, message
+        if (
+            running.is_reported
+        ):  # rare: and who is seen to run must not seem to die with its process
+            self.runtime.tell(TaskEvents(self.runtime.process, [ended]))
+            return
+        self._events.append(ended)
+        if len(self._events) > EVENTS_BUFFERED_MAX:
+            self.flush_events()
+
+    def note_creation(self, start: float, error: BaseException | None) -> None:
+        """Remember that the constructor of an actor has ended."""
+        if not self.notes_calls:
+            return
+        spec = context.process.actor_spec
+        name = f"{spec.class_name}.__init__"
+        message = _message_of(error) if error is not None else ""
         self._events.append(
             [
-                task,
+                ids.creation_task_id(self.actor_id),
                 0,
-                running.name,
-                running.function_name,
-                events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK,
-                state,
+                name,
+                name,
+                events.ACTOR_CREATION_TASK,
+                events.FINISHED if error is None else events.FAILED,
                 start,
                 time.time(),
                 0,
                 self.actor_id,
-                error_type,
+                "" if error is None else "TASK_EXECUTION_EXCEPTION",
                 message,
+                {**self._facts, **({"site": spec.call_site} if spec.call_site else {})},
             ]
         )
-        if len(self._events) > EVENTS_BUFFERED_MAX:
-            self.flush_events()
+        self.runtime.reactor.wake()
 
-    def _note_run(self, job_id: bytes, running: context.Running, start: float) -> None:
-        run = self._runs.get((running.name, job_id))
+    def _event(
+        self,
+        caller: Caller,
+        running: context.Running,
+        extra: dict[str, Any] | None,
+        start: float,
+        state: str,
+    ) -> events.Event:
+        """An event of a call that has not ended, see `ract.core.events`."""
+        facts = dict(self._facts)
+        if caller.actor_id and running.parent:
+            facts["parent_actor"] = caller.actor_id
+        if extra is not None and "site" in extra:
+            facts["site"] = extra["site"]
+        return [
+            ids.task_id_bytes(running.number, caller.job_id, self.actor_id),
+            extra.get("attempt", 0) if extra is not None else 0,
+            running.name,
+            running.function_name,
+            events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK,
+            state,
+            start,
+            0.0,
+            running.parent,
+            self.actor_id,
+            "",
+            "",
+            facts,
+        ]
+
+    def _note_run(self, caller: Caller, running: context.Running, start: float) -> None:
+        key = (running.name, caller.job_id, caller.actor_id)
+        run = self._runs.get(key)
         if run is None:
-            run = self._runs[running.name, job_id] = _Run(running, job_id)
-        run.calls.append((running.number, start, time.time()))
+            run = self._runs[key] = _Run(running, caller, self._facts)
+        run.calls.append((running.number, start, time.time(), running.parent))
         if len(run.calls) > EVENTS_BUFFERED_MAX:
             self.flush_events()
 
+    def use(self, facts: dict[str, Any]) -> None:
+        """What runs from here on has these facts (`ract.core.events.FACTS`)."""
+        if facts != self._facts:
+            self._facts = facts
+            old, self._runs = self._runs, {}
+            self._closed_runs.extend(old.values())
+
     def flush_events(self) -> bool:
         """Send what is remembered, if it is old enough; returns whether anything is left."""
-        runs = [run for run in list(self._runs.values()) if run.calls]
-        if not self._events and not runs:
+        closed = list(self._closed_runs)
+        runs = [run for run in (*closed, *list(self._runs.values())) if run.calls]
+        if not self._events and not runs and not self.begun:
             return False
         now = time.monotonic()
         most = max([len(self._events), *(len(run.calls) for run in runs)])
         if most <= EVENTS_BUFFERED_MAX and now - self._events_at < EVENTS_PERIOD_S:
             return True
         self._events_at = now
+        is_young = self._note_running()
         batch, self._events = self._events, []
         kind = events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK
+        for _ in closed:
+            self._closed_runs.popleft()
         plain = [run.taken(kind, self.actor_id) for run in runs]
-        self.runtime.tell(TaskEvents(self.runtime.process, batch, plain))
-        return False
+        if batch or plain:
+            self.runtime.tell(TaskEvents(self.runtime.process, batch, plain))
+        if len(self._runs) > RUNS_MAX:  # names of calls may be made up
+            old, self._runs = self._runs, {}
+            self._closed_runs.extend(
+                old.values()
+            )  # the thread that runs calls may have one in hand
+        return is_young
+
+    def _note_running(self) -> bool:
+        """Tell of the calls that run for long; returns whether there are others."""
+        before = time.time() - EVENTS_PERIOD_S
+        is_young = False
+        for caller, running, extra, start in list(self.begun.values()):
+            if running.is_reported:
+                continue
+            if start > before:
+                is_young = True
+                continue
+            is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
+            if is_noted:
+                running.is_reported = True
+                # If it is still there, its end comes later and is reported as such.
+                if running.number in self.begun:
+                    event = self._event(caller, running, extra, start, events.RUNNING)
+                    self._events.append(event)
+        return is_young
 
 
 class _Run:
@@ -308,21 +400,38 @@ class _Run:
     The thread that runs them appends, the IO thread takes them: a deque loses nothing.
     """
 
-    __slots__ = ("calls", "function_name", "job_id", "name")
+    __slots__ = ("calls", "facts", "function_name", "job_id", "name")
 
-    def __init__(self, running: context.Running, job_id: bytes) -> None:
+    def __init__(self, running: context.Running, caller: Caller, facts: dict[str, Any]) -> None:
         self.name = running.name
         self.function_name = running.function_name
-        self.job_id = job_id
-        self.calls: deque[tuple[int, float, float]] = deque()
+        self.job_id = caller.job_id
+        self.facts = {**facts, "parent_actor": caller.actor_id} if caller.actor_id else facts
+        self.calls: deque[tuple[int, float, float, int]] = deque()
 
     def taken(self, kind: str, actor_id: bytes) -> list[Any]:
         """The calls so far, as they travel; from here on there are none."""
         calls = [self.calls.popleft() for _ in range(len(self.calls))]
-        numbers = array("Q", [number for number, _, _ in calls])
-        times = array("d", [at for _, start, end in calls for at in (start, end)])
-        packed = (numbers.tobytes(), times.tobytes())
-        return [self.name, self.function_name, kind, actor_id, self.job_id, *packed]
+        numbers = array("Q", [number for number, _, _, _ in calls])
+        times = array("d", [at for _, start, end, _ in calls for at in (start, end)])
+        parents = array("Q", [parent for _, _, _, parent in calls])
+        if not any(parents):
+            del parents[:]
+        packed = (numbers.tobytes(), times.tobytes(), parents.tobytes())
+        return [self.name, self.function_name, kind, actor_id, self.job_id, *packed, self.facts]
+
+
+def _is_ordinary(extra: dict[str, Any]) -> bool:
+    """Whether all there is to say of a call is said by its run."""
+    return "attempt" not in extra and "site" not in extra
+
+
+def _message_of(error: BaseException) -> str:
+    """An exception and where it was raised, for people."""
+    text = _traceback_text(error)
+    if len(text) > MESSAGE_CHARACTERS_MAX:
+        text = f"... {text[-MESSAGE_CHARACTERS_MAX:]}"
+    return text
 
 
 def is_streaming(extra: dict[str, Any] | None) -> bool:

@@ -15,6 +15,7 @@ import os
 import pickle
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from ract.client import context
 from ract.client.logging_config import LoggingConfig
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
+from ract.client.story import shape_facts
 from ract.client.strategies import group_of
 from ract.core import naming, serialization
 from ract.core.messages import (
@@ -35,14 +37,16 @@ from ract.core.messages import (
     EndProcess,
     ExitCause,
     Hello,
+    ReopenLogs,
+    StacksDumped,
     UseLease,
 )
 from ract.core.resources import UNIT
-from ract.worker.executor import accelerators
+from ract.worker.executor import accelerators, stacks
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.execution import Execution
 from ract.worker.executor.serial import SerialServer
-from ract.worker.executor.streams import NamedStream
+from ract.worker.executor.streams import NamedStream, log_path, open_log
 from ract.worker.executor.titles import set_title
 
 logger = logging.getLogger(__name__)
@@ -103,6 +107,7 @@ class Executor:
     """One executor process."""
 
     def __init__(self, process: int, session_dir: str, progress: memoryview) -> None:
+        self._session_dir = session_dir
         self.address = socket_path(session_dir, process)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self.address)
@@ -117,6 +122,7 @@ class Executor:
         )
         self._create: CreateActor | None = None
         self._job_known = b""
+        self._constructing_since = 0.0
         context.process.is_executor = True
         context.process.server = self.server
         install(self.runtime)
@@ -137,11 +143,12 @@ class Executor:
         self.execution.flush_events()
         return self.server.exit_code
 
-    def _who_prints(self) -> str:
-        if self._create is not None:
-            return self.execution.actor_repr or self._create.spec.class_name
+    def _who_prints(self) -> tuple[str, int]:
         running = context.running()
-        return running.name if running is not None else ""
+        number = running.number if running is not None else 0
+        if self._create is not None:
+            return self.execution.actor_repr or self._create.spec.class_name, number
+        return (running.name if running is not None else ""), number
 
     # ------------------------------------------------------------------ control messages
 
@@ -152,15 +159,25 @@ class Executor:
         elif isinstance(message, CancelCall):
             self.server.cancel(message)
         elif isinstance(message, DumpStacks):
-            faulthandler.dump_traceback(all_threads=True)
+            self.link.send(StacksDumped(self.runtime.process, stacks.text(self.execution.begun)))
+        elif isinstance(message, ReopenLogs):
+            self._reopen_logs()
         elif isinstance(message, (UseLease, CreateActor, EndProcess)):
             self.server.posted.append(message)
             self.server.wake()
+
+    def _reopen_logs(self) -> None:
+        for stream, suffix in ((sys.stdout, "out"), (sys.stderr, "err")):
+            path = log_path(self._session_dir, self.runtime.process, suffix)
+            if isinstance(stream, NamedStream) and not os.path.exists(path):
+                stream.name_again()
+                open_log(path, stream.fileno())
 
     def _on_posted(self, message: Any) -> None:
         """On the main thread."""
         if isinstance(message, UseLease):
             context.process.shape = message.shape
+            self.execution.use(shape_facts(message.shape))
             enter_group(group_of(message.shape.strategy))
             self._join_job(message.shape.job_id, message.shape.runtime_env)
             self._equip(message.assigned, message.shape.demand, message.shape.runtime_env)
@@ -212,6 +229,8 @@ class Executor:
         self._equip(message.assigned, spec.running_demand, spec.runtime_env)
         self.execution.actor_id = spec.actor_id
         self.execution.notes_calls = spec.enable_task_events
+        self.execution.use(shape_facts(spec))
+        self._constructing_since = time.time()
         set_title(spec.class_name)
         try:
             class_head, args_head = pickle.loads(spec.creation.head)
@@ -290,6 +309,7 @@ class Executor:
         if isinstance(self.server, SerialServer):
             self.server.is_actor = True
             self.server.may_interrupt = message.spec.interruptible
+        self.execution.note_creation(self._constructing_since, None)
         runtime = self.runtime
         runtime.tell(
             ActorStarted(
@@ -304,6 +324,7 @@ class Executor:
 
     def _init_failed(self, message: CreateActor, error: Exception) -> None:
         name = f"{message.spec.class_name}.__init__"
+        self.execution.note_creation(self._constructing_since, error)
         head, buffers, _ = self.execution.pack_error(name, error)
         runtime = self.runtime
         runtime.tell(

@@ -173,7 +173,7 @@ class SerialServer:
         if op == calls.DEFINE:
             self.execution.define(item[1], item[2])
         elif op == calls.HELLO:
-            _, caller.process, caller.job_id, caller.node_id = item
+            _, caller.process, caller.job_id, caller.node_id, caller.actor_id = item
         elif op == calls.CREDIT:
             caller.credit(item[1], item[2])
         elif op == calls.USE_LEASE:
@@ -255,7 +255,12 @@ class SerialServer:
                 elif "refs" in extra:
                     kept = execution.arguments(extra)[2]
             running = context.Running(number, name, function_name)
+            if extra is not None and "parent" in extra:
+                running.parent = extra["parent"]
             token = context.enter(running)
+            execution.begun[number] = (caller, running, extra, start)
+            if self.runtime.reactor.is_asleep:
+                self.runtime.reactor.wake()  # its tick tells of calls that run for long
             self._running = running
             self._running_title = True
             set_title(name)

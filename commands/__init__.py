@@ -1,0 +1,2 @@
+"""Commands of ``ract`` that look at a cluster, one module per topic; `ract.client.cli` names
+them."""
