@@ -9,7 +9,7 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ract.client import ambient, sites, strategies
+from ract.client import ambient, sites, strategies, tracing
 from ract.client.actor_client import ActorClient
 from ract.client.handles import ActorHandle, HandleInfo
 from ract.client.remote_function import check_size
@@ -182,6 +182,7 @@ class ActorClass:
             interruptible=options.interruptible,
             mailbox_size=options.mailbox_size or 0,
             call_site=sites.of_caller() if sites.of_calls else "",
+            trace=tracing.submitted(f"{self._name}.__init__") if tracing.tracer else {},
         )
         return spec, refs
 

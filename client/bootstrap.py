@@ -213,6 +213,12 @@ def init(
         if on_infeasible not in ("wait", "raise"):
             raise ValueError(f"on_infeasible must be 'wait' or 'raise', got {on_infeasible!r}")
         metadata["on_infeasible"] = on_infeasible
+        hook = kwargs.get("_tracing_startup_hook") or setting("TRACING_STARTUP_HOOK")
+        if hook:
+            from ract.client import tracing
+
+            tracing.start(hook)
+            metadata["tracing_startup_hook"] = hook
         from ract.client import logging_config as logs
 
         if configure_logging:
@@ -516,6 +522,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         if runtime is not None and not context.process.is_executor:
             runtime.close()
             _disconnect()
+            _stop_tracing()
         _context = None
         _stop_started()
 
@@ -538,6 +545,11 @@ def _disconnect() -> None:
         from ract.client.runtime import install
 
         install(None)
+
+
+def _stop_tracing() -> None:
+    if (tracing := sys.modules.get("ract.client.tracing")) is not None:
+        tracing.stop()
 
 
 def is_initialized() -> bool:

@@ -29,6 +29,7 @@ from ract.worker.supervisor import start_early
 
 SCHEDULER_PRELOAD = "ract.scheduler.preload"
 DASHBOARD_PRELOAD = "ract.dashboard.preload"
+DASK_METRICS = "distributed.http.scheduler.prometheus"
 WORKER_PRELOAD = "ract.worker.preload"
 START_TIMEOUT_S = 60.0
 
@@ -165,9 +166,14 @@ def configure(config: dict[str, Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def _scheduler(config: dict[str, Any]) -> AsyncIterator[Any]:
+    import dask
     from distributed import Scheduler
 
     dashboard = config.get("dashboard")
+    # ract's page brings Dask's figures with it, and imports prometheus_client when it is asked.
+    routes = dask.config.get("distributed.scheduler.http.routes")
+    kept = [route for route in routes if route != DASK_METRICS]
+    dask.config.set({"distributed.scheduler.http.routes": kept})
     # Another one may have taken the port meanwhile; `init` tells which one it is.
     warnings.filterwarnings("ignore", message=r"Port \d+ is already in use")
     scheduler = await Scheduler(

@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, context, faults, refs, sites
+from ract.client import connections, context, faults, metrics, refs, sites
 from ract.client.actor_client import ActorClient
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
@@ -1174,6 +1174,7 @@ class Runtime:
         """Leave the cluster."""
         if self.closed:
             return
+        metrics.recorder.flush()
         try:
             self.link.flush_holds()
         except OSError:  # the node went first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context, sites
+from ract.client import context, sites, tracing
 from ract.client.channel import Call
 from ract.client.refs import new_ref
 from ract.client.streams import ObjectRefGenerator, Stream
@@ -61,6 +61,9 @@ def submit_task(
         call.extra["max_calls"] = options.max_calls
     if options.priority:
         call.priority = options.priority
+    if tracing.tracer is not None:
+        call.extra = call.extra or {}
+        call.extra["trace"] = tracing.submitted(name)
     if options.timeout is not None:
         runtime.set_timeout(call, options.timeout)
     if args or kwargs:
@@ -132,6 +135,9 @@ def submit_actor_call(
                 raise error
             runtime.fail_call(call, error)
             return result
+    if tracing.tracer is not None:
+        call.extra = call.extra or {}
+        call.extra["trace"] = tracing.submitted(call.name)
     if args or kwargs:
         runtime.dispatch(call, args, kwargs)
     else:

@@ -22,6 +22,7 @@ Calls (caller -> executor) are tuples that start with an op code:
 ``returns`` number of return values if not 1 (int, "dynamic", "streaming")
 ``name``    task name if not the target's
 ``group``   concurrency group
+``trace``   context of the caller's span (`ract.client.tracing`)
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
 ``parent``  the number of the task that calls, if it is not a driver
 ``attempt`` which attempt it is, if not the first (0)

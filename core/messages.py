@@ -122,6 +122,7 @@ class ActorSpec:
     interruptible: bool = False  #: cancelling a running call interrupts it
     mailbox_size: int = 0  #: how many calls may wait, of all callers together; 0 without limit
     call_site: str = ""  #: where it was created, if that is recorded
+    trace: dict[str, str] = field(default_factory=dict)  #: the context of the span that creates it
 
 
 @message
@@ -585,6 +586,19 @@ class TasksWaiting:
 
 
 @message
+class MetricsReported:
+    """process -> its node: what its metrics have counted since the last time.
+
+    ``metrics`` is a batch as `ract.core.metrics` describes it; ``refused`` values are not in it.
+    """
+
+    process: int
+    job_id: bytes
+    metrics: list[Any]
+    refused: int = 0
+
+
+@message
 class Pushed:
     """scheduler -> driver: an error, warning or log lines. ``kind``: "error" | "log"."""
 
@@ -759,6 +773,18 @@ class NodeStats:
 
     node_id: bytes
     stats: dict[str, Any]
+
+
+@message
+class NodeMetrics:
+    """What the metrics of its processes have counted: about once a second, if anything.
+
+    ``refused`` values were not taken, ever (see `ract.core.metrics`).
+    """
+
+    node_id: bytes
+    metrics: list[Any]
+    refused: int = 0
 
 
 @message

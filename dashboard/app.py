@@ -18,7 +18,7 @@ from tornado import web
 from tornado.ioloop import IOLoop
 from tornado.routing import Rule
 
-from ract.dashboard import data
+from ract.dashboard import data, metrics
 from ract.dashboard.access import Access
 from ract.dashboard.guard import Guard
 from ract.dashboard.source import Source
@@ -116,7 +116,7 @@ def guard(server: Any, access: Access) -> None:
 
 
 def install(scheduler: Any, source: Source, token: str, hosts: Collection[str] = ()) -> Dashboard:
-    """Add ``/ract/`` to the scheduler's HTTP server and guard all of it.
+    """Add ``/ract/`` and ``/metrics`` to the scheduler's HTTP server and guard all of it.
 
     Args:
         scheduler: A started `distributed.Scheduler`.
@@ -139,6 +139,7 @@ def install(scheduler: Any, source: Source, token: str, hosts: Collection[str] =
     application.default_router.rules.insert(
         0, Rule(plots.matcher, plots.target, plots.target_kwargs)
     )
+    metrics.install(scheduler, source)
     scheduler.http_server.request_callback = Guard(application, access, dashboard.prepare)
     return dashboard
 

@@ -14,7 +14,7 @@ from typing import Any
 from tornado import web
 
 from ract.dashboard.access import Access
-from ract.dashboard.source import Source, query
+from ract.dashboard.source import Source, look
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +72,11 @@ class Api(_Plain):
         self._source = source
 
     def get(self, op: str) -> None:
-        from ract.scheduler import queries
-
         if op not in API_OPS:
             there_are = ", ".join(sorted(API_OPS))
             self.answer({"error": f"no such question; there are {there_are}"}, 404)
             return
-        # Asked by nobody: 0 is no process' number.
-        self.answer(queries.OPS[op](self._source.machine, 0, {"limit": 10_000}))
+        self.answer(self._source.query(op, {"limit": 10_000}))
 
 
 class Data(_Plain):
@@ -96,7 +93,7 @@ class Data(_Plain):
             return
         began = time.perf_counter()
         try:
-            value = query(self._source, view, self.arguments())
+            value = look(self._source, view, self.arguments())
         except LookupError as error:
             self.answer({"error": str(error.args[0] if error.args else error)}, 404)
             return

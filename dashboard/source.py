@@ -25,6 +25,9 @@ class Source(Protocol):
     def history(self) -> History:
         """What was before."""
 
+    def query(self, op: str, args: dict[str, Any]) -> Any:
+        """Answer a question of `ract.scheduler.queries` with plain data."""
+
     async def log_files(self, node_id: str) -> list[dict[str, Any]]:
         """The log files of a node, the newest first: see `ract.core.logs.list_files`.
 
@@ -40,7 +43,7 @@ class Source(Protocol):
         """
 
 
-def query(source: Source, name: str, args: dict[str, str]) -> Any:
+def look(source: Source, name: str, args: dict[str, str]) -> Any:
     """What the view ``name`` says. Raises KeyError (no such view), LookupError, ValueError."""
     from ract.dashboard.views import VIEWS
 
@@ -62,6 +65,12 @@ class PluginSource:
     @property
     def machine(self) -> SchedulerMachine:
         return self._plugin.machine
+
+    def query(self, op: str, args: dict[str, Any]) -> Any:
+        from ract.scheduler import queries
+
+        # Asked by nobody: 0 is no process' number.
+        return queries.OPS[op](self.machine, 0, args)
 
     @property
     def history(self) -> History:

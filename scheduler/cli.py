@@ -30,6 +30,7 @@ from ract.core import security, session
 
 PRELOAD = "ract.scheduler.preload"
 DASHBOARD_PRELOAD = "ract.dashboard.preload"
+DASK_METRICS = "distributed.http.scheduler.prometheus"
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -104,8 +105,13 @@ def configure(token: str, *, tls: bool = True) -> None:
 async def _serve(
     host: str, port: int, protocol: str, dashboard: str | None, token: str, token_kept_in: str
 ) -> None:
+    import dask
     from distributed import Scheduler  # 0.3 s that --help need not wait for
 
+    # ract's page brings Dask's figures with it, and imports prometheus_client when it is asked.
+    routes = dask.config.get("distributed.scheduler.http.routes")
+    kept = [route for route in routes if route != DASK_METRICS]
+    dask.config.set({"distributed.scheduler.http.routes": kept})
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

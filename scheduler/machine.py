@@ -8,10 +8,10 @@ give the same commands. It never opens user payloads.
 
 The work is done by parts, one module each, that share one `Turn`: `Nodes` (with a `Ledger` each),
 `Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Groups` (of bundles), `Ageing`, `Drains`,
-`Directory` (of objects) with the `HoldTable`, `Tasks`, `Reports`. This module only routes: events
-to parts (`_ROUTES`), deaths to all who are concerned, ids that nothing holds any more to what they
-stand for. After each event it looks once again at what waits, if the turn has changed anything that
-could let it run.
+`Directory` (of objects) with the `HoldTable`, `Tasks`, `UserMetrics`, `Reports`. This module only
+routes: events to parts (`_ROUTES`), deaths to all who are concerned, ids that nothing holds any
+more to what they stand for. After each event it looks once again at what waits, if the turn has
+changed anything that could let it run.
 
 What comes too late (from dead processes or nodes, old incarnations, for unknown leases) is counted
 in ``turn.dropped`` and changes nothing.
@@ -55,6 +55,7 @@ from ract.scheduler.turn import (
     Tick,
     Turn,
 )
+from ract.scheduler.user_metrics import UserMetrics
 
 
 class SchedulerMachine:
@@ -106,6 +107,7 @@ class SchedulerMachine:
         self.tasks = Tasks(self.turn)
         self.mailboxes = Mailboxes()
         self.dashboard_address = ""  #: where people look at the cluster, "" if nowhere
+        self.metrics = UserMetrics(self.turn, cluster_id)
         self.kv = KeyValues(self.turn)
 
     def handle(self, event: Any, now: float) -> list[Send]:
@@ -155,6 +157,7 @@ class SchedulerMachine:
         self.drains.check()
         self.objects.check()
         self.mailboxes.check()
+        self.metrics.check()
         for number in self.holds.by_process:
             assert number in self.processes.alive, f"process {number} is dead but holds"
         leases = [lease.allocation for lease in self.leases.table.values()]
@@ -224,6 +227,7 @@ class SchedulerMachine:
         self.groups.node_lost(node)
         self.objects.node_lost(event.node_id)
         self.drains.node_lost(event.node_id)
+        self.metrics.node_lost(event.node_id)
         self.nodes.announce()
 
     def _process_joined(self, event: m.ProcessJoined) -> None:
@@ -256,6 +260,7 @@ class SchedulerMachine:
         self.objects.process_exited(number, cause)
         self.tasks.process_exited(process)
         self.mailboxes.process_exited(number)
+        self.metrics.process_exited(number)
         if process.kind == "driver":
             self.actors.job_finished(process.job_id)
             self.groups.job_finished(process.job_id)
@@ -359,6 +364,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.ProcessBlockWanted: SchedulerMachine._block_wanted,
     m.ProcessJoined: SchedulerMachine._process_joined,
     m.ProcessExited: SchedulerMachine._process_exited,
+    m.NodeMetrics: lambda s, e: s.metrics.reported(e),
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Request: queries.answer,
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ract.core import wire
 from ract.core.messages import ActorSpec, EndNode, ExitCause, GroupSpec, Reply, Request
 from ract.core.resources import UNIT, describe
-from ract.scheduler import groups, rows, summaries, tables
+from ract.scheduler import groups, rows, summaries, system_metrics, tables
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.ask import Ask
 from ract.scheduler.explain import explain
@@ -241,6 +241,11 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
     }
 
 
+def metrics(machine: SchedulerMachine, process: int, args: Args) -> Any:
+    """What ``/metrics`` shows, in the form of `ract.core.metrics`."""
+    return system_metrics.collect(machine)
+
+
 def kill_node(machine: SchedulerMachine, process: int, args: Args) -> Any:
     """``node_id`` (bytes or hex): shut the node down. False if it is not alive."""
     node_id = args["node_id"]
@@ -378,6 +383,7 @@ OPS: dict[str, Op] = {
     "available_resources": available_resources,
     "store": store,
     "status": status,
+    "metrics": metrics,
     "kill_node": kill_node,
     "drain_node": drain_node,
     "drain_left": drain_left,

@@ -233,8 +233,18 @@ def _limit(table: dict[Any, Any], most: int) -> None:
 def _kind(task: Task) -> str:
     """What failures are grouped by: the exception's class, else how it ended."""
     if task.error_type == "TASK_EXECUTION_EXCEPTION":
-        head = task.error_message.partition("\n")[0].partition(":")[0]
+        head = headline(task.error_message).partition(":")[0]
         return head[:100] or "an exception"
     return {"TASK_CANCELLED": "cancelled", "WORKER_DIED": "its process died"}.get(
         task.error_type, task.error_type or "unknown"
     )
+
+
+def headline(text: str) -> str:
+    """The line of an error's text, perhaps with a traceback, that says what it was."""
+    lines = text.splitlines()
+    for i in range(len(lines) - 1, -1, -1):
+        if lines[i].startswith('  File "'):
+            after = (line for line in lines[i + 1 :] if line and not line.startswith(" "))
+            return next(after, lines[0])
+    return lines[0] if lines else ""

@@ -76,6 +76,7 @@ class Settings:
     tasks_max: int = 100_000  #: task records kept (the oldest finished go first)
     dead_max: int = 10_000  #: dead actors, processes, nodes and jobs remembered, of each
     events_max: int = 10_000  #: cluster events remembered, of routine and of others each
+    metric_series_max: int = 100_000  #: of the metrics of all programs; further ones are refused
     kv_value_bytes_max: int = 64 * 2**20
     epoch_offset_s: float = 0.0  #: seconds to add to ``now`` for the time since the epoch
 

@@ -3,17 +3,19 @@
 import asyncio
 import itertools
 from array import array
+from dataclasses import replace
 
 from distributed import Scheduler
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ract.benchmarks.scheduling import Bench
+from ract.core import logs
 from ract.core import messages as m
 from ract.core.resources import UNIT
 from ract.dashboard import app
 from ract.dashboard.history import History
+from ract.scheduler import queries
 from ract.scheduler.turn import Tick
-from ract.worker import log_files
 
 TOKEN = "a-token-for-tests-0123456789"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -64,7 +66,7 @@ class FedCluster(Bench):
         numbers = array("Q", [caller << 36 | next(self._task_numbers) for _ in range(count)])
         begin = self.now - count * took
         times = array("d", [begin + took * (i // 2 + i % 2) for i in range(2 * count)])
-        run = [name, name, kind, actor_id, JOB, numbers.tobytes(), times.tobytes()]
+        run = [name, name, kind, actor_id, JOB, numbers.tobytes(), times.tobytes(), b"", {}]
         self.say(m.TaskEvents(executor, [], [run]))
 
     def failed(self, executor, name, message, error_type="TASK_EXECUTION_EXCEPTION"):
@@ -72,7 +74,12 @@ class FedCluster(Bench):
         task_id = (1 << 36 | next(self._task_numbers)).to_bytes(8, "big") + b"\xff" * 12 + JOB
         start, end = self.now - 0.01, self.now
         event = [task_id, 0, name, name, "NORMAL_TASK", "FAILED", start, end, 0, b""]
-        self.say(m.TaskEvents(executor, [[*event, error_type, message]]))
+        self.say(m.TaskEvents(executor, [[*event, error_type, message, {}]]))
+
+    def remember(self, tasks_max):
+        """So many calls at most."""
+        settings = replace(self.machine.turn.settings, tasks_max=tasks_max)
+        self.machine.turn.settings = settings
 
     def wait(self, seconds):
         """Time goes by."""
@@ -94,11 +101,17 @@ class FedSource:
         self.asked += 1
         return self.cluster.machine
 
-    async def log_files(self, node_id):
-        return log_files.listed(self.logs)
+    def query(self, op, args):
+        return queries.OPS[op](self.machine, 0, args)
 
-    async def read_log(self, node_id, name, offset, size):
-        return log_files.read(self.logs, name, offset, size)
+    async def log_files(self, node_id):
+        return logs.OPS["log_files"](self.logs, {})
+
+    async def read_log(self, node_id, name, **wanted):
+        try:
+            return logs.OPS["log"](self.logs, {"filename": name, **wanted})
+        except (OSError, ValueError) as error:
+            raise LookupError(str(error)) from error
 
 
 def small_cluster():

@@ -166,7 +166,10 @@ def test_only_compatibility_files_touch_private_names_of_distributed():
     problems(offences())
 
 
-HEAVY = {"distributed", "dask", "tornado", "bokeh", "cryptography", "pynvml"}
+HEAVY = {
+    *("distributed", "dask", "tornado", "bokeh", "cryptography", "pynvml"),
+    *("prometheus_client", "opentelemetry"),
+}
 
 
 def test_importing_the_api_does_not_import_the_engine():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         actor_pool,
         annotations,
         debug,
+        metrics,
         queue,
         scheduling_strategies,
         supervisor,
@@ -51,6 +52,7 @@ __all__ = [
     "list_named_actors",
     "log_once",
     "map_unordered",
+    "metrics",
     "placement_group",
     "placement_group_table",
     "progress",
@@ -85,12 +87,14 @@ _SUBMODULES = (
     "annotations",
     "check_serialize",
     "debug",
+    "metrics",
     "queue",
     "scheduling_strategies",
     "serialization",
     "state",
     "supervisor",
     "testing",
+    "tracing",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -1,4 +1,7 @@
-"""Progress bars on the screen of this process, drawn by tqdm if it is installed, else by rich.
+"""Progress bars on the screen of this process, whatever that is.
+
+In a terminal tqdm draws them if it is installed, else rich; in a notebook tqdm if there are
+widgets, else they are HTML; anywhere else they are lines of text (`ract.util.plain_bars`).
 
 Theory of operation
 -------------------
@@ -16,7 +19,10 @@ import functools
 import importlib
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
+
+from ract.util.plain_bars import HtmlScreen, LineScreen
 
 Key = Any
 DRAWN_PER_S = 10
@@ -28,8 +34,8 @@ class Screen(Protocol):
     def open(self, desc: str, total: float | None, unit: str) -> Key:
         """Show a new bar; ``total`` None if it is not known."""
 
-    def set(self, key: Key, desc: str, n: float, total: float | None) -> None:
-        """Move a bar."""
+    def set(self, key: Key, desc: str, n: float, total: float | None, note: str = "") -> None:
+        """Move a bar; ``note`` is more to be said of it."""
 
     def close(self, key: Key) -> None:
         """Let a bar stay as it is."""
@@ -47,12 +53,38 @@ class Screen(Protocol):
 @functools.cache
 def screen() -> Screen:
     """The screen of this process."""
-    try:
+    return choose(is_in_notebook(), sys.stderr.isatty(), _can_import)
+
+
+def choose(is_notebook: bool, is_terminal: bool, has: Callable[[str], bool]) -> Screen:
+    """The screen for a process.
+
+    Args:
+        is_notebook: It runs cells of a notebook.
+        is_terminal: A person sees its stderr.
+        has: Whether a module can be imported.
+    """
+    if not (is_notebook or is_terminal):
+        return LineScreen()
+    if has("tqdm.auto") and (has("ipywidgets") or not is_notebook):
         # By name, and in notebooks the widget.
-        external = importlib.import_module("tqdm.auto").tqdm
+        return TqdmScreen(importlib.import_module("tqdm.auto").tqdm)
+    return HtmlScreen() if is_notebook else RichScreen()
+
+
+def is_in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def _can_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
     except ImportError:
-        return RichScreen()
-    return TqdmScreen(external)
+        return False
+    return True
 
 
 class RichScreen:
@@ -69,15 +101,23 @@ class RichScreen:
         with self._lock:
             if self._progress is None:
                 self._start()
-            key = self._progress.add_task(desc, total=total, unit=unit, done=_done(0, total))
+            key = self._progress.add_task(
+                desc, total=total, unit=unit, done=_done(0, total), note=""
+            )
             self._open.add(key)
             return key
 
-    def set(self, key: Key, desc: str, n: float, total: float | None) -> None:
+    def set(self, key: Key, desc: str, n: float, total: float | None, note: str = "") -> None:
         with self._lock:
             if key in self._open:
-                done = _done(n, total)
-                self._progress.update(key, description=desc, completed=n, total=total, done=done)
+                self._progress.update(
+                    key,
+                    description=desc,
+                    completed=n,
+                    total=total,
+                    done=_done(n, total),
+                    note=f", {note}" if note else "",
+                )
 
     def close(self, key: Key) -> None:
         with self._lock:
@@ -103,13 +143,28 @@ class RichScreen:
 
     def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:.3g} {task.fields['unit']}/s" if speed else "")
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[done]} {task.fields[unit]}", markup=False),
+            TextColumn("{task.fields[done]} {task.fields[unit]}{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
+            Rate(),
+            TimeRemainingColumn(compact=True),
             console=self._console or Console(stderr=True),
             refresh_per_second=DRAWN_PER_S,
             # What goes to a file must not end up in the terminal.
@@ -150,12 +205,14 @@ class TqdmScreen:
             self._open[id(bar)] = bar
             return id(bar)
 
-    def set(self, key: Key, desc: str, n: float, total: float | None) -> None:
+    def set(self, key: Key, desc: str, n: float, total: float | None, note: str = "") -> None:
         with self._lock:
             bar = self._open.get(key)
             if bar is None:
                 return
             bar.total = total
+            if note:
+                bar.set_postfix_str(note, refresh=False)
             if desc != bar.desc.removesuffix(": "):
                 bar.set_description(desc, refresh=False)
             bar.update(n - bar.n)

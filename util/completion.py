@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ract
+from ract.client.refs import ERROR, STORED
 
 
 def as_completed(
@@ -29,6 +30,13 @@ def as_completed(
     """
     _check(chunk_size, wait_kwargs)
     return _completed(list(refs), chunk_size, yield_obj_refs, wait_kwargs)
+
+
+def has_failed(ref: Any) -> bool:
+    """Whether ``get`` of a ref that is ready raises. The value is not fetched."""
+    if ref._state == STORED:
+        return bool(ref._value[4])
+    return bool(ref._state == ERROR)
 
 
 def map_unordered(

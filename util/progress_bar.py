@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ract.util.completion import as_completed
+import ract
+from ract.util.completion import as_completed, has_failed
 from ract.util.tqdm import tqdm
 
 DRAWN_EVERY_S = 0.1
@@ -18,9 +19,12 @@ DRAWN_EVERY_S = 0.1
 def progress(
     refs: Iterable[Any], desc: str | None = None, *, yield_obj_refs: bool = False
 ) -> Iterator[Any]:
-    """Yield the values of refs as they become ready, and show a bar of how many are.
+    """Yield the values of refs as they become ready, and show how many are, and how many failed.
 
-    The bar is drawn on stderr, or in the notebook, with tqdm if it is installed.
+    With it go the rate and the time that is left. In a terminal it is a bar on stderr, in a
+    notebook one below the cell; where stderr is a file or a pipe, a line every ten seconds and at
+    the end. To wait for all without their values:
+    ``for _ in progress(refs, yield_obj_refs=True): pass``.
 
     Args:
         refs: Without duplicates.
@@ -35,7 +39,11 @@ def progress(
 
 
 def _progress(refs: list[Any], desc: str | None, yield_obj_refs: bool) -> Iterator[Any]:
+    failed = 0
     with tqdm(desc=desc, total=len(refs), flush_interval_s=DRAWN_EVERY_S) as bar:
-        for result in as_completed(refs, yield_obj_refs=yield_obj_refs):
+        for ref in as_completed(refs, yield_obj_refs=True):
+            if has_failed(ref):
+                failed += 1
+                bar.note = f"{failed} failed"
             bar.update()
-            yield result
+            yield ref if yield_obj_refs else ract.get(ref)

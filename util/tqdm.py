@@ -49,6 +49,7 @@ class BarState:
     total: float | None
     unit: str
     is_closed: bool
+    note: str = ""
 
 
 class tqdm:
@@ -64,7 +65,8 @@ class tqdm:
 
     Attributes:
         n: How much is done.
-        total: As given. After changing either, call `refresh`.
+        total: As given.
+        note: More to be said of it, like "2 failed". After changing one of these, call `refresh`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class tqdm:
                 total = len(iterable)  # type: ignore[arg-type]
         self.n: float = 0
         self.total = total
+        self.note = ""
         self._iterable = iterable
         self._desc = desc or ""
         self._unit = unit or "it"
@@ -146,6 +149,7 @@ class tqdm:
             total=self.total,
             unit=self._unit,
             is_closed=self._is_closed,
+            note=self.note,
         )
         if context.process.is_executor:
             running = context.running()
@@ -178,7 +182,7 @@ class BarManager:
             if key is None:
                 key = self._keys[state.id] = self._screen.open(desc, state.total, state.unit)
                 self._patch_print()
-            self._screen.set(key, desc, state.n, state.total)
+            self._screen.set(key, desc, state.n, state.total, state.note)
             if state.is_closed:
                 self._close(state.id)
 
@@ -253,6 +257,8 @@ def handle_line(text: str) -> bool:
     try:
         state = BarState(**json.loads(message))
         if not all(isinstance(x, (int, float)) for x in (state.n, state.total or 0)):
+            return False
+        if not isinstance(state.note, str):
             return False
     except (ValueError, TypeError):  # somebody printed the mark
         return False

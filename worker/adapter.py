@@ -28,7 +28,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 import dask
-import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
@@ -38,7 +37,7 @@ from ract.core.resources import UNIT
 from ract.core.security import fingerprint
 from ract.core.session import setting
 from ract.core.version import __version__
-from ract.worker import compat, detect, offer, shm, transfer
+from ract.worker import compat, detect, offer, shm, statistics, transfer
 from ract.worker import events as ev
 from ract.worker.answers import Answers
 from ract.worker.logs import LogTail, Rotation
@@ -47,6 +46,7 @@ from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions, spill_folder
+from ract.worker.statistics import Statistics, Totals
 from ract.worker.supervisor import Zygote
 from ract.worker.tunnel import Tunnels
 
@@ -76,7 +76,7 @@ class RactWorkerPlugin(WorkerPlugin):
         self._timer: asyncio.TimerHandle | None = None
         self._accepted = asyncio.Event()
         self._is_closing = False
-        self._host_process = psutil.Process()
+        self._totals = Totals()
         self.session_dir = ""
         self._undo = contextlib.ExitStack()
 
@@ -152,7 +152,7 @@ class RactWorkerPlugin(WorkerPlugin):
         compat.hurry(worker)
         self._join()
         self._spawn(self._watch_join())
-        self._spawn(self._report())
+        self._spawn(self._report(watching))
         self._spawn(self._tail())
         if watching.period_s and not self._options.get("for-driver"):
             self._spawn(self._watch_memory(watching))
@@ -391,10 +391,12 @@ class RactWorkerPlugin(WorkerPlugin):
         async with self._disk_turns:
             paths = self._segment_path(segment), self._disk_path(segment)
             try:
-                await asyncio.to_thread(shm.move_to_disk, *paths)
+                size = await asyncio.to_thread(shm.move_to_disk, *paths)
             except OSError as error:
                 self._turn(ev.SpillFailed(segment, str(error)))
             else:
+                self._totals.spills += 1
+                self._totals.spilled_bytes += size
                 self._turn(ev.SpillDone(segment))
 
     def _create_segment(self, command: ev.CreateSegment) -> None:
@@ -442,6 +444,7 @@ class RactWorkerPlugin(WorkerPlugin):
             logger.info("pull of %s failed: %s", command.object_id.hex(), error)
             self._turn(ev.PullFailed(command.object_id, command.source, str(error)))
         else:
+            self._totals.pulled(command.source, command.size)
             self._turn(ev.PullDone(command.object_id))
 
     async def _connect(self, address: str) -> Any:
@@ -455,6 +458,8 @@ class RactWorkerPlugin(WorkerPlugin):
         else:
             path = self._segment_path(stored.segment)
             await transfer.serve_pull(comm, path, stored.offset, stored.size)
+            self._totals.serves += 1
+            self._totals.served_bytes += stored.size
         return compat.keep_comm()
 
     async def _connect_node(self, node_id: bytes) -> Any:
@@ -466,30 +471,21 @@ class RactWorkerPlugin(WorkerPlugin):
 
     # ------------------------------------------------------------------ reports
 
-    async def _report(self) -> None:
+    async def _report(self, watching: Settings) -> None:
+        assert self._machine is not None
+        sampler = Statistics(watching, os.path.dirname(self._spill_dir))
+        sampled: dict[str, Any] = {}
         while True:
             await asyncio.sleep(STATS_PERIOD_S)
-            self._send(m.NodeStats(self.node_id, self._stats()))
-
-    def _stats(self) -> dict[str, Any]:
-        assert self._machine is not None
-        store = self._machine.objects.store
-        memory = psutil.virtual_memory()
-        return {
-            "cpu_percent": psutil.cpu_percent(),
-            "memory_used": memory.total - memory.available,
-            "memory_total": memory.total,
-            "daemon_rss": self._host_process.memory_info().rss,
-            "store_capacity": store.capacity,
-            "store_used": store.used_bytes,
-            "store_objects": len(store.objects),
-            "store_object_bytes": store.object_bytes,
-            "store_spilled": store.spilled_bytes,
-            "executors": [
-                {"process": e.process, "pid": e.pid, "state": e.state}
-                for e in self._machine.executors.values()
-            ],
-        }
+            try:
+                processes = statistics.watched(self._machine)
+                at = self._loop.time()
+                sampled = await asyncio.to_thread(sampler.sample, processes, at)
+            except (OSError, ValueError, KeyError) as error:
+                logger.warning("cannot look at what this machine uses: %s", error)
+            self._turn(ev.ReportDue())
+            told = statistics.of_machine(self._machine, self._totals)
+            self._send(m.NodeStats(self.node_id, {**sampled, **told}))
 
     async def _watch_memory(self, settings: Settings) -> None:
         assert self._machine is not None

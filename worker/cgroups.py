@@ -27,7 +27,24 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     Args:
         root: Where the file system begins, for tests.
     """
-    return min((n for folder in _folders("cpu", root) for n in _quota(folder)), default=None)
+    group = cpu_group(root)
+    return None if group is None else group[1]
+
+
+def cpu_group(root: Path = ROOT) -> tuple[Path, float] | None:
+    """The folder of the group that leaves the process least time, and how many CPUs' worth."""
+    limits = ((folder, n) for folder in _folders("cpu", root) for n in _quota(folder))
+    return min(limits, key=lambda limit: limit[1], default=None)
+
+
+def cpu_used_s(folder: Path) -> float | None:
+    """CPU time that a group has used, in seconds; None if the group does not say."""
+    for line in _lines(folder / "cpu.stat"):
+        name, _, value = line.partition(" ")
+        if name == "usage_usec":
+            return int(value) / 1e6
+    used = _number(folder, ("cpuacct.usage",))
+    return None if used is None else used / 1e9
 
 
 def memory_available(root: Path = ROOT) -> int | None:

@@ -123,6 +123,11 @@ class MemoryHigh:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportDue:
+    """The scheduler should hear what was measured since the last time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """A deadline has come."""
 

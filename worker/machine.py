@@ -29,6 +29,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ract.core import messages as m
+from ract.core import metrics
+from ract.core.ids import worker_id_bytes
 from ract.core.messages import ExitCause
 from ract.worker import events as ev
 from ract.worker import memory
@@ -133,6 +135,11 @@ class NodeMachine:
         self._commands: list[Any] = []
         self._numbers: list[tuple[int, int]] = []  # (next, end) blocks
         self._block_asked = False
+        #: What processes have measured and the scheduler was not told yet.
+        self.metrics = metrics.Table()
+        self._refused_told = 0
+        self.forks = 0  #: executors that were asked of the zygote, ever
+        self.oom_kills = 0  #: executors with work that were ended for lack of memory, ever
         self._relieved_at = 0.0  #: when an executor was gone last, with what it held
         self._now = 0.0
 
@@ -275,6 +282,7 @@ class NodeMachine:
         driver = self.drivers.pop(process, None)
         if driver is not None:
             self.objects.process_gone(process)
+            self._report_metrics()
             cause = ExitCause("exited", "the driver has left", pid=driver.hello.pid)
             self._tell(m.ProcessExited(self.node_id, process, cause))
             return
@@ -309,6 +317,7 @@ class NodeMachine:
         """The process is gone and has said its last."""
         del self.executors[executor.process]
         self.objects.process_gone(executor.process)
+        self._report_metrics()  # before its end is known: then its gauges go
         cause = self._cause(executor)
         work = executor.work
         if isinstance(work, m.StartActor):
@@ -350,6 +359,7 @@ class NodeMachine:
         executor = self.executors[process] = Executor(process, work=work)
         if work is not None:
             self._bind(executor, work)
+        self.forks += 1
         self._command(ev.Fork(process, {}))
         return executor
 
@@ -494,6 +504,7 @@ class NodeMachine:
         )
         kind = "out_of_memory" if executor.work is not None else "idle"
         self._command(ev.Warn(f"{_describe(executor)} ends for lack of memory: {detail}"))
+        self.oom_kills += executor.work is not None
         self._kill(executor, ExitCause(kind, detail, is_final=victim.is_final))
 
     def _cancel(self, event: m.CancelWanted) -> None:
@@ -552,14 +563,30 @@ class NodeMachine:
                 executor.announced = message.cause
                 if executor.state != ENDING:
                     executor.move(ENDING)
+        elif isinstance(message, m.MetricsReported):
+            self._metrics_reported(message)
         elif not self.objects.from_process(event.process, message):
             self._tell(message)
+
+    # ------------------------------------------------------------------ metrics
+
+    def _metrics_reported(self, message: m.MetricsReported) -> None:
+        of_all = ("JobId", message.job_id.hex(), "NodeId", self.node_id.hex())
+        of_gauges = (metrics.WORKER, worker_id_bytes(message.process, self.cluster_id).hex())
+        self.metrics.merge(message.metrics, of_all, of_gauges)
+        self.metrics.refused += max(0, message.refused)
+
+    def _report_metrics(self) -> None:
+        if self.metrics.count or self.metrics.refused != self._refused_told:
+            self._refused_told = self.metrics.refused
+            self._tell(m.NodeMetrics(self.node_id, self.metrics.take(), self._refused_told))
 
     # ------------------------------------------------------------------ invariants
 
     def check(self) -> None:
         """Assert the invariants."""
         self.objects.check()
+        self.metrics.check()
         leases = [e.work.lease for e in self.executors.values() if isinstance(e.work, m.StartLease)]
         assert len(leases) == len(set(leases)), "one executor per lease"
         for executor in self.executors.values():
@@ -618,5 +645,6 @@ _HANDLERS: dict[type, _Handler] = {
     ev.PullDone: lambda machine, event: machine.objects.pull_done(event),
     ev.PullFailed: lambda machine, event: machine.objects.pull_failed(event),
     ev.MemoryHigh: NodeMachine._memory_high,
+    ev.ReportDue: lambda machine, event: machine._report_metrics(),
     ev.Tick: NodeMachine._tick,
 }

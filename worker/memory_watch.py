@@ -51,7 +51,7 @@ class MemoryWatch:
             at: The time, as it is to stand in the event.
         """
         pids = sorted(pids)
-        used, total = self._use(pids)
+        used, total = self.use(pids)
         if used <= total * self._settings.threshold:
             return None
         held, groups = self._who_holds()
@@ -67,7 +67,7 @@ class MemoryWatch:
         )
         return MemoryHigh(at, used, total, self._settings.threshold, together, peak, consumers)
 
-    def _use(self, pids: list[int]) -> tuple[int, int]:
+    def use(self, pids: Iterable[int]) -> tuple[int, int]:
         """(used, total) bytes of what is fullest: the machine, or a group that it is in."""
         if self._settings.share_bytes:
             return sum(map(self._held, pids)), self._settings.share_bytes

@@ -49,7 +49,7 @@ def create_on_disk(path: str, target: str, size: int) -> None:
         raise
 
 
-def move_to_disk(path: str, target: str) -> None:
+def move_to_disk(path: str, target: str) -> int:
     """Copy a segment to disk and have its path lead there.
 
     Whoever opens the path meanwhile gets the one or the other. Who has the memory mapped keeps it.
@@ -58,7 +58,8 @@ def move_to_disk(path: str, target: str) -> None:
         OSError: no room on the disk; then nothing has changed.
     """
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-    _check_room(os.path.dirname(target), os.stat(path).st_size)
+    size = os.stat(path).st_size
+    _check_room(os.path.dirname(target), size)
     link = f"{path}.link"  # beside the path, so that it can take its place at once
     try:
         shutil.copyfile(path, target)
@@ -70,6 +71,7 @@ def move_to_disk(path: str, target: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)
         raise
+    return size
 
 
 def _check_room(folder: str, size: int) -> None:

@@ -99,6 +99,11 @@ class StoreIndex:
         return self._bytes - sum(s.size for s in self.pool.values())
 
     @property
+    def pinned_bytes(self) -> int:
+        """Bytes of shared memory in use that cannot be given up: they hold no mere copies."""
+        return self._bytes - self._reclaimable()
+
+    @property
     def object_bytes(self) -> int:
         """Bytes of living objects."""
         return sum(stored.size for stored in self.objects.values())

@@ -29,8 +29,8 @@ PAGES = (
                 "task-stream",
                 "Task stream, last minute",
                 wide=True,
-                note="One row per executor; red is failed. Calls that follow each other closely are "
-                "one bar; pale bars sum up what is forgotten.",
+                note="One row per executor; red is failed. Calls that follow each other closely "
+                "are one bar; pale bars sum up what is forgotten.",
             ),
             Table(
                 "failures",
@@ -92,7 +92,10 @@ PAGES = (
                     Column("start_ms", "Started", "time"),
                     Column("took_s", "Took", "seconds"),
                     Column("error_type", "Error type"),
-                    Column("message", "Error", "pre"),
+                    Column("site", "Called from", "mono"),
+                    Column("parent", "Called by", "mono"),
+                    Column("message", "Error"),
+                    Column("traceback", "Traceback", "pre"),
                 ),
             ),
             Block("log", "Log of its process"),

@@ -38,7 +38,8 @@ _BYTES_JS = """
 let n = Math.abs(VALUE), i = 0;
 const units = ["B", "KiB", "MiB", "GiB", "TiB"];
 while (n >= 1024 && i < 4) { n /= 1024; i += 1; }
-return (VALUE < 0 ? "-" : "") + (n >= 100 || Number.isInteger(n) ? n.toFixed(0) : n.toFixed(1)) + " " + units[i];
+const digits = n >= 100 || Number.isInteger(n) ? 0 : 1;
+return (VALUE < 0 ? "-" : "") + n.toFixed(digits) + " " + units[i];
 """
 _CLOCK_JS = """
 const d = new Date(VALUE), two = (n) => String(n).padStart(2, "0");

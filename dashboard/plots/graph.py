@@ -9,7 +9,7 @@ from bokeh.models import ColumnDataSource, Range1d
 
 from ract.dashboard.plots import base
 from ract.dashboard.plots.base import BLUE, GREEN, GREY, RED, Given
-from ract.dashboard.source import query
+from ract.dashboard.source import look
 
 WIDTH, TALL = 0.74, 0.66
 ROW_HEIGHT = 46
@@ -79,7 +79,7 @@ class TaskGraph:
 
     def update(self) -> None:
         """Lay it out anew if it has changed."""
-        found = query(self._source, "graph", self._args)
+        found = look(self._source, "graph", self._args)
         if found == self._last:
             return
         self._last = found

@@ -8,7 +8,7 @@ from bokeh.models import ColumnDataSource, FactorRange, LinearColorMapper, Range
 
 from ract.dashboard.plots import base
 from ract.dashboard.plots.base import BLUE, DIM, GREEN, ORANGE, Given
-from ract.dashboard.source import query
+from ract.dashboard.source import look
 from ract.dashboard.views.table import size_text
 
 NODES_MAX = 30
@@ -56,7 +56,7 @@ class Stores:
 
     def update(self) -> None:
         """Show the newest reports, of the fullest nodes if there are many."""
-        rows = query(self._source, "stores", {})["rows"]
+        rows = look(self._source, "stores", {})["rows"]
         rows = sorted(rows, key=lambda row: -row["used"])[:NODES_MAX]
         rows.sort(key=lambda row: row["node"])
         names = [row["node"] for row in rows][::-1]
@@ -114,7 +114,7 @@ class Transfers:
 
     def update(self) -> None:
         """Show the newest sums, of the nodes that moved most if there are many."""
-        found = query(self._source, "transfers", {})
+        found = look(self._source, "transfers", {})
         moved: dict[str, int] = {}
         for cell in found["cells"]:
             for name in (cell["from"], cell["to"]):

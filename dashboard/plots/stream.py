@@ -8,7 +8,7 @@ from bokeh.models import ColumnDataSource, CustomJSTickFormatter, FactorRange, R
 
 from ract.dashboard.plots import base
 from ract.dashboard.plots.base import PALETTE, RED, Given
-from ract.dashboard.source import query
+from ract.dashboard.source import look
 from ract.dashboard.views.stream import SUMMED
 
 ROW_HEIGHT = 17
@@ -56,7 +56,7 @@ class TaskStream:
 
     def update(self) -> None:
         """Show the newest bars."""
-        found = query(self._source, "stream", self._args)
+        found = look(self._source, "stream", self._args)
         until = found["until_ms"] / 1000
         window = float(self._args["window_s"])
         if (self._span.start, self._span.end) != (-window, 0.0):

@@ -398,7 +398,7 @@
   const MORE = {
     failures: (task) => h("div", { class: "one" },
       h("a", { href: `task?id=${task.task_id}` }, `${clock(task.start_ms)}`), ` on `, h("a", { href: `node?id=${task.node_id}` }, task.node),
-      `, pid ${task.pid} `, h("a", { href: `logs?node_id=${task.node_id}&process=${task.process}` }, "log"), h("pre", {}, task.message || "no message")),
+      `, pid ${task.pid} `, h("a", { href: `logs?node_id=${task.node_id}&process=${task.process}` }, "log"), h("pre", {}, task.traceback || task.message || "no message")),
     groups: (bundle) => h("div", { class: "one" }, `Bundle ${bundle.index}: ${bundle.resources} `,
       bundle.node ? h("a", { href: `node?id=${bundle.node_id}` }, `on ${bundle.node}`) : "not placed", bundle.used ? `, taken: ${bundle.used}` : ""),
   };

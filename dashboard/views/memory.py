@@ -23,7 +23,7 @@ def stores(machine: SchedulerMachine, args: Args) -> Row:
     for node in machine.nodes.alive:
         said = measured(node)
         objects = stat(node.stats, "store_object_bytes")
-        pinned = stat(node.stats, "store_pinned_bytes")
+        pinned = stat(node.stats, "store_pinned_bytes", "store_pinned")
         if pinned is None:
             pinned = _pinned(machine, node.node_id)
         used, total, spilled = said["store_used"], said["store_total"], said["spilled"] or 0

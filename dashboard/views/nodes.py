@@ -1,7 +1,7 @@
 """Views of nodes and of the processes on them.
 
-What a node says of itself comes in `ract.core.messages.NodeStats`; what it does not say is None, and
-the pages then write "not reported".
+What a node says of itself comes in `ract.core.messages.NodeStats`; what it does not say is None,
+and the pages then write "not reported".
 """
 
 from __future__ import annotations

@@ -123,39 +123,67 @@ def _bars(run: Run, lane: str, gap: float, since: float) -> Iterator[Bar]:
 def graph(machine: SchedulerMachine, args: Args) -> Row:
     """``job_id`` (default: the newest job with calls): which functions call which, with counts.
 
-    A call's number says which process made it; if that was an executor, it stands for the functions
-    or the actor that it ran. Made of the newest `GRAPH_CALLS_MAX` calls that are remembered.
+    A call knows the number of the call that made it, which gives the function if that is remembered
+    too; else its own number says which process made it, hence what ran there. Made of the newest
+    `GRAPH_CALLS_MAX` calls that are remembered.
     """
     job_id = table.bytes_of(args.get("job_id", ""), "a job") or _newest_job(machine)
-    edges: Counter[tuple[int, str]] = Counter()  # (process, name)
+    made: Counter[tuple[int, int, str]] = Counter()  # (parent, process that made it, name)
     failed: Counter[str] = Counter()
-    runs_in: dict[int, Counter[str]] = {}
+    ran_in: dict[int, Counter[str]] = {}
     actors: dict[str, bytes] = {}
     seen = 0
-    for task in reversed(machine.tasks.table.values()):
-        if task.job_id == job_id and seen < GRAPH_CALLS_MAX:
-            seen += 1
-            number = int.from_bytes(task.task_id[:8], "big")
-            edges[number >> COUNTER_BITS, task.name] += 1
-            failed[task.name] += task.state == "FAILED"
-            runs_in.setdefault(task.executor, Counter())[task.name] += 1
-            if task.actor_id:
-                actors[task.name] = task.actor_id
-    for run in reversed(machine.tasks.runs):
-        if seen >= GRAPH_CALLS_MAX:
-            break
-        if run.job_id != job_id:
-            continue
-        seen += len(run.numbers)
-        for process, count in Counter(n >> COUNTER_BITS for n in run.numbers).items():
-            edges[process, run.name] += count
-        runs_in.setdefault(run.executor, Counter())[run.name] += len(run.numbers)
-        if run.actor_id:
-            actors[run.name] = run.actor_id
+    singles, runs = _of_job(machine, job_id)
+    for task in singles:
+        made[task.parent, _number(task) >> COUNTER_BITS, task.name] += 1
+        failed[task.name] += task.state == "FAILED"
+    for run in runs:
+        parents = run.parents or [0] * len(run.numbers)
+        for (parent, process), count in Counter(
+            zip(parents, (number >> COUNTER_BITS for number in run.numbers), strict=True)
+        ).items():
+            made[parent, process, run.name] += count
+    for item in (*singles, *runs):
+        count = len(item.numbers) if isinstance(item, Run) else 1
+        seen += count
+        ran_in.setdefault(item.executor, Counter())[item.name] += count
+        if item.actor_id:
+            actors[item.name] = item.actor_id
+    names = _names_of({parent for parent, _, _ in made if parent}, singles, runs)
     merged: Counter[tuple[str, str]] = Counter()
-    for (process, name), count in edges.items():
-        merged[_caller(machine, process, job_id, runs_in), name] += count
+    for (parent, process, name), count in made.items():
+        caller = names.get(parent) or _caller(machine, process, job_id, ran_in)
+        merged[caller, name] += count
     return _cut(merged, failed, actors, job_id, seen)
+
+
+def _of_job(machine: SchedulerMachine, job_id: bytes) -> tuple[list[Task], list[Run]]:
+    """The newest calls of a job: single ones, and runs."""
+    singles = [task for task in reversed(machine.tasks.table.values()) if task.job_id == job_id]
+    singles = singles[:GRAPH_CALLS_MAX]
+    room = GRAPH_CALLS_MAX - len(singles)
+    runs = []
+    for run in reversed(machine.tasks.runs):
+        if room <= 0:
+            break
+        if run.job_id == job_id:
+            runs.append(run)
+            room -= len(run.numbers)
+    return singles, runs
+
+
+def _names_of(parents: set[int], singles: list[Task], runs: list[Run]) -> dict[int, str]:
+    """The functions of these calls, as far as they are remembered."""
+    if not parents:
+        return {}
+    found = {number: task.name for task in singles if (number := _number(task)) in parents}
+    for run in runs:
+        found.update(dict.fromkeys(parents.intersection(run.numbers), run.name))
+    return found
+
+
+def _number(task: Task) -> int:
+    return int.from_bytes(task.task_id[:8], "big")
 
 
 def _cut(
@@ -202,12 +230,12 @@ def _newest_job(machine: SchedulerMachine) -> bytes:
 
 
 def _caller(
-    machine: SchedulerMachine, process: int, job_id: bytes, runs_in: dict[int, Counter[str]]
+    machine: SchedulerMachine, process: int, job_id: bytes, ran_in: dict[int, Counter[str]]
 ) -> str:
     job = machine.processes.jobs.get(job_id)
     if job is not None and job.driver == process:
         return "driver"
-    ran = runs_in.get(process)
+    ran = ran_in.get(process)
     if not ran:
         return "another process"
     names = [name for name, _ in ran.most_common(2)]

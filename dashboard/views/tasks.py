@@ -12,7 +12,7 @@ from ract.dashboard.views import table
 from ract.dashboard.views.actors import CALL_SORTS, call_row
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.task_stats import CallStats, ErrorStats
+from ract.scheduler.task_stats import CallStats, ErrorStats, headline
 from ract.scheduler.tasks import ENDED, Run, Task
 
 # --------------------------------------------------------------------------- by function
@@ -28,31 +28,34 @@ class Function:
     now: float
 
 
-def waiting_by_name(machine: SchedulerMachine) -> dict[str, int]:
-    """Calls that wait for an executor, by function; shapes shared by several are shared out."""
-    found: dict[str, int] = {}
+def waiting_by_name(machine: SchedulerMachine) -> dict[tuple[str, str], int]:
+    """Calls that wait, by function and type.
+
+    Those that have waited for a second are told one by one; others are known by what they ask for.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for queue in machine.tasks.queues.values():
+        for task in queue.tasks.values():
+            found[task.name, task.type] = found.get((task.name, task.type), 0) + 1
+    told = {name for name, _ in found}
     for want in machine.leases.wants.values():
-        if want.need and want.names:
-            name = ", ".join(sorted(want.names))
-            found[name] = found.get(name, 0) + want.need
+        if want.need and want.names and not told.intersection(want.names):
+            key = (", ".join(sorted(want.names)), events.NORMAL_TASK)
+            found[key] = found.get(key, 0) + want.need
     return found
 
 
 def _functions(machine: SchedulerMachine, args: Args) -> Iterable[Function]:
-    now = machine.turn.now
+    now, stats = machine.turn.now, machine.tasks.stats.functions
     waiting = waiting_by_name(machine)
     running: dict[tuple[str, str], int] = {}
     for (name, type_, state), count in machine.tasks.counts.items():
         if state not in ENDED and count:
             running[name, type_] = running.get((name, type_), 0) + count
-    found = []
-    for key, stats in machine.tasks.stats.functions.items():
-        found.append(Function(stats, running.pop(key, 0), waiting.pop(key[0], 0), now))
-    for (name, type_), count in running.items():
-        found.append(Function(CallStats(name, type_), count, waiting.pop(name, 0), now))
-    for name, count in waiting.items():
-        found.append(Function(CallStats(name, events.NORMAL_TASK), 0, count, now))
-    return found
+    return [
+        Function(stats.get(key) or CallStats(*key), running.get(key, 0), waiting.get(key, 0), now)
+        for key in dict.fromkeys((*stats, *running, *waiting))
+    ]
 
 
 def _function_row(machine: SchedulerMachine, item: Function) -> Row:
@@ -93,7 +96,7 @@ def _error_row(machine: SchedulerMachine, error: ErrorStats) -> Row:
         "count": error.count,
         "first_ms": table.ms(error.first_at),
         "last_ms": table.ms(error.last_at),
-        "message": error.examples[-1].error_message.partition("\n")[0],
+        "message": headline(error.examples[-1].error_message),
         "examples": [_task_row(machine, task) for task in reversed(error.examples)],
     }
 
@@ -128,10 +131,13 @@ def _task_row(machine: SchedulerMachine, task: Task) -> Row:
         "process": task.executor,
         "actor_id": task.actor_id.hex(),
         "job": task.job_id.hex(),
-        "start_ms": table.ms(task.start),
-        "took_s": task.end - task.start if task.end else None,
+        "start_ms": table.ms(task.start) if task.start > 0 else None,
+        "took_s": task.end - task.start if task.end and task.start > 0 else None,
         "error_type": task.error_type,
-        "message": task.error_message,
+        "message": headline(task.error_message),
+        "traceback": task.error_message if "\n" in task.error_message else "",
+        "parent": f"{task.parent:016x}" if task.parent else "",
+        "site": task.facts.get("site", ""),
     }
 
 
@@ -164,33 +170,35 @@ class _Wanted:
 
 
 def tasks(machine: SchedulerMachine, args: Args) -> Row:
-    """The calls that are remembered: those that failed or run, then the finished, newest first.
+    """The calls that are remembered: those that wait, failed or run; then the finished ones.
+
+    Each the newest first.
 
     Whole batches are passed over, so that it costs the same with a million calls. ``id`` (hex)
     shows one task.
     """
     wanted = _Wanted.of(args)
     one = table.bytes_of(args.get("id", ""), "a task")
+    waiting = [task for queue in machine.tasks.queues.values() for task in queue.tasks.values()]
     singles = [
         task
-        for task in reversed(machine.tasks.table.values())
+        for task in (*waiting, *reversed(machine.tasks.table.values()))
         if wanted.takes(task, task.state, f"{task.task_id.hex()} {task.error_message}")
         and (not one or task.task_id == one)
     ]
     runs = [run for run in reversed(machine.tasks.runs) if wanted.takes(run, events.FINISHED)]
     if one:
-        runs, found = [], [*singles, *_in_runs(runs, one)]
-        singles = found
+        runs, singles = [], [*singles, *_in_runs(runs, one)]
     matched = len(singles) + sum(len(run.numbers) for run in runs)
     number, size = table.page_of(args, matched)
     shown = _slice(singles, runs, number * size, size)
-    total = len(machine.tasks.table) + machine.tasks.in_runs
-    counts = machine.tasks.counts
+    total = machine.tasks.size
     states: dict[str, int] = {}
     types: dict[str, int] = {}
-    for (_, type_, state), count in counts.items():
-        states[state] = states.get(state, 0) + count
-        types[type_] = types.get(type_, 0) + count
+    for entry in machine.tasks.summary().values():
+        for state, count in entry["state_counts"].items():
+            states[state] = states.get(state, 0) + count
+            types[entry["type"]] = types.get(entry["type"], 0) + count
     found_rows = [_task_row(machine, task) for task in shown]
     answer = table.answer(found_rows, total, matched, args, {"state": states, "type": types})
     return {**answer, "forgotten": machine.tasks.forgotten}
@@ -212,7 +220,7 @@ def _in_runs(runs: list[Run], task_id: bytes) -> Iterator[Task]:
             continue
         for i, number in enumerate(run.numbers):
             if task_id_bytes(number, run.job_id, run.actor_id) == task_id:
-                yield from _records(run, i, i + 1)
+                yield run.task(i)
 
 
 def _slice(singles: list[Task], runs: list[Run], skip: int, size: int) -> list[Task]:
@@ -225,26 +233,9 @@ def _slice(singles: list[Task], runs: list[Run], skip: int, size: int) -> list[T
         if skip < count:
             newest = count - skip
             oldest = max(0, newest - (size - len(shown)))
-            shown += reversed(list(_records(run, oldest, newest)))
+            shown += map(run.task, range(newest - 1, oldest - 1, -1))
         skip = max(0, skip - count)
     return shown
-
-
-def _records(run: Run, first: int, end: int) -> Iterator[Task]:
-    """Some of a run's calls."""
-    part = Run(
-        run.name,
-        run.function,
-        run.type,
-        run.actor_id,
-        run.job_id,
-        run.numbers[first:end],
-        run.times[2 * first : 2 * end],
-        run.executor,
-        run.pid,
-        run.node_id,
-    )
-    return part.tasks()
 
 
 VIEWS: dict[str, View] = {

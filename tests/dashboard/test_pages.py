@@ -274,10 +274,10 @@ def test_live_updates_come_through_the_guard_and_only_with_the_token(path):
     with_dashboard(story)
 
 
-def test_logs_are_read_in_pieces_and_searched(tmp_path):
+def test_logs_are_followed_and_searched(tmp_path):
     lines = [f"line {i} ünïcode" for i in range(5000)]
-    (tmp_path / "worker-7-42.out").write_text("\n".join(lines) + "\n")
-    (tmp_path / "secret").symlink_to("/etc/passwd")
+    log = tmp_path / "worker-7-42.out"
+    log.write_text("\n".join(lines) + "\n")
     (tmp_path / "folder").mkdir()
     source = FedSource(small_cluster(), tmp_path)
 
@@ -288,23 +288,20 @@ def test_logs_are_read_in_pieces_and_searched(tmp_path):
             return answer.code, json.loads(answer.body)
 
         code, found = await get("files")
-        assert [file["name"] for file in found["files"]] == ["worker-7-42.out"]
-        name = found["files"][0]["name"]
-        text, offset = "", 0
-        while not text.endswith(f"{lines[-1]}\n"):
-            code, piece = await get("read", name=name, offset=offset, size=1001)
-            assert code == 200
-            assert piece["offset"] == offset
-            text, offset = text + piece["text"], piece["next"]
-        assert text.splitlines() == lines, "characters are not cut in two"
-        code, tail = await get("read", name=name, offset=-100)
-        assert tail["text"].splitlines()[-1] == lines[-1]
-        assert tail["text"].splitlines()[0] in lines, "a tail begins with a whole line"
-        code, found = await get("search", name=name, q="LINE%20499")
+        assert [(file["name"], file["process"]) for file in found["files"]] == [(log.name, 7)]
+        code, tail = await get("read", name=log.name, tail=10)
+        assert (code, tail["text"].splitlines()) == (200, lines[-10:])
+        with log.open("a") as file:
+            file.write("more\nand unfinished")
+        code, new = await get("read", name=log.name, offset=tail["next"])
+        assert new["text"] == "more\n"
+        code, rest = await get("read", name=log.name, offset=new["next"], rest=1)
+        assert (rest["text"], rest["next"]) == ("and unfinished", rest["end"])
+        code, found = await get("search", name=log.name, q="LINE%20499")
         assert found["lines"] == [line for line in lines if line.startswith("line 499")]
-        assert found["offset"] == found["end"]
-        assert (await get("search", name=name, q=""))[0] == 400
-        for bad in ("secret", "folder", "..", "../secret", "%2fetc%2fpasswd", "nothing", ""):
+        assert found["is_done"]
+        assert (await get("search", name=log.name, q=""))[0] == 400
+        for bad in ("folder", "..", "../secret", "%2fetc%2fpasswd", "nothing"):
             assert (await get("read", name=bad))[0] == 404, bad
 
     with_dashboard(story, source=source)

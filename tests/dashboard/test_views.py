@@ -279,10 +279,8 @@ def test_graph_says_who_calls_whom():
 @pytest.fixture(scope="module")
 def large():
     """10,000 actors, and 1,000,000 finished tasks of which the machine remembers 100,000."""
-    from dataclasses import replace
-
     cluster = FedCluster(100)
-    cluster.machine.turn.settings = replace(cluster.machine.turn.settings, tasks_max=100_000)
+    cluster.remember(100_000)
     cluster.wait(1000)
     for i in range(10_000):
         actor_id, executor = cluster.actor_up(f"Class{i % 50}", f"actor-{i}")

@@ -15,6 +15,7 @@ from ract.scheduler.task_stats import CallStats, Rate
 def cluster():
     made = FedCluster(2)
     made.wait(100)
+    made.remember(10_000)
     return made
 
 

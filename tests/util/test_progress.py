@@ -4,15 +4,19 @@ import builtins
 import contextlib
 import io
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
 from rich.console import Console
 
 import ract
+from ract.core.session import child_environment
 from ract.testing import SignalActor, wait_for_condition
 from ract.util import bars, progress
 from ract.util import tqdm as bar_module
+from ract.util.plain_bars import LINES_EVERY_S, HtmlScreen, LineScreen
 from ract.util.tqdm import BarManager, handle_line, safe_print, tqdm
 
 
@@ -22,10 +26,11 @@ def cluster(ract_module):
 
 
 class FakeScreen:
-    """Notes what would be drawn: (description, n, total) by key; and what was closed."""
+    """Notes what would be drawn: (description, n, total) by key; notes; and what was closed."""
 
     def __init__(self):
         self.bars = {}
+        self.notes = {}
         self.closed = []
         self.entered = 0
         self.hidden = False
@@ -34,8 +39,9 @@ class FakeScreen:
         self.bars[len(self.bars)] = (desc, 0, total)
         return len(self.bars) - 1
 
-    def set(self, key, desc, n, total):
+    def set(self, key, desc, n, total, note=""):
         self.bars[key] = (desc, n, total)
+        self.notes[key] = note
 
     def close(self, key):
         assert key not in self.closed
@@ -100,12 +106,35 @@ def test_refs_can_be_had_in_place_of_values(screen):
     refs = [fail.remote(), ract.put(1)]
     assert set(progress(refs, yield_obj_refs=True)) == set(refs)
     assert screen.bars == {0: ("", 2, 2)}
+    assert screen.notes == {0: "1 failed"}
+
+
+def test_all_kinds_of_failures_are_counted_without_fetching_values(screen):
+    @ract.remote(num_cpus=0)
+    def large(fails):
+        import numpy as np
+
+        if fails:
+            raise ValueError(np.zeros(2**20))
+        return np.zeros(2**20)
+
+    @ract.remote(num_cpus=0)
+    def elsewhere():
+        return [large.remote(True)]
+
+    [borrowed] = ract.get(elsewhere.remote())
+    refs = [large.remote(True), large.remote(False), large.remote(True), borrowed, fail.remote()]
+    for _ in progress(refs, "all", yield_obj_refs=True):
+        pass
+    assert screen.bars == {0: ("all", 5, 5)}
+    assert screen.notes == {0: "4 failed"}
 
 
 def test_error_closes_the_bar(screen):
     with pytest.raises(KeyError):
         list(progress(iter([fail.remote()])))
     assert screen.closed == [0]
+    assert screen.notes == {0: "1 failed"}
 
 
 def test_leaving_the_loop_closes_the_bar(screen):
@@ -198,6 +227,7 @@ def test_other_lines_are_left_alone(screen):
         assert not handle_line(text)
     assert not handle_line(message(n="much"))
     assert not handle_line(message(surplus=1))
+    assert not handle_line(message(note=1))
     assert screen.bars == {}
 
 
@@ -259,7 +289,7 @@ def drawn(is_terminal):
     first = screen.open("[first]", 10, "B")
     second = screen.open("second", None, "it")
     screen.set(first, "[renamed]", 4, 10)
-    screen.set(second, "second", 7, None)
+    screen.set(second, "second", 7, None, "2 failed")
     screen.hide()
     screen.show()
     screen.close(first)
@@ -276,7 +306,7 @@ def test_rich_draws_bars_and_leaves_nothing_running(is_terminal):
     wait_for_condition(lambda: threading.active_count() == threads)
     last = text[text.rindex("[renamed]") :]
     assert "4/10 B" in last
-    assert "7 it" in last
+    assert "7 it, 2 failed" in last
     assert "too late" not in text
 
 
@@ -292,6 +322,9 @@ class FakeTqdm:
 
     def set_description(self, desc, refresh):
         self.desc = desc + ": "
+
+    def set_postfix_str(self, text, refresh):
+        self.postfix = text
 
     def update(self, n):
         self.n += n
@@ -316,7 +349,8 @@ def test_tqdm_draws_bars():
     key = screen.open("a", 10, "")
     [bar] = FakeTqdm.made
     screen.set(key, "b", 4, 20)
-    screen.set(key, "b", 3, 20)
+    screen.set(key, "b", 3, 20, "1 failed")
+    assert bar.postfix == "1 failed"
     assert (bar.desc, bar.n, bar.total, bar.unit) == ("b: ", 3, 20, "it")
     screen.hide()
     screen.show()
@@ -327,3 +361,117 @@ def test_tqdm_draws_bars():
     screen.set(key, "b", 9, 20)
     assert bar.n == 3
     assert bar.log == ["clear", "refresh", "refresh", "close"]
+
+
+def test_each_kind_of_output_has_its_screen():
+    def kind(is_notebook, is_terminal, *modules):
+        return type(bars.choose(is_notebook, is_terminal, modules.__contains__)).__name__
+
+    assert kind(False, True) == "RichScreen"
+    assert kind(False, False) == kind(False, False, "tqdm.auto") == "LineScreen"
+    assert kind(True, False) == kind(True, False, "ipywidgets") == "HtmlScreen"
+    assert not bars.is_in_notebook()
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_lines_come_now_and_then_and_at_the_end():
+    clock, file = Clock(), io.StringIO()
+    screen = LineScreen(file, clock)
+    key = screen.open("work", 100, "it")
+    for n in (10, 40):
+        clock.now += 0.5 * LINES_EVERY_S
+        screen.set(key, "work", n, 100, "2 failed" if n == 40 else "")
+    clock.now += LINES_EVERY_S
+    screen.set(key, "work", 40, 100)  # it has not moved
+    screen.hide()
+    screen.set(key, "work", 50, 100)
+    screen.show()
+    clock.now += 3600
+    screen.set(key, "work", 100, 100)
+    screen.close(key)
+    screen.close(key)
+    assert file.getvalue().splitlines() == [
+        "work: 40/100 it, 2 failed, 4 it/s, 0:15 left",
+        "work: 100/100 it, 0.0276 it/s, in 1:00:20",
+        "work: 100/100 it, 0.0276 it/s, in 1:00:20",
+    ]
+
+
+def test_a_bar_of_unknown_length_and_without_a_name_is_told_in_words():
+    clock, file = Clock(), io.StringIO()
+    screen = LineScreen(file, clock)
+    key = screen.open("", None, "B")
+    screen.close(screen.open("nothing", 0, "it"))
+    clock.now += 2
+    screen.set(key, "", 7, None)
+    screen.close(key)
+    assert file.getvalue() == "nothing: 0/0 it\n7 B, 3.5 B/s, in 0:02\n"
+
+
+def test_notebooks_get_html_that_changes():
+    clock, shown = Clock(), []
+
+    def display(text):
+        shown.append([text])
+        return shown[-1].append
+
+    screen = HtmlScreen(display, clock)
+    key = screen.open("<b>", 4, "it")
+    screen.set(key, "<b>", 1, 4)  # too soon to be drawn
+    clock.now += 1
+    screen.set(key, "<b>", 2, 4, "1 failed")
+    screen.set(key, "<b>", 3, 4)
+    screen.close(key)
+    [[first, second, last]] = shown
+    assert "<b>" not in first
+    assert "&lt;b&gt;: 0/4 it" in first
+    assert 'value="0.5000"' in second
+    assert "2/4 it, 1 failed, 2 it/s, 0:01 left" in second
+    assert "3/4 it" in last
+    screen.close(screen.open("", None, "it"))
+    assert " value" not in shown[1][-1]
+
+
+def test_a_program_whose_output_goes_to_a_file_gets_lines():
+    code = """
+import ract
+from ract.util import progress
+ract.init(num_cpus=2)
+f = ract.remote(lambda x: 1 // x)
+for _ in progress([f.remote(x) for x in range(5)], "dividing", yield_obj_refs=True):
+    pass
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=child_environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    lines = [line for line in done.stderr.splitlines() if "dividing" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("dividing: 5/5 it, 1 failed, ")
+    assert "\r" not in done.stderr
+
+
+def test_a_notebook_shows_a_bar_that_ends_full():
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    cell = """
+import ract
+from ract.util import progress
+ract.init(num_cpus=2)
+f = ract.remote(lambda x: x)
+total = sum(progress([f.remote(x) for x in range(20)], "adding"))
+ract.shutdown()
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    nbclient.NotebookClient(notebook, timeout=60).execute(env=child_environment())
+    [shown] = [each for each in notebook.cells[0].outputs if each.output_type == "display_data"]
+    assert 'value="1.0000"' in shown.data["text/html"]
+    assert "adding: 20/20 it" in shown.data["text/html"]

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from typing import Any
 
+from ract.client.metrics import recorder
 from ract.core import calls
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,8 @@ class Caller:
     def flush(self) -> None:
         """Write replies, as far as the socket takes them."""
         if self.out:
+            if recorder.is_dirty:
+                recorder.flush_before_reply()
             replies = [self.out.popleft() for _ in range(len(self.out))]
             busy_s, self.busy_s = self.busy_s, 0.0
             self._unsent.append(memoryview(calls.frame((busy_s, replies))))

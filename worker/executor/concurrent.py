@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context
+from ract.client import context, tracing
 from ract.core import calls
 from ract.core.errors import AsyncioActorExit, error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
@@ -284,7 +284,7 @@ class ConcurrentServer:
                 given = args
                 args, kwargs, kept = self.execution.arguments(extra)
                 args = args if given is None else given
-            value = self._method(target)(*args, **kwargs)
+            value = self._callable(running, target, extra)(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
             if target == "__ray_terminate__":
@@ -345,7 +345,7 @@ class ConcurrentServer:
                 given = args
                 args, kwargs, kept = self.execution.arguments(extra)
                 args = args if given is None else given
-            value = self._method(target)(*args, **kwargs)
+            value = self._callable(running, target, extra)(*args, **kwargs)
             if target == "__ray_terminate__":
                 pass  # the end of the process is the answer
             elif is_streaming(extra):
@@ -394,6 +394,12 @@ class ConcurrentServer:
             while stream.is_full:
                 stream.wait(1.0)
         execution.stream_end(caller, seq)
+
+    def _callable(self, running: context.Running, name: str, extra: Any) -> Any:
+        method = self._method(name)
+        if extra is not None and "trace" in extra:
+            return tracing.traced(method, running.name, extra["trace"])
+        return method
 
     def _method(self, name: str) -> Any:
         if name == "__ray_ready__":

@@ -20,8 +20,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from ract.client import context
+from ract.client import context, tracing
 from ract.client.logging_config import LoggingConfig
+from ract.client.metrics import recorder
 from ract.client.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
 from ract.client.story import shape_facts
@@ -84,6 +85,7 @@ def _leave(code: int) -> None:
     """End the process as a Python program would, though it is a fork."""
     try:
         atexit._run_exitfuncs()
+        recorder.flush()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -208,6 +210,8 @@ class Executor:
             naming.speak_of_ray()
         for name, value in _variables(runtime_env).items():
             os.environ[name] = os.path.expandvars(value)
+        if metadata.get("tracing_startup_hook"):
+            tracing.start_in_executor(metadata["tracing_startup_hook"])
 
     @staticmethod
     def _equip(assigned: dict[str, Any], demand: dict[str, int], runtime_env: str) -> None:
@@ -270,7 +274,10 @@ class Executor:
             kwargs = {key: self._resolved(value) for key, value in kwargs.items()}
             instance = self._class.__new__(self._class)
             context.process.actor_instance = self.server.instance = instance
-            made = instance.__init__(*args, **kwargs)
+            construct: Any = instance.__init__
+            if spec.trace:
+                construct = tracing.traced(construct, running.name, spec.trace)
+            made = construct(*args, **kwargs)
             if inspect.isawaitable(made):
                 return self._finish_async(message, made)
         except Exception as error:

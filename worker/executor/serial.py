@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ract.client import context
+from ract.client import context, tracing
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
@@ -254,6 +254,8 @@ class SerialServer:
                     args, kwargs, kept = execution.arguments(extra)
                 elif "refs" in extra:
                     kept = execution.arguments(extra)[2]
+                if "trace" in extra:
+                    function = tracing.traced(function, name, extra["trace"])
             running = context.Running(number, name, function_name)
             if extra is not None and "parent" in extra:
                 running.parent = extra["parent"]

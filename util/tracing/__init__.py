@@ -1,0 +1,1 @@
+"""Functions to be named as a tracing hook: see ``docs/metrics.md``, "Tracing"."""
