@@ -7,8 +7,8 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost`, `NodesWanted`, `NodesLeft`, `DashboardServed` and `Tick`. The only command is `Send`: a message for a node,
-which passes it on to the process that the message names, if it names one.
+`NodeLost`, `NodesWanted`, `NodesLeft`, `DashboardServed` and `Tick`. The only command is `Send`: a
+message for a node, which passes it on to the process that the message names, if it names one.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ PAGES = (
             Plot("node-memory", "Memory and object store"),
             Plot("node-disk", "Disk"),
             Plot("node-network", "Network"),
-            Plot("node-gpu", "GPU"),
+            Plot("node-gpu", "GPU utilisation"),
+            Plot("node-gpu-memory", "GPU memory"),
             Table(
                 "processes",
                 "Executors and drivers",

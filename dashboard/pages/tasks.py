@@ -67,7 +67,7 @@ PAGES = (
                 empty="No call is remembered that fits.",
                 facets=(("state", "State"), ("type", "Type")),
                 anchor="calls",
-                note="Failed ones first, then the newest. The oldest are forgotten.",
+                note="What waits, runs or has failed first; then the newest.",
             ),
             Plot("task-graph", "Who calls whom, in the newest job", wide=True),
         ),

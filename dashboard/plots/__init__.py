@@ -24,6 +24,7 @@ PLOTS: dict[str, Callable[[Given], Drawing]] = {
     "node-disk": lines.node_disk,
     "node-network": lines.node_network,
     "node-gpu": lines.node_gpu,
+    "node-gpu-memory": lines.node_gpu_memory,
     "task-stream": stream.TaskStream,
     "actor-stream": stream.ActorStream,
     "task-graph": graph.TaskGraph,

@@ -201,6 +201,13 @@ def node_gpu(given: Given) -> Lines:
     return _node(given, [Line("gpu_percent", "GPU, %", GREEN, is_area=True)], "number", empty)
 
 
+def node_gpu_memory(given: Given) -> Lines:
+    """Memory of its GPUs."""
+    empty = "No GPU is reported by this node."
+    found = [Line("gpu_memory_used", "GPU memory", GREEN, is_area=True)]
+    return _node(given, found, "bytes", empty)
+
+
 # --------------------------------------------------------------------------- nodes side by side
 
 
@@ -256,7 +263,7 @@ class NodeLines:
             data["color"].append(color)
         self._data.data = data
         highest = max((v for ys in data["ys"] for v in ys if not math.isnan(v)), default=0.0)
-        newest = max(data["xs"], key=lambda xs: xs[-1], default=[])
+        newest: list[float] = max(data["xs"], key=lambda xs: xs[-1], default=[])
         base.show_span(self.view, newest, highest, SPAN_S)
         text = "" if shown else "No node reports this."
         self._remark.say(text)

@@ -81,11 +81,16 @@
     DEAD: "idle", FAILED: "bad", LOST: "bad", INFEASIBLE: "bad", PENDING: "warn", WAITING: "warn",
     PENDING_CREATION: "warn", RESTARTING: "warn", RESCHEDULING: "warn", DRAINING: "warn",
     REMOVED: "idle", FREED: "idle", UNKNOWN: "warn",
+    PENDING_ARGS_AVAIL: "warn", PENDING_NODE_ASSIGNMENT: "warn", SUBMITTED_TO_WORKER: "info",
+  };
+  const WORDS = {
+    PENDING_CREATION: "pending", PENDING_ARGS_AVAIL: "waits for arguments",
+    PENDING_NODE_ASSIGNMENT: "waits for a node", SUBMITTED_TO_WORKER: "submitted",
   };
 
   function badge(state) {
     const found = h("span", { class: `state ${STATES[state] || "idle"}` });
-    found.textContent = String(state).replace("_CREATION", "").toLowerCase();
+    found.textContent = WORDS[state] || String(state).toLowerCase();
     found.title = state;
     return found;
   }

@@ -151,7 +151,7 @@ def demands(machine: SchedulerMachine, args: Args) -> Row:
     """What waits for resources, summed up by what is asked for."""
     summed: dict[tuple[str, str], Row] = {}
 
-    def add(kind: str, ask: Any, demand: dict[str, int], count: int, names: list[str]) -> None:
+    def add(kind: str, ask: Any, demand: dict[str, int], count: int, names: list[str]) -> Row:
         entry = summed.setdefault(
             (kind, ask.queue if ask is not None else str(demand)),
             {"kind": kind, "text": describe(demand), "count": 0, "names": {}, "is_feasible": True},
@@ -160,6 +160,7 @@ def demands(machine: SchedulerMachine, args: Args) -> Row:
         entry["names"].update(dict.fromkeys(names))
         if ask is not None:
             entry["is_feasible"] = machine.placement.verdict(ask).kind != "infeasible"
+        return entry
 
     for want in machine.leases.wants.values():
         if want.need:
@@ -171,18 +172,17 @@ def demands(machine: SchedulerMachine, args: Args) -> Row:
     for queue in machine.groups.waiting.values():
         group = machine.groups.table[next(iter(queue))]
         label = group.spec.name or group.spec.group_id.hex()[:12]
-        add("placement groups", None, group.whole.demand, len(queue), [label])
-        last = next(reversed(summed.values()))
-        last["is_feasible"] = last["is_feasible"] and group.could_fit
+        entry = add("placement groups", None, group.whole.demand, len(queue), [label])
+        entry["is_feasible"] = entry["is_feasible"] and group.could_fit
     found = []
-    for (kind, queue), entry in summed.items():
+    for (kind, key), entry in summed.items():
         names = list(entry["names"])
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         state = "WAITING" if entry["is_feasible"] else "INFEASIBLE"
         found.append(
             {
                 **entry,
-                "key": f"{kind} {queue}",
+                "key": f"{kind} {key}",
                 "names": ", ".join(names[:5]) + more or "unnamed",
                 "state": state,
             }

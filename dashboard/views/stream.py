@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ract.core.events import ACTOR_CREATION_TASK
 from ract.core.ids import COUNTER_BITS
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, View
@@ -59,9 +60,9 @@ def stream(machine: SchedulerMachine, args: Args) -> Row:
         if len(bars) >= BARS_MAX:
             is_cut = True
             break
-        lane = lanes.get(item.executor)
-        if lane is None:
-            lane = lanes[item.executor] = _lane(machine, item)
+        if item.executor not in lanes:
+            lanes[item.executor] = _lane(machine, item)
+        lane = lanes[item.executor]
         if isinstance(item, Run):
             calls += len(item.numbers)
             bars.extend(_bars(item, lane, window * GAP_PART, now - window))
@@ -133,9 +134,10 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
     ran_in: dict[int, Counter[str]] = {}
     actors: dict[str, bytes] = {}
     seen = 0
+    item: Task | Run
     singles, runs = _of_job(machine, job_id)
     for task in singles:
-        made[task.parent, _number(task) >> COUNTER_BITS, task.name] += 1
+        made[task.parent, _maker(machine, task), task.name] += 1
         failed[task.name] += task.state == "FAILED"
     for run in runs:
         parents = run.parents or [0] * len(run.numbers)
@@ -143,7 +145,7 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
             zip(parents, (number >> COUNTER_BITS for number in run.numbers), strict=True)
         ).items():
             made[parent, process, run.name] += count
-    for item in (*singles, *runs):
+    for item in [*singles, *runs]:
         count = len(item.numbers) if isinstance(item, Run) else 1
         seen += count
         ran_in.setdefault(item.executor, Counter())[item.name] += count
@@ -180,6 +182,14 @@ def _names_of(parents: set[int], singles: list[Task], runs: list[Run]) -> dict[i
     for run in runs:
         found.update(dict.fromkeys(parents.intersection(run.numbers), run.name))
     return found
+
+
+def _maker(machine: SchedulerMachine, task: Task) -> int:
+    """The process that made a call."""
+    actor = machine.actors.table.get(task.actor_id)
+    if task.type == ACTOR_CREATION_TASK and actor is not None:
+        return actor.spec.owner
+    return _number(task) >> COUNTER_BITS
 
 
 def _number(task: Task) -> int:

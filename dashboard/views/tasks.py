@@ -127,7 +127,7 @@ def _task_row(machine: SchedulerMachine, task: Task) -> Row:
         "state": task.state,
         "node": table.node_name(machine, task.node_id),
         "node_id": task.node_id.hex(),
-        "pid": task.pid,
+        "pid": task.pid or None,
         "process": task.executor,
         "actor_id": task.actor_id.hex(),
         "job": task.job_id.hex(),
