@@ -134,7 +134,6 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
     ran_in: dict[int, Counter[str]] = {}
     actors: dict[str, bytes] = {}
     seen = 0
-    item: Task | Run
     singles, runs = _of_job(machine, job_id)
     for task in singles:
         made[task.parent, _maker(machine, task), task.name] += 1
@@ -145,7 +144,8 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
             zip(parents, (number >> COUNTER_BITS for number in run.numbers), strict=True)
         ).items():
             made[parent, process, run.name] += count
-    for item in [*singles, *runs]:
+    everything: list[Task | Run] = [*singles, *runs]
+    for item in everything:
         count = len(item.numbers) if isinstance(item, Run) else 1
         seen += count
         ran_in.setdefault(item.executor, Counter())[item.name] += count

@@ -5,6 +5,7 @@ import os
 import queue
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import browser
 import pytest
@@ -425,16 +426,44 @@ def test_dark_is_what_the_system_says_or_the_person_chose(cluster, context, chro
     dark.close()
 
 
-def test_display_embeds_a_page_in_a_notebook(cluster, chromium):
+@pytest.fixture
+def notebook_with():
+    """What a notebook does: HTML in a page from another port of this machine, opened by name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        body = b""
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(self.body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def show(body):
+        Handler.body = body.encode()
+        return f"http://localhost:{server.server_port}/notebook"
+
+    yield show
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_display_embeds_a_page_in_a_notebook(cluster, chromium, notebook_with):
     frame = ract.dashboard.display("individual/cpus", height=300)
     fresh = chromium.new_context()
     fresh.set_default_timeout(browser.PATIENCE_MS)
     page = fresh.new_page()
-    # What a notebook does: put the HTML into a page of another port of this machine.
-    page.route("http://localhost:1/", lambda route: route.fulfill(body=frame._repr_html_()))
-    page.goto("http://localhost:1/")
+    page.goto(notebook_with(frame._repr_html_()))
     inner = page.frame_locator("iframe")
-    inner.locator("canvas").first.wait_for(state="attached", timeout=60_000)
+    inner.locator("canvas").first.wait_for(state="attached", timeout=browser.PATIENCE_MS)
     assert "key=" not in page.frames[1].url
     assert page.frames[1].url.startswith("http://localhost:"), "the name of the notebook's page"
     fresh.close()
