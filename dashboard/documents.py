@@ -6,6 +6,7 @@ Import this lazily: it brings Bokeh.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from ract.dashboard.source import Source
 logger = logging.getLogger(__name__)
 
 UPDATE_MS = 2000
+COST_PART = 0.02
+"""Of the scheduler's time that one plot of one viewer may take."""
 
 
 def page_document(page: Page, source: Source, scheduler: Any, extra: Any, doc: Document) -> None:
@@ -99,9 +102,15 @@ def _arguments(doc: Document) -> dict[str, str]:
 
 
 def _keep_fresh(doc: Document, drawings: list[Drawing]) -> None:
+    """Update while somebody looks; what is slow to draw, less often."""
+    due = [0.0] * len(drawings)
+
     def refresh() -> None:
-        for drawing in drawings:
-            _try(drawing.update)
+        for i, drawing in enumerate(drawings):
+            began = time.perf_counter()
+            if began >= due[i]:
+                _try(drawing.update)
+                due[i] = began + (time.perf_counter() - began) / COST_PART
 
     doc.add_periodic_callback(refresh, UPDATE_MS)
 
