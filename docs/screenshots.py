@@ -20,7 +20,7 @@ from ract.util import placement_group
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import browser
 
-COLORS = 128
+COLORS = 256
 """Of a picture: enough for pages, and a third of the size."""
 
 WORK_S = 75.0
@@ -59,7 +59,7 @@ class Model:
 
     def train(self):
         time.sleep(0.05)
-        print(f"{self.name}: step {self.steps}, loss {1 / (1 + self.steps):.4f}")
+        print(f"{self.name}: step {self.steps}, loss {3000 / (1000 + self.steps):.4f}")
 
     def crash(self):
         os._exit(3)
@@ -150,7 +150,7 @@ def take(folder, work):
                 page.wait_for_timeout(5000)
                 picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
                 file = folder / f"dashboard-{name}-{scheme}.png"
-                picture.quantize(COLORS).save(file, optimize=True)
+                picture.quantize(COLORS, kmeans=2).save(file, optimize=True)
                 print(f"{file}: {file.stat().st_size // 1024} KiB")
             context.close()
         opened.close()

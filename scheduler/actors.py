@@ -526,7 +526,7 @@ def _chapter(actor: Actor, what: str) -> str:
         return f"its constructor returned: process {body.pid} on node {body.node.short}"
     if cause is None:
         return what
-    why = f"{cause.kind}: {cause.detail}" if cause.detail else cause.kind
+    why = text_of(cause)
     return f"restart {actor.restarts} ({why})" if what == "restart" else why
 
 

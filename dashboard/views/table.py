@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ract.core.causes import text_of
+from ract.core.messages import ExitCause
 from ract.scheduler.machine import SchedulerMachine
 
 Row = dict[str, Any]
@@ -153,11 +155,9 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def cause_text(cause: Any) -> str:
+def cause_text(cause: ExitCause | None) -> str:
     """Why something ended, in a line."""
-    if cause is None:
-        return ""
-    return f"{cause.kind}: {cause.detail}" if cause.detail else cause.kind
+    return text_of(cause)
 
 
 def bytes_of(hex_id: str, what: str) -> bytes:
