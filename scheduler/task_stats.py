@@ -58,7 +58,9 @@ class Rate:
         age = now - self._since
         if age >= 2 * WINDOW_S:
             return 0.0
-        return self._count / age if age >= WINDOW_S or not self._last else self._last
+        if age >= WINDOW_S:
+            return self._count / age
+        return (self._count + self._last * (WINDOW_S - age)) / WINDOW_S
 
 
 @dataclass(slots=True, eq=False)

@@ -58,7 +58,16 @@ def test_rate_is_that_of_the_last_seconds_and_falls_to_nothing():
     assert rate.at(109.5) == pytest.approx(50, rel=0.4)
     assert rate.at(130) == 0
     rate.add(1, now=200.0)
-    assert rate.at(203) == pytest.approx(1 / 3)
+    assert rate.at(200) == rate.at(203) == pytest.approx(1 / 3), "also at the very moment"
+
+
+def test_rate_does_not_jump_when_a_window_begins():
+    rate = Rate()
+    seen = []
+    for tenth in range(200):
+        rate.add(10, now=50.0 + tenth / 10)
+        seen.append(rate.at(50.0 + tenth / 10))
+    assert all(90 < each < 110 for each in seen[80:]), seen
 
 
 def test_failures_are_grouped_by_function_and_kind_with_the_newest_examples(cluster):
