@@ -23,7 +23,7 @@ import browser
 COLORS = 256
 """Of a picture: enough for pages, and a third of the size."""
 
-WORK_S = 75.0
+WORK_S = 60.0
 """So long the cluster works before the first picture, that there is something to see."""
 
 
@@ -141,6 +141,7 @@ def take(folder, work):
         opened = browser.launch(playwright)
         for scheme in ("light", "dark"):
             context = opened.new_context(viewport=browser.LAPTOP, color_scheme=scheme)
+            context.set_default_timeout(browser.PATIENCE_MS)
             page = context.new_page()
             link = ract.dashboard.display("overview").src
             page.goto(link)
