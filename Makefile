@@ -23,7 +23,7 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 COMPILE := $(BIN)/python -m compileall -q -x '^\./(\.venv|build|dist)' .
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format types docs bench bench-peers chaos wheel clean help
+.PHONY: demo test screenshots lint format types docs bench bench-peers chaos wheel clean help
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ help: ## say what there is
 demo: .venv/.installed ## run the main job: an index of the standard library, checked
 	@$(BIN)/python -m ract.util.demo
 
-test: .venv/.installed-dev ## run the tests
+test: .venv/.installed-dev .venv/.browser ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev ## check style and formatting
@@ -44,6 +44,9 @@ format: .venv/.installed-dev ## format the code
 
 types: .venv/.installed-dev .typing/ract ## check types
 	MYPYPATH=.typing $(BIN)/mypy -p ract
+
+screenshots: .venv/.installed-dev .venv/.browser ## write pictures of the dashboard's pages into docs/images
+	$(BIN)/python docs/screenshots.py docs/images
 
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
@@ -92,6 +95,24 @@ clean: ## remove what was built, the environment included
 	@$(PIP_INSTALL) --editable '.[docs]'
 	@$(COMPILE)
 	@touch .venv/.installed $@
+
+# The tests of the dashboard's pages use Chromium. Where it is missing it is installed, if that can be
+# done without asking anybody; else those tests are skipped and say so.
+.venv/.browser: | .venv/bin/python
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+	  if command -v $$name >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	done; \
+	if command -v apt-get >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ]; then run="env"; \
+	  elif sudo -n true 2>/dev/null; then run="sudo -n env"; else run=""; fi; \
+	  if [ -n "$$run" ]; then \
+	    echo "Installing Chromium for the tests of the dashboard (once) ..."; \
+	    { $$run apt-get update -qq && $$run DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	      --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	      echo "Chromium could not be installed: the tests that need it are skipped."; \
+	  fi; \
+	fi; \
+	touch $@
 
 # What ract is compared with; nothing of it is needed to use or test ract.
 .venv-peers/.installed: pyproject.toml

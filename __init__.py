@@ -166,6 +166,7 @@ _SUBMODULES = (
     "actor",
     "cluster_utils",
     "dag",
+    "dashboard",
     "exceptions",
     "experimental",
     "job_config",

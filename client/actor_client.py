@@ -206,6 +206,13 @@ class ActorClient:
         """Whether there are calls that no executor has."""
         return bool(self._queue or self._parked or self._returned)
 
+    @property
+    def unanswered(self) -> int:
+        """How many calls have no answer yet, those that run included; about right at any time."""
+        channel = self._channel
+        sent = len(channel.inflight) if channel is not None else 0
+        return sent + len(self._queue) + len(self._parked) + len(self._returned)
+
     def some_waiting(self, most: int) -> tuple[list[Call], int]:
         """The first of `waiting`, and how many more there are."""
         with self._lock:

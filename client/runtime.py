@@ -27,6 +27,7 @@ from ract.client.arguments import INLINE_BYTES_MAX
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
 from ract.client.lineage import Lineage, RemadeRef
+from ract.client.mailbox_reports import MailboxReports
 from ract.client.node_link import NodeLink
 from ract.client.reactor import Reactor
 from ract.client.ref_table import RefTable, contained_of
@@ -93,6 +94,7 @@ class Runtime:
         self.store = StoreClient(link)
         self.channels: dict[int, Channel] = {}
         self.actors: dict[bytes, ActorClient] = {}
+        self._mailboxes = MailboxReports(self)
         self.runtime_env = ""
         self.default_lifetime = "non_detached"  # of actors that do not say
         self.on_infeasible = "wait"  # likewise of all that is placed
@@ -1001,6 +1003,8 @@ class Runtime:
         for channel in list(self.channels.values()):
             busy |= channel.tick()
         now = time.monotonic()
+        if self.actors:
+            busy |= self._mailboxes.tick(now)
         for pool in list(self._pools.values()):
             if pool.is_active:
                 pool.tick(now)

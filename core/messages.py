@@ -649,6 +649,14 @@ class TaskEvents:
 
 
 @message
+class CallsWaiting:
+    """process -> scheduler, at most once a second: its unanswered calls of actors that changed."""
+
+    process: int
+    counts: dict[bytes, int]  #: by actor; 0 for those that have answered all
+
+
+@message
 class MetricsReported:
     """process -> its node: what its metrics have counted since the last time.
 
@@ -1025,5 +1033,5 @@ class EndNode:
     cause: ExitCause
 
 
-PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents, TasksWaiting)
+PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents, TasksWaiting, CallsWaiting)
 """What only people look at. It may be lost when the scheduler restarts."""

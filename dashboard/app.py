@@ -1,40 +1,35 @@
 """Put ract's pages, and the guard, on the HTTP server that distributed's scheduler has anyway.
 
-Bokeh costs 0.3 to 0.7 s to import and is needed by people who look. So the pages, and Dask's own if
-the scheduler was started without, are made when the first of them is asked for; the import runs in
-a thread, so that the cluster goes on meanwhile.
+Bokeh costs 0.3 to 0.7 s to import and is needed by people who look. So the pages with plots, and
+Dask's own if the scheduler was started without, are made when the first of them is asked for; the
+import runs in a thread, so that the cluster goes on meanwhile. Pages without plots are plain HTML.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import logging
 from collections.abc import Awaitable, Collection
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from tornado import web
 from tornado.ioloop import IOLoop
+from tornado.routing import Rule
 
-from ract.dashboard import metrics
+from ract.dashboard import data, metrics
 from ract.dashboard.access import Access
 from ract.dashboard.guard import Guard
+from ract.dashboard.source import Source
 
 logger = logging.getLogger(__name__)
 
-#: What /ract/api/ answers; other questions of the scheduler can change something.
-API_OPS = frozenset({"nodes", "actors", "tasks", "objects", "workers", "jobs", "store", "status"})
 #: Paths below these are no pages: they are answered without Bokeh.
-PLAIN_PATHS = ("/ract/api/", "/health", "/metrics", "/info/", "/json/", "/api/", "/sitemap.json")
-
-
-class Source(Protocol):
-    """Whoever knows the cluster: the scheduler's adapter."""
-
-    def query(self, op: str, args: dict[str, Any]) -> Any:
-        """Answer a question of `ract.scheduler.queries` with plain data."""
+PLAIN_PATHS = (
+    *("/ract/api/", "/ract/data/", "/ract/logs/", "/ract/assets/", "/ract/key"),
+    *("/health", "/metrics", "/info/", "/json/", "/api/", "/sitemap.json"),
+)
 
 
 class Dashboard:
@@ -71,24 +66,34 @@ class Dashboard:
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, importlib.import_module, "distributed.dashboard.core")
-            pages = await loop.run_in_executor(
-                None, importlib.import_module, "ract.dashboard.pages"
+            documents = await loop.run_in_executor(
+                None, importlib.import_module, "ract.dashboard.documents"
             )
-            from distributed.dashboard.core import BokehApplication
-
-            self._add(
-                BokehApplication(
-                    {
-                        f"/ract/{name}": partial(page, self._source)
-                        for name, page in pages.PAGES.items()
-                    },
-                    self._scheduler,
-                )
-            )
+            self._add_pages(documents)
             await self._make_dask_pages()
         except Exception:
             # No pages, then: 404. The scheduler has more important things to do than to fail.
             logger.exception("the dashboard's pages could not be made")
+
+    def _add_pages(self, documents: Any) -> None:
+        from distributed.dashboard.core import BokehApplication
+
+        from ract.dashboard.pages import PAGES
+        from ract.dashboard.plots import PLOTS
+
+        applications = {
+            f"/ract/{page.name}": partial(documents.page_document, page, self._source)
+            for page in PAGES.values()
+            if page.plots
+        }
+        for name in PLOTS:
+            alone = partial(documents.plot_document, name, self._source)
+            applications[f"/ract/individual/{name}"] = alone
+        plain = {page.name: page for page in PAGES.values() if not page.plots}
+        self._scheduler.http_application.add_handlers(
+            r".*", [(rf"/ract/({'|'.join(plain)})", _PlainPage, {"pages": plain})]
+        )
+        self._add(BokehApplication(applications, self._scheduler))
 
     async def _make_dask_pages(self) -> None:
         application = self._scheduler.http_application
@@ -121,37 +126,56 @@ def install(scheduler: Any, source: Source, token: str, hosts: Collection[str] =
     """
     access = Access(token, hosts)
     dashboard = Dashboard(scheduler, source, access)
-    scheduler.http_application.add_handlers(
+    application = scheduler.http_application
+    application.add_handlers(
         r".*",
         [
             (r"/ract/?", web.RedirectHandler, {"url": "/ract/overview", "permanent": False}),
-            (r"/ract/api/([a-z_]+)", _Api, {"source": source}),
+            *data.routes(source, access),
         ],
     )
-    metrics.install(scheduler, source)
-    scheduler.http_server.request_callback = Guard(
-        scheduler.http_application, access, dashboard.prepare
+    # Dask has this path already, and the first rule that fits wins.
+    plots = web.URLSpec(r"/individual-plots\.json", _IndividualPlots, {"scheduler": scheduler})
+    application.default_router.rules.insert(
+        0, Rule(plots.matcher, plots.target, plots.target_kwargs)
     )
+    metrics.install(scheduler, source)
+    scheduler.http_server.request_callback = Guard(application, access, dashboard.prepare)
     return dashboard
 
 
-class _Api(web.RequestHandler):
-    """``GET /ract/api/<op>``: what the pages show, as JSON."""
+class _PlainPage(web.RequestHandler):
+    """A page without plots."""
 
-    def initialize(self, source: Source) -> None:
-        self._source = source
+    def initialize(self, pages: dict[str, Any]) -> None:
+        self._pages = pages
 
-    def get(self, op: str) -> None:
-        if op not in API_OPS:
-            self.set_status(404)
-            self.finish({"error": f"no such question; there are {', '.join(sorted(API_OPS))}"})
-            return
-        self.set_header("Content-Type", "application/json; charset=utf-8")
+    def get(self, name: str) -> None:
+        from ract.dashboard import shell
+
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
-        value = self._source.query(op, {"limit": 10_000})
-        self.finish(json.dumps(value, default=_plain))
+        self.finish(shell.document(self._pages[name]))
 
 
-def _plain(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
+class _IndividualPlots(web.RequestHandler):
+    """``/individual-plots.json``: where JupyterLab's Dask extension finds plots, Dask's and ours.
+
+    To be on its list, an address has to begin with ``individual`` below the dashboard's root.
+    """
+
+    def initialize(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def get(self) -> None:
+        found = {}
+        for application in self._scheduler.http_application.applications:
+            for path in getattr(application, "app_paths", ()):
+                last = path.rpartition("/")[2]
+                if path.startswith("/ract/individual/") and not last.startswith(
+                    ("node-", "actor-")
+                ):
+                    found[f"Ract {last.replace('-', ' ').title()}"] = path
+                elif path.startswith("/individual-"):
+                    found[path.strip("/").replace("-", " ").title()] = path
+        self.finish(found)

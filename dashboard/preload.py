@@ -5,24 +5,14 @@ A preload of its own, because the scheduler does not know its dashboard: this si
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import dask
 
 from ract.core.security import load_or_create_token
 from ract.dashboard.app import install
-from ract.scheduler import queries
-
-
-class MachineSource:
-    """Answers the pages' questions from the scheduler's machine, in its own process."""
-
-    def __init__(self, plugin: Any) -> None:
-        self._plugin = plugin
-
-    def query(self, op: str, args: dict[str, Any]) -> Any:
-        """Answer without a process that asks: 0 is nobody's number."""
-        return queries.OPS[op](self._plugin.machine, 0, args)
+from ract.dashboard.source import PluginSource
 
 
 async def dask_setup(scheduler: Any) -> None:
@@ -37,5 +27,16 @@ async def dask_setup(scheduler: Any) -> None:
     if plugin is None:
         raise RuntimeError("preload ract.scheduler.preload before ract.dashboard.preload")
     token = dask.config.get("ract.token", "") or load_or_create_token()
-    dashboard = install(scheduler, MachineSource(plugin), token)
+    source = PluginSource(scheduler, plugin)
+    dashboard = install(scheduler, source, token)
     plugin.dashboard_url = dashboard.login_url()
+    plugin.served_at(dashboard.address)
+    source.start(asyncio.get_running_loop())
+    scheduler.ract_dashboard_source = source
+
+
+async def dask_teardown(scheduler: Any) -> None:
+    """Sample no more."""
+    source = getattr(scheduler, "ract_dashboard_source", None)
+    if source is not None:
+        source.stop()

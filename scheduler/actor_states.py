@@ -47,6 +47,11 @@ FINAL = frozenset(
 RESTARTS_MAX = 2**31
 """What "without limit" (-1) means."""
 
+STORY_MAX = 60
+"""Chapters kept of an actor's story: the first few and the newest."""
+
+STORY_FIRST = 10
+
 
 @dataclass(slots=True, eq=False)
 class Body:
@@ -81,6 +86,14 @@ class Actor:
     recalled: int = 0  #: a lease asked back for it, 0 if none
     created_at: float = 0.0
     died_at: float = 0.0
+    #: What happened to it, for people: (seconds since the epoch, state, what it was).
+    story: list[tuple[float, str, str]] = field(default_factory=list)
+
+    def tell(self, at: float, what: str) -> None:
+        """Add to the story; of a long one the middle is forgotten."""
+        self.story.append((at, self.state, what))
+        if len(self.story) > STORY_MAX:
+            del self.story[STORY_FIRST]
 
     @property
     def is_ending(self) -> bool:

@@ -121,6 +121,7 @@ class Actors:
             refused = str(error)
             ask = Ask.of(spec.placement_demand, {}, {})
         actor = Actor(spec, ask, created_at=self.turn.epoch_s)
+        actor.tell(actor.created_at, "created")
         self.table[spec.actor_id] = actor
         self.by_owner.setdefault(spec.owner, {})[spec.actor_id] = None
         if ask.group_id:
@@ -389,6 +390,7 @@ class Actors:
 
     def _step(self, actor: Actor, what: str) -> None:
         actor.state = TRANSITIONS[actor.state, what]
+        actor.tell(self.turn.epoch_s, _chapter(actor, what))
         self._wait(actor)
         self._tell_watchers(actor)
 
@@ -420,6 +422,7 @@ class Actors:
         actor.body = Body(node, actor.incarnation, allocation)
         actor.state_node = node.node_id
         actor.recalled = 0
+        actor.tell(self.turn.epoch_s, f"placed on node {node.short}")
         self._wait(actor)
         message = StartActor(actor.spec, actor.incarnation, {**allocation.assigned}, actor.saved_on)
         self.turn.send(node.node_id, message)
@@ -538,6 +541,17 @@ class Actors:
             max_task_retries=actor.spec.max_task_retries,
         )
         self.processes.tell(process, message)
+
+
+def _chapter(actor: Actor, what: str) -> str:
+    """How a transition is told in the actor's story."""
+    body, cause = actor.body, actor.cause
+    if what == "started" and body is not None:
+        return f"its constructor returned: process {body.pid} on node {body.node.short}"
+    if cause is None:
+        return what
+    why = text_of(cause)
+    return f"restart {actor.restarts} ({why})" if what == "restart" else why
 
 
 def _spread_if_weightless(spec: ActorSpec) -> dict[str, Any]:

@@ -53,7 +53,15 @@ from ract.scheduler.durable import (
 )
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.record import Recorder
-from ract.scheduler.turn import AllBack, NodeLost, NodesLeft, NodesWanted, Restarted, Tick
+from ract.scheduler.turn import (
+    AllBack,
+    DashboardServed,
+    NodeLost,
+    NodesLeft,
+    NodesWanted,
+    Restarted,
+    Tick,
+)
 
 if TYPE_CHECKING:  # it brings SQLite, which most heads do without
     from ract.scheduler.journal import Journal
@@ -257,6 +265,10 @@ class RactSchedulerPlugin(SchedulerPlugin):
             if self._patience is not None:
                 self._patience.cancel()
             self._turn(self._local(AllBack()))
+
+    def served_at(self, address: str) -> None:
+        """The dashboard can be asked at ``address`` (host:port)."""
+        self._turn(self._local(DashboardServed(address)))
 
     async def ask_node(self, node_id: bytes, op: str, timeout: float = 10.0, **args: Any) -> Any:
         """Ask a node what only it knows (`ract.worker.answers`).

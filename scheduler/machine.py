@@ -37,6 +37,7 @@ from ract.scheduler.handed import Handed
 from ract.scheduler.holds import HoldTable
 from ract.scheduler.kv import KeyValues
 from ract.scheduler.leases import Leases
+from ract.scheduler.mailboxes import Mailboxes
 from ract.scheduler.nodes import Nodes
 from ract.scheduler.objects import Directory
 from ract.scheduler.placement import Placement
@@ -47,6 +48,7 @@ from ract.scheduler.scaling import Scaling
 from ract.scheduler.tasks import Tasks
 from ract.scheduler.turn import (
     AllBack,
+    DashboardServed,
     NodeLost,
     NodesLeft,
     NodesWanted,
@@ -58,7 +60,7 @@ from ract.scheduler.turn import (
 )
 from ract.scheduler.user_metrics import UserMetrics
 
-LOCAL = (NodeLost, NodesLeft, NodesWanted, Restarted, AllBack, Tick)
+LOCAL = (DashboardServed, NodeLost, NodesLeft, NodesWanted, Restarted, AllBack, Tick)
 """Events that come from no node."""
 
 
@@ -110,6 +112,8 @@ class SchedulerMachine:
         #: The nodes that may be ended since the newest `NodesLeft`: they hold nothing.
         self.may_go: list[bytes] = []
         self.tasks = Tasks(self.turn)
+        self.mailboxes = Mailboxes()
+        self.dashboard_address = ""  #: where people look at the cluster, "" if nowhere
         self.metrics = UserMetrics(self.turn, cluster_id, self.processes)
         self.kv = KeyValues(self.turn)
 
@@ -171,6 +175,7 @@ class SchedulerMachine:
         self.ageing.check()
         self.drains.check()
         self.objects.check()
+        self.mailboxes.check()
         self.metrics.check()
         for number in self.holds.by_process:
             assert number in self.processes.alive, f"process {number} is dead but holds"
@@ -201,6 +206,9 @@ class SchedulerMachine:
         self.turn.is_patient = False
         self.objects.postpone()
         self.actors.postpone()
+
+    def _served(self, event: DashboardServed) -> None:
+        self.dashboard_address = event.address
 
     def _nodes_left(self, event: NodesLeft) -> None:
         self.may_go = [node.node_id for node in self.scaling.shrink_to(event.count)]
@@ -282,6 +290,7 @@ class SchedulerMachine:
         self.groups.process_exited(number)
         self.objects.process_exited(number, cause)
         self.tasks.process_exited(process)
+        self.mailboxes.process_exited(number)
         self.metrics.process_exited(number)
         if process.kind == "driver":
             self.actors.job_finished(process.job_id)
@@ -385,6 +394,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     NodesWanted: lambda s, e: s.scaling.keep(e.count),
     Restarted: SchedulerMachine._restarted,
     AllBack: SchedulerMachine._all_back,
+    DashboardServed: SchedulerMachine._served,
     Tick: SchedulerMachine._tick,
     m.NodeJoined: SchedulerMachine._node_joined,
     m.NodeStats: SchedulerMachine._stats,
@@ -395,6 +405,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Request: queries.answer,
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
+    m.CallsWaiting: lambda s, e: s.mailboxes.report(e),
     m.TasksWaiting: lambda s, e: s.tasks.waiting(
         s.processes.alive[e.process], e.queues, e.left_out
     ),

@@ -253,6 +253,7 @@ def status(machine: SchedulerMachine, process: int, args: Args) -> Any:
             rows.cluster_event(machine, event)
             for event in list(machine.turn.chronicle.alerts)[-ALERTS_TOLD:]
         ],
+        "dashboard_address": machine.dashboard_address,
     }
 
 

@@ -9,7 +9,8 @@ the oldest ended tasks go first, then the oldest. Counts by name and state are k
 ever seen, those forgotten included. Nothing is decided from this table.
 
 Calls that just finished come in *runs*, in columns. They are counted and kept as they came, which
-costs the same for one call as for thousands; `all` makes records of them when somebody asks.
+costs the same for one call as for thousands; `all` makes records of them when somebody asks. What
+is summed up over all calls, those forgotten included, is in `ract.scheduler.task_stats`.
 
 What has waited for long comes from who waits, as a snapshot. A task's *stages* are the states in
 which it was seen before it ran; they go into its record when it is made.
@@ -27,6 +28,7 @@ from ract.core import events
 from ract.core.causes import text_of
 from ract.core.ids import JobID, task_id_bytes
 from ract.scheduler.processes import Process
+from ract.scheduler.task_stats import TaskStats
 from ract.scheduler.turn import Turn
 
 ENDED = frozenset({events.FINISHED, events.FAILED})
@@ -151,6 +153,7 @@ class Tasks:
     runs: deque[Run] = field(default_factory=deque)
     in_runs: int = 0
     forgotten: int = 0
+    stats: TaskStats = field(default_factory=TaskStats)
     #: By who submitted them: what has waited for long, and has not been seen running since.
     queues: dict[int, Queue] = field(default_factory=dict)
     #: Tasks that wait or waited and are not in the table, and the states they were seen in.
@@ -247,6 +250,7 @@ class Tasks:
             task.error_type = "WORKER_DIED"
             task.error_message = text_of(process.cause)
             self.counts[task.name, task.type, task.state] += 1
+            self.stats.ended(task, self.turn.now)
 
     def _take(self, reporter: Process, event: events.Event) -> None:
         key = (event[0], event[1])
@@ -273,8 +277,10 @@ class Tasks:
         self.counts[task.name, task.type, task.state] += 1
         if task.state not in ENDED:
             self._open.setdefault(task.executor, {})[key] = None
-        elif task.executor in self._open:
-            self._open[task.executor].pop(key, None)
+        else:
+            self.stats.ended(task, self.turn.now)
+            if task.executor in self._open:
+                self._open[task.executor].pop(key, None)
 
     def _stages_of(self, key: tuple[bytes, int]) -> Stages:
         """What a task went through before it ran; it waits no more."""
@@ -307,6 +313,7 @@ class Tasks:
             raise ValueError("not two times per call")
         if run.parents and len(run.parents) != len(run.numbers):
             raise ValueError("not one parent per call")
+        self.stats.ran(run, self.turn.now)
         self.counts[run.name, run.type, events.FINISHED] += len(run.numbers)
         if self.stages:
             self._take_out_those_that_waited(run)
@@ -330,6 +337,7 @@ class Tasks:
         while self.runs and len(self.table) + self.in_runs >= most:
             run = self.runs[0]
             excess = min(len(run.numbers), len(self.table) + self.in_runs - most + spare)
+            self.stats.forgot(run, excess)
             run.drop(0, excess)
             self.in_runs -= excess
             self.forgotten += excess

@@ -7,8 +7,9 @@ write into the same `Turn`: commands to send, messages dropped. The clock is ``t
 outside at the start of the turn; nobody in this package reads another one.
 
 Events are the messages of `ract.core.messages` that nodes send or relay, and the local facts
-`NodeLost`, `NodesWanted`, `NodesLeft`, `Restarted`, `AllBack` and `Tick`. The only command is
-`Send`: a message for a node, which passes it on to the process that the message names, if any.
+`NodeLost`, `NodesWanted`, `NodesLeft`, `Restarted`, `AllBack`, `DashboardServed` and `Tick`. The
+only command is `Send`: a message for a node, which passes it on to the process that the message
+names, if any.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ class AllBack:
 
 
 @dataclass(frozen=True, slots=True)
+class DashboardServed:
+    """Local event: people can look at the cluster at ``address`` (host:port)."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Numbers that tests and operators may change. Every queue and table has its limit here."""
 
@@ -81,8 +89,8 @@ class Settings:
     claim_s: float = 30.0  #: so long at most, and then not for as long
     tasks_max: int = 100_000  #: task records kept (the oldest finished go first)
     dead_max: int = 10_000  #: dead actors, processes, nodes and jobs remembered, of each
-    metric_series_max: int = 100_000  #: of the metrics of all programs; further ones are refused
     events_max: int = 10_000  #: cluster events remembered, of routine and of others each
+    metric_series_max: int = 100_000  #: of the metrics of all programs; further ones are refused
     kv_value_bytes_max: int = 64 * 2**20
     epoch_offset_s: float = 0.0  #: seconds to add to ``now`` for the time since the epoch
     reconnect_s: float = 0.0  #: nodes wait so long for a scheduler that comes back; 0: it does not

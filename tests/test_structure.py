@@ -20,6 +20,8 @@ SOURCES = sorted(
     for package in PACKAGES
     for path in (ROOT / package.removeprefix("ract").replace(".", "/").lstrip("/")).glob("*.py")
 )
+#: What browsers get, as it is.
+ASSETS = sorted((ROOT / "dashboard" / "static").iterdir())
 
 CORE = {"core"}
 SIDES = {"scheduler", "worker", "client"}
@@ -241,6 +243,7 @@ def wheel(tmp_path_factory):
     source = folder / "source"
     for path in [
         *SOURCES,
+        *ASSETS,
         *(ROOT / n for n in ("pyproject.toml", "README.md", "LICENSE", "py.typed")),
     ]:
         target = source / path.relative_to(ROOT)
@@ -270,7 +273,8 @@ def test_wheel_is_pure_and_holds_the_packages_and_nothing_else(wheel):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     code = {name for name in names if ".dist-info/" not in name}
-    assert code == {f"ract/{name_of(path)}" for path in SOURCES} | {"ract/py.typed"}
+    ours = {f"ract/{name_of(path)}" for path in (*SOURCES, *ASSETS)}
+    assert code == ours | {"ract/py.typed"}
     metadata = [name for name in names if name.endswith("/entry_points.txt")]
     scripts = zipfile.ZipFile(wheel).read(metadata[0]).decode()
     assert all(f"{name} = " in scripts for name in ("ract", "rscheduler", "rworker"))

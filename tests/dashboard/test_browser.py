@@ -1,0 +1,565 @@
+"""The pages in a real browser: beside three nodes at work, and one of 10,000 actors."""
+
+import asyncio
+import os
+import queue
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import browser
+import pytest
+from fed_cluster import FedCluster, FedSource, with_dashboard
+
+import ract
+from ract.cluster_utils import Cluster
+from ract.util import placement_group
+from ract.util.state import (
+    get_actor,
+    list_actors,
+    list_jobs,
+    list_nodes,
+    list_objects,
+    list_placement_groups,
+    summarize_tasks,
+)
+
+pytestmark = [
+    pytest.mark.skipif(bool(browser.missing()), reason=f"no browser: {browser.missing()}"),
+    pytest.mark.timeout(400),
+]
+
+PAGES = ("overview", "nodes", "actors", "tasks", "memory", "groups", "jobs", "logs")
+
+
+@ract.remote
+def work(i):
+    time.sleep(0.01)
+    if i % 10 == 9:
+        raise ValueError(f"item {i} is bad")
+    return i
+
+
+@ract.remote(num_cpus=0, max_restarts=1)
+class Counter:
+    def __init__(self):
+        self.n = 0
+
+    def add(self):
+        self.n += 1
+        return self.n
+
+    def say(self, text):
+        print(text, flush=True)
+
+    def crash(self):
+        os._exit(7)
+
+
+class Busy:
+    """A driver that works until it is told to pause."""
+
+    def __init__(self):
+        self.counters = [Counter.options(name=f"counter-{i}").remote() for i in range(3)]
+        self.doomed = Counter.options(name="doomed").remote()
+        self.group = placement_group([{"CPU": 0.1}] * 2, name="pair")
+        assert self.group.wait(30)
+        self.big = ract.put(bytes(3_000_000))
+        self._goes_on = threading.Event()
+        self._is_idle = threading.Event()
+        self._ends = False
+        self.go_on()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        i = 0
+        while not self._ends:
+            if not self._goes_on.is_set():
+                self._is_idle.set()
+                self._goes_on.wait()
+                continue
+            refs = [work.remote(i * 10 + k) for k in range(10)]
+            refs += [counter.add.remote() for counter in self.counters for _ in range(5)]
+            for ref in refs:
+                try:
+                    ract.get(ref, timeout=60)
+                except ValueError:
+                    pass
+            i += 1
+
+    def pause(self):
+        """Returns when nothing runs any more, and all of it is known."""
+        self._is_idle.clear()
+        self._goes_on.clear()
+        assert self._is_idle.wait(60)
+
+    def go_on(self):
+        self._goes_on.set()
+
+    def end(self):
+        self._ends = True
+        self._goes_on.set()
+        self._thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    head = {"num_cpus": 2, "include_dashboard": True, "node_name": "head"}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    made.extra = [made.add_node(num_cpus=1, node_name=name) for name in ("left", "right")]
+    ract.init(address=made.address)
+    try:
+        made.busy = Busy()
+        yield made
+    finally:
+        if hasattr(made, "busy"):
+            made.busy.end()
+        ract.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = browser.launch(playwright)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def context(cluster, chromium):
+    """Somebody who followed the link that was printed."""
+    made = chromium.new_context(viewport=browser.LAPTOP, color_scheme="light")
+    made.set_default_timeout(browser.PATIENCE_MS)
+    page = made.new_page()
+    page.goto(cluster.head_node.dashboard_url)
+    assert page.url.endswith("/ract/overview"), "the key is not left in the address"
+    page.close()
+    return made
+
+
+@pytest.fixture
+def watched(context):
+    """A page on which nothing may go wrong."""
+    made = browser.Watched(context)
+    yield made
+    made.page.close()
+    assert made.problems == []
+
+
+def address(cluster, path):
+    return cluster.head_node.dashboard_url.partition("/ract/")[0] + f"/ract/{path}"
+
+
+def rows(page, title):
+    """The table with this heading: its rows, as text."""
+    return page.locator("section.table", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def wait_for(page, check, what):
+    """Until ``check()`` holds; the page goes on meanwhile."""
+    end = time.monotonic() + browser.PATIENCE_MS / 1000
+    while not check():
+        assert time.monotonic() < end, what()
+        page.wait_for_timeout(100)
+
+
+# --------------------------------------------------------------------------- all pages
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_opens_fits_a_laptop_and_nothing_goes_wrong(cluster, watched, name):
+    page = watched.page
+    page.goto(address(cluster, name))
+    page.wait_for_selector("section.panel h2")
+    assert page.locator("nav a.here").get_attribute("href") == name
+    assert page.locator("nav a").count() == len(PAGES)
+    assert page.locator("a[href='/status']").is_visible()
+    if name != "logs":
+        page.wait_for_selector("tbody tr")
+    for plot in page.locator("[data-plot]").all():
+        plot.locator("canvas").first.wait_for(state="attached")
+    assert page.evaluate("document.documentElement.scrollWidth") <= browser.LAPTOP["width"]
+    before = len(watched.problems)
+    page.wait_for_timeout(2500)  # an update or two, which must not complain
+    assert len(watched.problems) == before
+    assert page.locator("#trouble").inner_text() == ""
+
+
+def test_page_is_not_shown_to_who_has_no_link(cluster, chromium):
+    stranger = chromium.new_context()
+    stranger.set_default_timeout(browser.PATIENCE_MS)
+    page = stranger.new_page()
+    answer = page.goto(address(cluster, "overview"))
+    assert answer.status == 401
+    assert "token" in page.locator("body").inner_text()
+    used = page.goto(cluster.head_node.dashboard_url)
+    assert used.status == 401, "the link works once"
+    stranger.close()
+
+
+def test_tables_link_to_what_they_name(cluster, watched):
+    page = watched.page
+    for name, cell, target in (
+        ("nodes", "td[data-key=node] a", "node"),
+        ("actors", "td[data-key=class_name] a", "actor"),
+        ("tasks#calls", "#calls td[data-key=task_id] a", "task"),
+        ("groups", "td[data-key=name] a", "group"),
+        ("jobs", "td[data-key=job] a", "job"),
+    ):
+        page.goto(address(cluster, name))
+        link = page.locator(cell).first
+        link.wait_for()
+        link.click()
+        page.wait_for_url(f"**/ract/{target}?id=*")
+        page.wait_for_selector("dl dd")
+        assert page.locator(".empty.error:visible").count() == 0
+
+
+# --------------------------------------------------------------------------- numbers
+
+
+def test_overview_shows_the_numbers_of_the_state_api(cluster, watched):
+    cluster.busy.pause()
+    try:
+        page = watched.page
+        page.goto(address(cluster, "overview"))
+
+        def truth():
+            names = summarize_tasks()["cluster"]["summary"].values()
+            counts = [entry["state_counts"] for entry in names]
+            alive = [actor for actor in list_actors() if actor.state == "ALIVE"]
+            return {
+                "Nodes": str(len(list_nodes())),
+                "Calls finished": f"{sum(each.get('FINISHED', 0) for each in counts):,}",
+                "Calls failed": f"{sum(each.get('FAILED', 0) for each in counts):,}",
+                "Actors alive": str(len(alive)),
+                "Jobs running": str(len(list_jobs())),
+            }
+
+        def shown():
+            tiles = {
+                tile.get_attribute("data-tile"): tile.locator(".value").inner_text()
+                for tile in page.locator(".tile").all()
+            }
+            return {name: tiles.get(name) for name in truth()}
+
+        page.wait_for_selector(".tile")
+        wait_for(page, lambda: shown() == truth(), lambda: (shown(), truth()))
+        assert int(truth()["Calls failed"].replace(",", "")) > 0
+    finally:
+        cluster.busy.go_on()
+
+
+def test_tables_show_what_the_state_api_lists(cluster, watched):
+    page = watched.page
+    for name, title, listed in (
+        ("actors", "Actors", {actor.actor_id for actor in list_actors()}),
+        ("groups", "Placement groups", {g.placement_group_id for g in list_placement_groups()}),
+        ("jobs", "Jobs", {job.job_id for job in list_jobs()}),
+        ("nodes", "Nodes", {node.node_id for node in list_nodes()}),
+    ):
+        page.goto(address(cluster, name))
+        found = rows(page, title).locator("tbody tr")
+        found.first.wait_for()
+        assert {row.get_attribute("data-row") for row in found.all()} == listed, name
+
+
+def test_memory_shows_objects_with_sizes_and_holders(cluster, watched):
+    page = watched.page
+    page.goto(address(cluster, "memory"))
+    ident = cluster.busy.big.hex()
+    row = rows(page, "Objects").locator(f"tr[data-row='{ident}']")
+    row.wait_for()
+    [known] = {o.object_size for o in list_objects() if o.object_id == ident}
+    assert row.locator("[data-key=size]").inner_text() == f"{known / 2**20:.1f} MiB"
+    assert f"driver {os.getpid()}" in row.locator("[data-key=holders]").inner_text()
+
+
+def test_tasks_show_progress_errors_with_tracebacks_and_a_stream(cluster, watched):
+    page = watched.page
+    page.goto(address(cluster, "tasks"))
+    row = rows(page, "Progress by function").locator("tr[data-row='NORMAL_TASK work']")
+    row.wait_for()
+    assert int(row.locator("[data-key=finished]").inner_text().replace(",", "")) > 0
+    failure = rows(page, "Failures by error").locator("tbody tr", has_text="ValueError").first
+    failure.locator("button.open").click()
+    more = page.locator("tr.more pre").first
+    more.wait_for()
+    assert "is bad" in more.inner_text()
+    assert "Traceback" in more.inner_text()
+    bars = """() => {
+        const stream = Bokeh.documents[0].get_model_by_name("task-stream");
+        return stream.renderers[0].data_source.get_length();
+    }"""
+    wait_for(page, lambda: (page.evaluate(bars) or 0) > 5, lambda: page.evaluate(bars))
+    graph = """() => Bokeh.documents[0].get_model_by_name("task-graph")
+        .renderers[2].data_source.get_array("name")"""
+    wait_for(
+        page,
+        lambda: {"driver", "work", "Counter.add"} <= set(page.evaluate(graph)),
+        lambda: page.evaluate(graph),
+    )
+
+
+# --------------------------------------------------------------------------- live
+
+
+def test_actors_are_searched_and_filtered_and_the_address_remembers_it(cluster, watched):
+    page = watched.page
+    page.goto(address(cluster, "actors"))
+    table = rows(page, "Actors")
+    table.locator("tbody tr").first.wait_for()
+    every = table.locator("tbody tr").count()
+    assert every >= 4
+    page.get_by_label("Search Actors").fill("counter-1")
+    wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "not filtered")
+    assert table.locator("td[data-key=name]").inner_text() == "counter-1"
+    assert f"1 of {every}" in table.locator(".count").inner_text()
+    assert "q=counter-1" in page.url
+    page.reload()
+    wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "forgotten")
+    assert page.get_by_label("Search Actors").input_value() == "counter-1"
+    page.get_by_label("Search Actors").fill("no such thing")
+    page.get_by_text("Nothing fits the filter.").wait_for()
+    page.get_by_label("Search Actors").fill("")
+    page.get_by_role("button", name="Name", exact=True).click()
+    wait_for(page, lambda: "sort=-name" in page.url, lambda: page.url)
+    names = table.locator("td[data-key=name]")
+    wait_for(
+        page,
+        lambda: (
+            names.all_inner_texts() == sorted(names.all_inner_texts(), reverse=True)
+            and names.count() == every
+        ),
+        lambda: names.all_inner_texts(),
+    )
+
+
+def test_updates_keep_rows_selections_and_scrolling(cluster, watched):
+    page = watched.page
+    page.goto(address(cluster, "actors"))
+    cell = page.locator("tr", has_text="counter-2").locator("td[data-key=calls]")
+    cell.wait_for()
+    page.evaluate("window.row = document.querySelector('tbody tr')")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('td[data-key=node]'))")
+    selected = page.evaluate("String(getSelection())")
+    before = cell.inner_text()
+    wait_for(page, lambda: cell.inner_text() != before, lambda: f"still {before} calls")
+    assert page.evaluate("window.row.isConnected"), "the row was made anew"
+    assert page.evaluate("String(getSelection())") == selected
+
+
+def test_killed_actor_is_seen_dead_and_why_without_loading_anew(cluster, watched):
+    page = watched.page
+    doomed = cluster.busy.doomed
+    ract.get(doomed.add.remote())
+    ident = doomed._actor_id.hex()
+    page.goto(address(cluster, f"actor?id={ident}"))
+    state = page.locator("dd[data-key=state]")
+    page.wait_for_selector("dd[data-key=state] .state.good")
+    with pytest.raises(ract.exceptions.RayActorError):
+        ract.get(doomed.crash.remote())
+    page.locator("section.table").get_by_text("restart 1").wait_for()
+    ract.get(doomed.add.remote())
+    ract.kill(doomed)
+    page.wait_for_selector("dd[data-key=state] .state.idle")
+    assert state.inner_text() == "dead"
+    death = page.locator("section.death")
+    death.wait_for()
+    assert death.locator("strong").inner_text() == "killed"
+    assert get_actor(ident).state == "DEAD"
+    story = rows(page, "Story").locator("td[data-key=state]").all_inner_texts()
+    assert story[0] == "dead"
+    assert "restarting" in story
+
+
+def test_log_is_followed_and_searched(cluster, watched):
+    page = watched.page
+    counter = cluster.busy.counters[0]
+    ract.get(counter.say.remote("the first line"))
+    page.goto(address(cluster, f"actor?id={counter._actor_id.hex()}"))
+    lines = page.locator(".lines")
+    lines.get_by_text("the first line").wait_for()
+    ract.get(counter.say.remote("<b>the second line</b>"))
+    lines.get_by_text("<b>the second line</b>").wait_for()
+    page.get_by_label("Search the log").fill("SECOND")
+    lines.locator(".hit").first.wait_for()
+    wait_for(page, lambda: "first" not in lines.inner_text(), lambda: lines.inner_text())
+    page.goto(address(cluster, "actors?q=counter-0"))
+    page.locator("td[data-key=pid] a").click()
+    page.wait_for_url("**/ract/logs?*")
+    lines.get_by_text("the first line").wait_for()
+    ract.get(counter.say.remote("a third line"))
+    lines.get_by_text("a third line").wait_for()
+
+
+def test_dark_is_what_the_system_says_or_the_person_chose(cluster, context, chromium):
+    dark = chromium.new_context(viewport=browser.LAPTOP, color_scheme="dark")
+    dark.set_default_timeout(browser.PATIENCE_MS)
+    watched = browser.Watched(dark)
+    page = watched.page
+    page.goto(ract.dashboard.display("tasks").src)
+    page.wait_for_selector("[data-plot] canvas", state="attached")
+
+    def background():
+        channels = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in channels.strip("rgb()").split(","))
+
+    axis = """() => Bokeh.documents[0].get_model_by_name("task-stream")
+        .below[0].major_label_text_color"""
+    assert background() < 150
+    wait_for(page, lambda: page.evaluate(axis) == "#9aa7b6", lambda: page.evaluate(axis))
+    page.get_by_role("button", name="Theme").click()
+    assert page.locator("#theme").inner_text() == "Theme: light"
+    assert background() > 600
+    assert page.evaluate(axis) == "#5a6675"
+    page.goto(address(cluster, "actors"))
+    assert background() > 600, "the choice is remembered"
+    page.locator("#theme").click()
+    assert page.locator("#theme").inner_text() == "Theme: dark"
+    assert background() < 150
+    assert watched.problems == []
+    dark.close()
+
+
+@pytest.fixture
+def notebook_with():
+    """What a notebook does: HTML in a page from another port of this machine, opened by name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        body = b""
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(self.body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def show(body):
+        Handler.body = body.encode()
+        return f"http://localhost:{server.server_port}/notebook"
+
+    yield show
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_display_embeds_a_page_in_a_notebook(cluster, chromium, notebook_with):
+    frame = ract.dashboard.display("individual/cpus", height=300)
+    fresh = chromium.new_context()
+    fresh.set_default_timeout(browser.PATIENCE_MS)
+    page = fresh.new_page()
+    page.goto(notebook_with(frame._repr_html_()))
+    inner = page.frame_locator("iframe")
+    inner.locator("canvas").first.wait_for(state="attached", timeout=browser.PATIENCE_MS)
+    assert "key=" not in page.frames[1].url
+    assert page.frames[1].url.startswith("http://localhost:"), "the name of the notebook's page"
+    fresh.close()
+
+
+def test_display_says_what_is_wrong(cluster):
+    with pytest.raises(ValueError, match="not the name of a page"):
+        ract.dashboard.display("http://evil.example")
+    frame = ract.dashboard.display("actors")
+    assert "key" not in repr(frame)
+
+
+def test_node_that_dies_is_an_alert(cluster, watched):
+    """The last one: the cluster is smaller after it."""
+    page = watched.page
+    page.goto(address(cluster, "overview"))
+    page.wait_for_selector(".tile")
+    cluster.busy.pause()
+    try:
+        cluster.remove_node(cluster.extra.pop(), allow_graceful=False)
+        alert = page.locator(".alerts li", has_text="Node")
+        alert.wait_for()
+        assert "right" in alert.inner_text()
+        tile = page.locator(".tile[data-tile=Nodes] .note")
+        wait_for(page, lambda: "1 dead" in tile.inner_text(), tile.inner_text)
+    finally:
+        cluster.busy.go_on()
+
+
+# --------------------------------------------------------------------------- large
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A dashboard before 10,000 actors and 1,000,000 finished tasks: the login link, the source."""
+    cluster = FedCluster(20)
+    cluster.wait(1000)
+    for i in range(10_000):
+        cluster.actor_up(f"Class{i % 50}", f"actor-{i}")
+    workers = [cluster.executor(i) for i in range(8)]
+    for i in range(200):
+        cluster.ran(workers[i % 8], f"task_{i % 7}", 5_000, took=1e-4)
+    made, over = queue.Queue(), threading.Event()
+
+    async def story(scheduler, dashboard, source, fetch):
+        made.put(dashboard)
+        await asyncio.to_thread(over.wait)
+
+    source = FedSource(cluster)
+    source.history.sample(cluster.time)
+    thread = threading.Thread(target=with_dashboard, args=(story, False, source, 1000))
+    thread.start()
+    yield made.get(timeout=60)
+    over.set()
+    thread.join(60)
+
+
+def test_pages_of_10_000_actors_and_1_000_000_tasks_are_sent_in_pieces(large, chromium):
+    context = chromium.new_context(viewport=browser.LAPTOP)
+    context.set_default_timeout(browser.PATIENCE_MS)
+    watched = browser.Watched(context)
+    page = watched.page
+    sent = []
+
+    def note(response):
+        if "/ract/data/" in response.url and response.ok:
+            value = response.json()["value"]
+            if isinstance(value, dict) and "rows" in value:
+                sent.append((response.url, len(value["rows"])))
+
+    page.on("response", note)
+    page.goto(large.login_url())
+    page.wait_for_selector(".tile")
+    tile = page.locator(".tile[data-tile='Calls finished'] .value")
+    wait_for(page, lambda: tile.inner_text() == "1,000,000", tile.inner_text)
+    page.goto(f"http://{large.address}/ract/actors")
+    table = rows(page, "Actors")
+    table.locator("tbody tr").first.wait_for()
+    assert "10,000" in table.locator(".count").inner_text()
+    assert table.locator("tbody tr").count() == 25
+    shown = table.locator("tbody tr").first.get_attribute("data-row")
+    page.get_by_label("Next page").click()
+    wait_for(
+        page,
+        lambda: table.locator("tbody tr").first.get_attribute("data-row") != shown,
+        lambda: "the page is not turned",
+    )
+    assert "2 / 400" in table.locator(".pager").inner_text()
+    page.get_by_label("Search Actors").fill("actor-4711")
+    wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "not searched")
+    page.goto(f"http://{large.address}/ract/tasks?page=1000#calls")
+    calls = page.locator("#calls")
+    calls.locator("tbody tr").first.wait_for()
+    assert "1,001 /" in calls.locator(".pager").inner_text()
+    assert "more are forgotten" in calls.locator(".count").inner_text()
+    assert sent
+    assert max(count for _, count in sent) <= 25
+    assert watched.problems == []
+    context.close()

@@ -1,0 +1,82 @@
+"""The dashboard of a living cluster over HTTP: what only callers know, and who may show it."""
+
+import json
+import time
+import urllib.request
+
+import pytest
+
+import ract
+from ract.client.runtime import current
+from ract.core.security import load_token
+
+
+def data(view):
+    """What a page would be told."""
+    address = current().link.request("status")["dashboard_address"]
+    request = urllib.request.Request(
+        f"http://{address}/ract/data/{view}", headers={"Authorization": f"Bearer {load_token()}"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["value"]
+
+
+def wait_for(check):
+    end = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@ract.remote(num_cpus=0)
+class Gate:
+    def wait(self, path):
+        while not path.exists():
+            time.sleep(0.01)
+
+    def fail(self):
+        raise KeyError("nothing here")
+
+
+def test_calls_that_an_actor_has_not_answered_are_seen_while_they_wait(ract_start, tmp_path):
+    """One runs, so the actor itself could not say."""
+    gate = Gate.remote()
+    door = tmp_path / "door"
+    calls = [gate.wait.remote(door) for _ in range(5)]
+
+    def mailbox():
+        [row] = data("actors")["rows"]
+        return row["waiting"]
+
+    wait_for(lambda: mailbox() == 5)
+    door.touch()
+    ract.get(calls)
+    wait_for(lambda: mailbox() == 0)
+
+
+def test_failures_are_told_with_their_kind_and_traceback(ract_start):
+    gate = Gate.remote()
+    with pytest.raises(KeyError):
+        ract.get(gate.fail.remote())
+    wait_for(lambda: data("failures")["total"] == 1)
+    [row] = data("failures")["rows"]
+    assert (row["kind"], row["function"], row["count"]) == ("KeyError", "Gate.fail", 1)
+    assert row["message"] == "KeyError: 'nothing here'"
+    assert 'raise KeyError("nothing here")' in row["examples"][0]["traceback"]
+
+
+def test_display_says_why_there_is_nothing_to_show():
+    with pytest.raises(ract.dashboard.NoDashboardError, match=r"call ract\.init"):
+        ract.dashboard.display()
+    ract.init(num_cpus=1, include_dashboard=False)
+    try:
+        with pytest.raises(ract.dashboard.NoDashboardError, match="without a dashboard"):
+            ract.dashboard.display()
+    finally:
+        ract.shutdown()
+    ract.init(local_mode=True)
+    try:
+        with pytest.raises(ract.dashboard.NoDashboardError):
+            ract.dashboard.display()
+    finally:
+        ract.shutdown()
