@@ -175,6 +175,8 @@ def test_numbers_are_the_truth(page):
         with pytest.raises(ValueError, match="-1"):
             ract.get(square.remote(-1))
     kept = ract.put(np.zeros(8 * MIB, np.uint8))
+    # A process that is killed takes along what it has not told yet.
+    wait_for_condition(lambda: value(page(), "ract_tasks_finished_total", Name="Box.done") == 3)
     ract.kill(boxes[0])
 
     def is_there():

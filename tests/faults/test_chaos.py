@@ -13,6 +13,7 @@ def test_no_result_is_lost_while_executors_nodes_and_the_scheduler_are_killed():
     assert set(found["faults"]) == {"executor", "node", "scheduler"}
     assert found["tasks"] >= 100
     assert found["lost"] == 0
+    assert found["duplicates"] == 0
     ract.shutdown()
 
 
