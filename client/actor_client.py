@@ -502,6 +502,7 @@ class ActorClient:
         if self._parked and time.monotonic() - self._parked_since > FAREWELL_TIMEOUT_S:
             with self._lock:
                 self._settle(self._unavailable())
+                self._drain()
         return bool(self._parked)
 
     def what_it_waits_for(self) -> str:

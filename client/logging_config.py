@@ -159,7 +159,7 @@ def _whereabouts() -> dict[str, str]:
         return {}
     found = {
         "job_id": runtime.job_id.hex(),
-        "worker_id": ids.worker_id_bytes(runtime.process, runtime.link.welcome.cluster_id).hex(),
+        "worker_id": ids.worker_id_bytes(runtime.process).hex(),
         "node_id": runtime.node_id.hex(),
     }
     spec = context.process.actor_spec

@@ -31,8 +31,7 @@ class RuntimeContext:
 
     def get_worker_id(self) -> str:
         """This process."""
-        cluster_id = self._runtime.link.welcome.cluster_id
-        return ids.worker_id_bytes(self._runtime.process, cluster_id).hex()
+        return ids.worker_id_bytes(self._runtime.process).hex()
 
     def get_task_id(self) -> str | None:
         """The running task or actor call; None in a driver."""

@@ -160,10 +160,9 @@ def _attributes(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {f"{word}.function": name, f"{word}.pid": os.getpid()}
     runtime = refs._runtime
     if runtime is not None:
-        cluster_id = runtime.link.welcome.cluster_id
         found[f"{word}.job_id"] = runtime.job_id.hex()
         found[f"{word}.node_id"] = runtime.node_id.hex()
-        found[f"{word}.worker_id"] = ids.worker_id_bytes(runtime.process, cluster_id).hex()
+        found[f"{word}.worker_id"] = ids.worker_id_bytes(runtime.process).hex()
     spec = context.process.actor_spec
     if spec is not None:
         found[f"{word}.actor_id"] = spec.actor_id.hex()

@@ -268,9 +268,9 @@ def actor_id_bytes(number: int, job: bytes) -> bytes:
     return b"\0" * 4 + _NUMBER.pack(number) + job
 
 
-def worker_id_bytes(process: int, cluster_id: bytes) -> bytes:
-    """The 28 bytes of a process' id."""
-    return (cluster_id + b"\0" * 20)[:20] + _NUMBER.pack(process)
+def worker_id_bytes(process: int) -> bytes:
+    """The 28 bytes of a process' id, as the tables of the cluster have it."""
+    return b"\0" * 20 + _NUMBER.pack(process)
 
 
 def process_of_worker(worker_id: bytes) -> int:

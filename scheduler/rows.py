@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.core.causes import text_of
 from ract.core.events import RUNNING
-from ract.core.ids import driver_task_id, task_id_bytes
+from ract.core.ids import driver_task_id, task_id_bytes, worker_id_bytes
 from ract.core.messages import ExitCause
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.chronicle import Event
@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-WORKER_ID_BYTES = 28
-
 
 def worker_id(process: int) -> str:
     """Return the hex id under which people see a process number."""
-    return process.to_bytes(WORKER_ID_BYTES, "big").hex()
+    return worker_id_bytes(process).hex()
 
 
 def amounts(quantities: dict[str, int]) -> dict[str, float]:

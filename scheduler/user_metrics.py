@@ -46,7 +46,7 @@ class UserMetrics:
 
     def process_exited(self, number: int) -> None:
         """Its gauges mean nothing any more."""
-        self.table.forget(worker_id_bytes(number, self.cluster_id).hex())
+        self.table.forget(worker_id_bytes(number).hex())
 
     def node_lost(self, node_id: bytes) -> None:
         """Nothing more will come from there."""

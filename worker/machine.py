@@ -589,7 +589,7 @@ class NodeMachine:
 
     def _metrics_reported(self, message: m.MetricsReported) -> None:
         of_all = ("JobId", message.job_id.hex(), "NodeId", self.node_id.hex())
-        of_gauges = (metrics.WORKER, worker_id_bytes(message.process, self.cluster_id).hex())
+        of_gauges = (metrics.WORKER, worker_id_bytes(message.process).hex())
         self.metrics.merge(message.metrics, of_all, of_gauges)
         self.metrics.refused += max(0, message.refused)
 

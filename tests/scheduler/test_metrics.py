@@ -22,7 +22,7 @@ def cluster():
 
 
 def worker(cluster, process):
-    return ids.worker_id_bytes(process, cluster.machine.cluster_id).hex()
+    return ids.worker_id_bytes(process).hex()
 
 
 def counter(value, name="ract_c"):

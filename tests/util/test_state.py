@@ -426,3 +426,8 @@ def test_the_timeline_is_a_chrome_trace(tmp_path):
     assert round(span["ts"] / 1000) == row.start_time_ms
     assert span["dur"] >= 0
     assert len(ract.timeline()) >= len(events)
+
+
+def test_processes_have_the_ids_that_they_know_themselves():
+    mine = ract.get_runtime_context().get_worker_id()
+    assert [row.worker_type for row in state.list_workers() if row.worker_id == mine] == ["DRIVER"]

@@ -57,7 +57,7 @@ def test_gauges_are_their_processes_own(node):
         node.report(process, ["ract_g", GAUGE, "", [], [[[], process]]])
     [told] = node.do(ev.ReportDue())
     [[_, _, _, _, points]] = told.metrics
-    workers = [ids.worker_id_bytes(process, CLUSTER).hex() for process in (1, 2)]
+    workers = [ids.worker_id_bytes(process).hex() for process in (1, 2)]
     assert [(labels[-2:], value) for labels, value in points] == [
         ([WORKER, workers[0]], 1),
         ([WORKER, workers[1]], 2),
