@@ -436,9 +436,11 @@ class Objects:
         object_id = event.object_id
         self._sought.discard(object_id)
         is_running = self._fetches.is_running(object_id)
-        if object_id not in self.waiting:
-            if event.blob is None and not is_running:
-                self._unseek(object_id)
+        if object_id not in self.waiting:  # it was made here meanwhile, or nobody waits any more
+            if not is_running:
+                self._drop_interrupted(object_id)
+                if event.blob is None:
+                    self._unseek(object_id)
         elif event.blob is not None:
             self._drop_interrupted(object_id)
             self._answer(object_id, event.blob)
