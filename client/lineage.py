@@ -21,6 +21,7 @@ Replies are recorded by whichever thread reads them; all else happens on the IO 
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -151,7 +152,9 @@ class Lineage:
         self.recipes: dict[bytes, Recipe] = {}
         self._sizes: deque[int] = deque()  # of recipes that are gone, to be taken off
         self._bytes = 0
-        self._by_age: deque[weakref.ref[Recipe]] = deque()
+        #: All that are not gone, the oldest first.
+        self._by_age: weakref.WeakValueDictionary[int, Recipe] = weakref.WeakValueDictionary()
+        self._numbers = itertools.count()
         self._lost: deque[tuple[bytes, str]] = deque()
         self._reasons: dict[bytes, str] = {}
 
@@ -162,16 +165,27 @@ class Lineage:
         recipe = call.recipe
         if recipe is None:
             recipe = call.recipe = Recipe(call, self.recipes, self._sizes)
-            self._by_age.append(weakref.ref(recipe))
+            self._by_age[next(self._numbers)] = recipe
             self._bytes += recipe.size
         self.recipes[object_id] = recipe
         while self._sizes:
             self._bytes -= self._sizes.popleft()
-        while self._bytes > self.bytes_max and self._by_age:
-            oldest = self._by_age.popleft()()
-            if oldest is not None and oldest.call is not None and not oldest.wanted:
+        if self._bytes > self.bytes_max:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        enough = self.bytes_max * 9 // 10  # so that the next recipes need not look for room
+        for number, oldest in list(self._by_age.items()):
+            if self._bytes <= enough:
+                return
+            if not oldest.wanted:
+                del self._by_age[number]
                 self._bytes -= oldest.size
                 oldest.empty()
+
+    def count(self) -> int:
+        """How many recipes take room."""
+        return len(self._by_age)
 
     def dropped(self, object_ids: Iterable[bytes]) -> None:
         """This process has no refs to these any more; others may."""

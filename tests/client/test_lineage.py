@@ -273,3 +273,18 @@ def test_get_with_a_timeout_does_not_wait_for_it_longer(cluster):
         ract.get([ref, ref], timeout=0.5)
     cluster.add_node(num_cpus=1)
     assert ract.get(ref)[0] == 1
+
+
+def test_lineage_that_is_over_leaves_nothing(cluster):
+    cluster.add_node(num_cpus=1)
+    lineage = runtime.current().lineage
+    kept = made(make.remote(0))
+    for i in range(10):
+        made(make.remote(i))
+    gc.collect()
+    wait_for_condition(lambda: len(lineage.recipes) == 1)
+    assert lineage.count() == 1
+    del kept
+    gc.collect()
+    wait_for_condition(lambda: not lineage.recipes)
+    assert lineage.count() == 0
