@@ -281,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Work under faults, and check all results.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--every", type=float, default=0.5, help="seconds between faults")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between faults")
     given = parser.parse_args()
     found = run(given.seed, given.seconds, given.every)
     median, longest = found["recovery_s"]

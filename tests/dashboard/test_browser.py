@@ -292,15 +292,15 @@ def test_tasks_show_progress_errors_with_tracebacks_and_a_stream(cluster, watche
     assert "is bad" in more.inner_text()
     assert "Traceback" in more.inner_text()
     bars = """() => {
-        const stream = Bokeh.documents[0].get_model_by_name("task-stream");
-        return stream.renderers[0].data_source.get_length();
+        const stream = Bokeh.documents[0]?.get_model_by_name("task-stream");
+        return stream?.renderers[0].data_source.get_length();
     }"""
     wait_for(page, lambda: (page.evaluate(bars) or 0) > 5, lambda: page.evaluate(bars))
-    graph = """() => Bokeh.documents[0].get_model_by_name("task-graph")
-        .renderers[2].data_source.get_array("name")"""
+    graph = """() => Bokeh.documents[0]?.get_model_by_name("task-graph")
+        ?.renderers[2].data_source.get_array("name")"""
     wait_for(
         page,
-        lambda: {"driver", "work", "Counter.add"} <= set(page.evaluate(graph)),
+        lambda: {"driver", "work", "Counter.add"} <= set(page.evaluate(graph) or ()),
         lambda: page.evaluate(graph),
     )
 
@@ -409,8 +409,8 @@ def test_dark_is_what_the_system_says_or_the_person_chose(cluster, context, chro
         channels = page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(int(part) for part in channels.strip("rgb()").split(","))
 
-    axis = """() => Bokeh.documents[0].get_model_by_name("task-stream")
-        .below[0].major_label_text_color"""
+    axis = """() => Bokeh.documents[0]?.get_model_by_name("task-stream")
+        ?.below[0].major_label_text_color"""
     assert background() < 150
     wait_for(page, lambda: page.evaluate(axis) == "#9aa7b6", lambda: page.evaluate(axis))
     page.get_by_role("button", name="Theme").click()

@@ -292,6 +292,24 @@ def test_what_a_constructor_wrote_before_it_raised_can_be_read():
     assert "no further" in row.error_message
 
 
+@pytest.mark.parametrize("ends_by_itself", [False, True])
+def test_what_a_process_ran_just_before_its_end_is_listed(ends_by_itself):
+    @ract.remote(max_calls=0 if ends_by_itself else 3, max_retries=0)
+    def brief(end):
+        if end:
+            os._exit(1)
+
+    name = f"brief-{ends_by_itself}"
+    brief = brief.options(name=name)
+    for _ in range(3):
+        ract.get(brief.remote(False))
+    if ends_by_itself:
+        with pytest.raises(ract.exceptions.WorkerCrashedError):
+            ract.get(brief.remote(True))
+    wanted = [("name", "=", name), ("state", "=", "FINISHED")]
+    wait_for_condition(lambda: len(state.list_tasks(filters=wanted)) == 3)
+
+
 def test_runtime_environments_are_listed():
     env = {"env_vars": {"LISTED": "1"}}
     actor = Listed.options(runtime_env=env).remote()

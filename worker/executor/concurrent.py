@@ -447,6 +447,7 @@ class ConcurrentServer:
         traceback.print_exception(error)
         code = error.code if isinstance(error, SystemExit) else 1
         self.exit_code = code if isinstance(code, int) else 1
+        self.execution.flush_events(at_once=True)
         os._exit(self.exit_code)
 
     # ------------------------------------------------------------------ replies, cancelling

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 import traceback
 from array import array
@@ -56,7 +57,8 @@ class Execution:
         self._facts: dict[str, Any] = {}
         self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._pickled: dict[bytes, bytes] = {}
-        self._events: list[events.Event] = []
+        self._events: deque[events.Event] = deque()
+        self._flush_lock = threading.Lock()
         self._runs: dict[tuple[str, bytes, bytes], _Run] = {}
         self._closed_runs: deque[_Run] = deque()  # of an earlier lease
         self._events_at = 0.0
@@ -356,19 +358,28 @@ class Execution:
             old, self._runs = self._runs, {}
             self._closed_runs.extend(old.values())
 
-    def flush_events(self) -> bool:
-        """Send what is remembered, if it is old enough; returns whether anything is left."""
+    def flush_events(self, *, at_once: bool = False) -> bool:
+        """Send what is remembered, if it is old enough; returns whether anything is left.
+
+        Args:
+            at_once: However old it is, for the process ends.
+        """
+        with self._flush_lock:  # at the end, nothing may be half sent by the IO thread
+            return self._flush_events(at_once)
+
+    def _flush_events(self, at_once: bool) -> bool:
         closed = list(self._closed_runs)
         runs = [run for run in (*closed, *list(self._runs.values())) if run.calls]
         if not self._events and not runs and not self.in_progress():
             return False
         now = time.monotonic()
         most = max([len(self._events), *(len(run.calls) for run in runs)])
-        if most <= EVENTS_BUFFERED_MAX and now - self._events_at < EVENTS_PERIOD_S:
+        is_due = at_once or most > EVENTS_BUFFERED_MAX or now - self._events_at >= EVENTS_PERIOD_S
+        if not is_due:
             return True
         self._events_at = now
         is_young = self._note_running()
-        batch, self._events = self._events, []
+        batch = [self._events.popleft() for _ in range(len(self._events))]
         kind = events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK
         for _ in closed:
             self._closed_runs.popleft()

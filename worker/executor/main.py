@@ -151,7 +151,7 @@ class Executor:
             assert isinstance(server, SerialServer)
             self._construct(create)
             server.serve(self._on_posted)
-        self.execution.flush_events()
+        self.execution.flush_events(at_once=True)
         return self.server.exit_code
 
     def _who_prints(self) -> tuple[str, int]:

@@ -420,6 +420,7 @@ class SerialServer:
         def flush() -> None:
             if os.getpid() == pid and threading.get_ident() == self._main:
                 self._flush_all()
+                self.execution.flush_events(at_once=True)
 
         def _exit(status: int) -> NoReturn:
             flush()
