@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,19 +14,36 @@ class Running:
         number: Task number (64 bits).
         name: The task's name.
         function_name: The function's or method's own name.
+        caller: The connection that it came over (`ract.worker.executor.callers.Caller`).
         parent: The number of the task that called it; 0 for a driver.
+        extra: What came with it beside its arguments.
+        started: When it was begun, in seconds since the epoch.
+        task: What cancels it, if it runs on an event loop.
         is_reported: Whether it was reported as running.
+        is_over: Whether it has ended.
     """
 
-    __slots__ = ("function_name", "is_cancelled", "is_reported", "name", "number", "parent")
+    # As in `ract.client.channel.Call`: most calls do not differ from these.
+    task: Any = None
+    is_cancelled = False
+    is_reported = False
+    is_over = False
 
-    def __init__(self, number: int, name: str, function_name: str, parent: int = 0) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        caller: Any = None,
+        parent: int = 0,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
         self.number = number
         self.name = name
-        self.function_name = function_name
-        self.is_cancelled = False
-        self.is_reported = False
+        self.function_name = name
+        self.caller = caller
         self.parent = parent
+        self.extra = extra
+        self.started = time.time()
 
 
 _running: ContextVar[Running | None] = ContextVar("ract_running", default=None)

@@ -116,7 +116,9 @@ class Call:
         """As what runs now; turns exceptions of user code into `Failed`."""
         actor, process = self._actor, context.process
         before = (process.actor_spec, process.actor_instance, process.server)
-        token = context.enter(context.Running(self._number, self.name, self._function_name))
+        running = context.Running(self._number, self.name)
+        running.function_name = self._function_name
+        token = context.enter(running)
         try:
             with actor.lock if actor is not None else contextlib.nullcontext():
                 if actor is not None:

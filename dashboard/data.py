@@ -26,7 +26,7 @@ ASSETS = {
     "ract.js": "text/javascript; charset=utf-8",
 }
 
-POLL_MS_MIN = 1000
+POLL_MS_MIN = 2000
 COST_PART = 0.02
 """Of the scheduler's time a viewer of a table may take: what is slow is asked for less often."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from bokeh.models import ColumnDataSource, Range1d
@@ -13,6 +14,7 @@ from ract.dashboard.source import look
 
 WIDTH, TALL = 0.74, 0.66
 ROW_HEIGHT = 46
+COUNTS_PERIOD_S = 10.0
 COLORS = {"driver": GREY, "task": BLUE, "method": GREEN}
 
 
@@ -33,6 +35,8 @@ class TaskGraph:
         self._draw()
         self._remark = base.Remark(self.view)
         self._last: Any = None
+        self._shape: list[Any] | None = None
+        self._drawn_at = 0.0
         self.update()
 
     def _draw(self) -> None:
@@ -78,11 +82,15 @@ class TaskGraph:
         )
 
     def update(self) -> None:
-        """Lay it out anew if it has changed."""
+        """Lay it out anew if it has changed; if only numbers have, now and then."""
         found = look(self._source, "graph", self._args)
-        if found == self._last:
+        shape = [{**node, "calls": 0} for node in found["nodes"]]
+        shape += [{**edge, "calls": 0} for edge in found["edges"]]
+        now = time.monotonic()
+        is_due = shape != self._shape or now - self._drawn_at >= COUNTS_PERIOD_S
+        if found == self._last or not is_due:
             return
-        self._last = found
+        self._last, self._shape, self._drawn_at = found, shape, now
         places = _placed(found)
         data: dict[str, list[Any]] = {key: [] for key in self._boxes.data}
         for node in found["nodes"]:

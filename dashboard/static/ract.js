@@ -196,6 +196,9 @@
   const visible = () =>
     document.hidden ? new Promise((go) => document.addEventListener("visibilitychange", go, { once: true })) : null;
 
+  // Of this browser's time that a view may take with what it computes; to lay it out takes as much again.
+  const COST_PART = 0.01;
+
   // Ask a view again and again; `again()` asks at once.
   function follow(view, args, show, failed) {
     let turn = 0;
@@ -206,8 +209,9 @@
       try {
         const answer = await ask(`data/${view}`, args());
         if (mine !== turn) return;
+        const began = performance.now();
         show(answer.value);
-        wait = answer.poll_ms;
+        wait = Math.max(answer.poll_ms, (performance.now() - began) / COST_PART);
       } catch (error) {
         if (mine !== turn) return;
         if (error.isAnswer && failed) failed(error.message);

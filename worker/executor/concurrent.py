@@ -79,7 +79,8 @@ class ConcurrentServer:
         self._callers: dict[int, Caller] = {}
         self._groups = {name: _Group(limit) for name, limit in groups.items()}
         self._method_groups: dict[str, str] = {}
-        self._active: dict[int, tuple[context.Running, Any]] = {}  # Any: has ``cancel``
+        self._active = execution.active
+        self._names: dict[str, str] = {}  # of methods
         self._mailbox = Mailbox(mailbox_size) if mailbox_size else None
         self._cancelled: set[int] = set()
         self._flush_due = False
@@ -259,22 +260,24 @@ class ConcurrentServer:
     def _start(self, group: _Group, caller: Caller, item: tuple[Any, ...]) -> None:
         group.running += 1
         self._waits_no_more(item)
-        number, target, extra = item[2], item[3], item[5]
-        function_name = f"{type(self.instance).__name__}.{target}"
-        name = (extra or {}).get("name") or function_name
-        running = context.Running(number, name, function_name, item[6])
-        self.execution.begun[number] = (caller, running, extra, time.time())
+        _, _, number, target, _, extra, parent = item
+        name = self._names.get(target)
+        if name is None:
+            name = self._names[target] = f"{type(self.instance).__name__}.{target}"
+        running = context.Running(number, name, caller, parent, extra)
+        if extra is not None and "name" in extra:
+            name = running.name = extra["name"]
+        self._active[number] = running
         if self.runtime.reactor.is_asleep:
             self.runtime.reactor.wake()
         set_title(name)
         if self.is_async:
             run = self._run_async(group, running, caller, item)
             if group.loop is None:
-                self._active[number] = (running, self.loop.create_task(run))
+                running.task = self.loop.create_task(run)
             else:
-                self._active[number] = (running, asyncio.run_coroutine_threadsafe(run, group.loop))
+                running.task = asyncio.run_coroutine_threadsafe(run, group.loop)
         else:
-            self._active[number] = (running, None)
             assert group.pool is not None
             group.pool.submit(self._run_in_thread, group, running, caller, item)
 
@@ -283,7 +286,6 @@ class ConcurrentServer:
     ) -> None:
         _, seq, number, target, args, extra, _ = item
         token = context.enter(running)
-        start = time.time()
         kept: Any = None
         try:
             kwargs: dict[str, Any] = {}
@@ -301,16 +303,16 @@ class ConcurrentServer:
                 await self._stream_async(caller, seq, number, extra, value)
             else:
                 self.execution.reply(caller, seq, number, extra, value)
-            self.execution.note(caller, running, extra, start)
+            self.execution.note(running)
         except asyncio.CancelledError as interrupt:
             self.execution.reply_cancelled(caller, seq, running, interrupt)
-            self.execution.note(caller, running, extra, start, is_cancelled=True)
+            self.execution.note(running, is_cancelled=True)
         except AsyncioActorExit:
             self.end(ExitCause("exited", "exit_actor() was called"))
             self._answer_exit(caller, item)
         except Exception as error:
             self.execution.reply_error(caller, seq, running.name, error)
-            self.execution.note(caller, running, extra, start, error)
+            self.execution.note(running, error)
             error.__traceback__ = None
         except BaseException as error:
             self._die(error)
@@ -345,7 +347,6 @@ class ConcurrentServer:
     ) -> None:
         _, seq, number, target, args, extra, _ = item
         token = context.enter(running)
-        start = time.time()
         kept: Any = None
         try:
             kwargs: dict[str, Any] = {}
@@ -360,10 +361,10 @@ class ConcurrentServer:
                 self._stream_in_thread(caller, seq, number, extra, value)
             else:
                 self.execution.reply(caller, seq, number, extra, value)
-            self.execution.note(caller, running, extra, start)
+            self.execution.note(running)
         except Exception as error:
             self.execution.reply_error(caller, seq, running.name, error)
-            self.execution.note(caller, running, extra, start, error)
+            self.execution.note(running, error)
             error.__traceback__ = None
         except BaseException as error:
             self._die(error)
@@ -420,9 +421,6 @@ class ConcurrentServer:
 
     def _finished(self, group: _Group, number: int) -> None:
         self._active.pop(number, None)
-        self.execution.begun.pop(
-            number, None
-        )  # it is still there if it was cancelled before it ran
         self._cancelled.discard(number)
         group.running -= 1
         while group.queue and group.running < group.limit and self.ending is None:
@@ -490,8 +488,8 @@ class ConcurrentServer:
         self.loop.call_soon_threadsafe(self._cancel, message.task, message.recursive)
 
     def _cancel(self, number: int, recursive: bool) -> None:
-        active = self._active.get(number)
-        if active is None:
+        running = self._active.get(number)
+        if running is None:
             self._cancelled.add(number)
             for group in self._groups.values():
                 for entry in list(group.queue):
@@ -501,12 +499,11 @@ class ConcurrentServer:
                         self._cancelled.discard(number)
             self._flush_soon()
             return
-        running, task = active
         running.is_cancelled = True
         if recursive:
             self.runtime.cancel_children(number)
-        if task is not None:
-            task.cancel()
+        if running.task is not None:
+            running.task.cancel()
 
 
 class _Group:

@@ -39,9 +39,6 @@ RUNS_MAX = 1024
 MESSAGE_CHARACTERS_MAX = 4000
 
 
-Begun = tuple["Caller", context.Running, Any, float]
-
-
 class Execution:
     """What an executor knows independent of calls: functions, the runtime, pending events."""
 
@@ -50,10 +47,7 @@ class Execution:
         self.actor_id = b""
         self.actor_repr: str | None = None
         self.notes_calls = True  # unless a call says otherwise
-        #: (caller, call, extra, start) of the call that runs, where one runs at a time; else, by
-        #: number, of those that run.
-        self.current: Begun | None = None
-        self.begun: dict[int, Begun] = {}
+        self.active: dict[int, context.Running] = {}  # the calls that run, by number
         self._facts: dict[str, Any] = {}
         self.functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
         self._pickled: dict[bytes, bytes] = {}
@@ -249,17 +243,13 @@ class Execution:
 
     def note(
         self,
-        caller: Caller,
         running: context.Running,
-        extra: Any,
-        start: float,
         error: BaseException | None = None,
         is_cancelled: bool = False,
     ) -> None:
         """Remember that a call has ended, for the state API and the dashboard."""
-        self.current = None  # first: from here on it is not reported as running
-        if self.begun:
-            self.begun.pop(running.number, None)
+        running.is_over = True  # first: from here on it is not reported as running
+        extra = running.extra
         is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
         if not is_noted:
             return
@@ -267,7 +257,7 @@ class Execution:
             self.runtime.reactor.wake()
         is_plain = error is None and not is_cancelled and not running.is_reported
         if is_plain and (extra is None or _is_ordinary(extra)):
-            self._note_run(caller, running, start)
+            self._note_run(running)
             return
         state, error_type, message = events.FINISHED, "", ""
         if is_cancelled:
@@ -275,11 +265,10 @@ class Execution:
         elif error is not None:
             state, error_type = events.FAILED, "TASK_EXECUTION_EXCEPTION"
             message = _message_of(error)
-        ended = self._event(caller, running, extra, start, state)
+        ended = self._event(running, state)
         ended[7], ended[10], ended[11] = time.time(), error_type, message
-        if (
-            running.is_reported
-        ):  # rare: and who is seen to run must not seem to die with its process
+        if running.is_reported:
+            # Rare: and who is seen to run must not seem to die with its process.
             self.runtime.tell(TaskEvents(self.runtime.process, [ended]))
             return
         self._events.append(ended)
@@ -312,15 +301,9 @@ class Execution:
         )
         self.runtime.reactor.wake()
 
-    def _event(
-        self,
-        caller: Caller,
-        running: context.Running,
-        extra: dict[str, Any] | None,
-        start: float,
-        state: str,
-    ) -> events.Event:
+    def _event(self, running: context.Running, state: str) -> events.Event:
         """An event of a call that has not ended, see `ract.core.events`."""
+        caller, extra = running.caller, running.extra
         facts = dict(self._facts)
         if caller.actor_id and running.parent:
             facts["parent_actor"] = caller.actor_id
@@ -333,7 +316,7 @@ class Execution:
             running.function_name,
             events.ACTOR_TASK if self.actor_id else events.NORMAL_TASK,
             state,
-            start,
+            running.started,
             0.0,
             running.parent,
             self.actor_id,
@@ -342,12 +325,13 @@ class Execution:
             facts,
         ]
 
-    def _note_run(self, caller: Caller, running: context.Running, start: float) -> None:
+    def _note_run(self, running: context.Running) -> None:
+        caller = running.caller
         key = (running.name, caller.job_id, caller.actor_id)
         run = self._runs.get(key)
         if run is None:
-            run = self._runs[key] = _Run(running, caller, self._facts)
-        run.calls.append((running.number, start, time.time(), running.parent))
+            run = self._runs[key] = _Run(running, self._facts)
+        run.calls.append((running.number, running.started, time.time(), running.parent))
         if len(run.calls) > EVENTS_BUFFERED_MAX:
             self.flush_events()
 
@@ -370,7 +354,7 @@ class Execution:
     def _flush_events(self, at_once: bool) -> bool:
         closed = list(self._closed_runs)
         runs = [run for run in (*closed, *list(self._runs.values())) if run.calls]
-        if not self._events and not runs and not self.in_progress():
+        if not self._events and not runs and not self.active:
             return False
         now = time.monotonic()
         most = max([len(self._events), *(len(run.calls) for run in runs)])
@@ -393,29 +377,26 @@ class Execution:
             )  # the thread that runs calls may have one in hand
         return is_young
 
-    def in_progress(self) -> list[Begun]:
-        """The calls that run now."""
-        current = self.current
-        return [*self.begun.values()] if current is None else [current]
+    def in_progress(self) -> list[context.Running]:
+        """The calls that run now; for any thread."""
+        return [running for running in list(self.active.values()) if not running.is_over]
 
     def _note_running(self) -> bool:
         """Tell of the calls that run for long; returns whether there are others."""
         before = time.time() - EVENTS_PERIOD_S
         is_young = False
-        for begun in self.in_progress():
-            caller, running, extra, start = begun
+        for running in self.in_progress():
             if running.is_reported:
                 continue
-            if start > before:
+            if running.started > before or not running.name:
                 is_young = True
                 continue
+            extra = running.extra
             is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
             if is_noted:
                 running.is_reported = True
-                # If it is still there, its end comes later and is reported as such.
-                if self.current is begun or running.number in self.begun:
-                    event = self._event(caller, running, extra, start, events.RUNNING)
-                    self._events.append(event)
+                if not running.is_over:  # its end comes later, and is reported as such
+                    self._events.append(self._event(running, events.RUNNING))
         return is_young
 
 
@@ -427,7 +408,8 @@ class _Run:
 
     __slots__ = ("calls", "facts", "function_name", "job_id", "name")
 
-    def __init__(self, running: context.Running, caller: Caller, facts: dict[str, Any]) -> None:
+    def __init__(self, running: context.Running, facts: dict[str, Any]) -> None:
+        caller = running.caller
         self.name = running.name
         self.function_name = running.function_name
         self.job_id = caller.job_id

@@ -295,7 +295,7 @@ class Executor:
     def _construct(self, message: CreateActor) -> Any:
         """Make the instance; a coroutine if the class's ``__init__`` is one."""
         spec = message.spec
-        running = context.Running(0, f"{spec.class_name}.__init__", f"{spec.class_name}.__init__")
+        running = context.Running(0, f"{spec.class_name}.__init__")
         token = context.enter(running)
         try:
             args, kwargs = serialization.unpack(*self._arguments)

@@ -238,8 +238,12 @@ class SerialServer:
         execution = self.execution
         kwargs: dict[str, Any] = {}
         kept: Any = None  # pins what the arguments view while the call runs
-        name = function_name = self._names.get(target, "")
-        start = time.time()
+        name = self._names.get(target, "")
+        running = context.Running(number, name, caller, parent, extra)
+        self._running = running  # already: it may wait for its code and its arguments
+        execution.active[number] = running
+        if self.runtime.reactor.is_asleep:
+            self.runtime.reactor.wake()  # its tick tells of calls that run for long
         token = None
         try:
             if self.is_actor:
@@ -247,12 +251,11 @@ class SerialServer:
             else:
                 function = execution.function(target)
             if not name:
-                name = function_name = self._names[target] = self._name_of(target, function)
+                name = self._names[target] = self._name_of(target, function)
+                running.name = running.function_name = name
             if extra is not None:
-                name = extra.get("name") or name
-            running = context.Running(number, name, function_name, parent)
-            self._running = running  # already: it may wait for its arguments
-            if extra is not None:
+                if "name" in extra:
+                    name = running.name = extra["name"]
                 if args is None:
                     args, kwargs, kept = execution.arguments(extra)
                 elif "refs" in extra:
@@ -260,9 +263,6 @@ class SerialServer:
                 if "trace" in extra:
                     function = tracing.traced(function, name, extra["trace"])
             token = context.enter(running)
-            execution.current = (caller, running, extra, start)
-            if self.runtime.reactor.is_asleep:
-                self.runtime.reactor.wake()  # its tick tells of calls that run for long
             self._running_title = True
             set_title(name)
             self._allow_interrupts(number)
@@ -274,28 +274,27 @@ class SerialServer:
                 return  # it has caught what exit_actor() raises: still there is no result
             if not is_streaming(extra):
                 execution.reply(caller, seq, number, extra, value)
-            execution.note(caller, running, extra, start)
+            execution.note(running)
         except Exception as error:
             self._interruptible = False
-            name = name or (target if self.is_actor else "a task")
-            execution.reply_error(caller, seq, name, error)
-            running = self._running or context.Running(number, name, name)
-            execution.note(caller, running, extra, start, error)
+            running.name = name or (target if self.is_actor else "a task")
+            execution.reply_error(caller, seq, running.name, error)
+            execution.note(running, error)
             error.__traceback__ = None
         except KeyboardInterrupt as error:
             self._interruptible = False
             if number not in self._cancelled:
                 self._die(caller, error)
                 return
-            running = self._running or context.Running(number, name, name)
             execution.reply_cancelled(caller, seq, running, error)
-            execution.note(caller, running, extra, start, is_cancelled=True)
+            execution.note(running, is_cancelled=True)
         except BaseException as error:
             self._interruptible = False
             self._die(caller, error)
             return
         finally:
             self._running = None
+            del execution.active[number]
             self._cancelled.pop(number, None)
             if caller.streams:
                 caller.streams.pop(seq, None)

@@ -11,14 +11,16 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
+from ract.client.context import Running
+
 TASKS_MAX = 100
 
 
-def text(in_progress: Iterable[tuple[Any, Any, Any, float]]) -> str:
+def text(in_progress: Iterable[Running]) -> str:
     """The stacks of all threads, after what runs (`Execution.in_progress`) and for how long."""
     lines = []
-    for _, running, _, start in in_progress:
-        lines.append(f"{running.name} has run for {time.time() - start:.1f} s")
+    for running in in_progress:
+        lines.append(f"{running.name} has run for {time.time() - running.started:.1f} s")
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     me = threading.get_ident()
     for ident, frame in sys._current_frames().items():
