@@ -12,8 +12,10 @@ With a journal (`ract.scheduler.journal`) each turn is committed before anything
 the batches of both sides are numbered (`ract.core.reliable`). A scheduler that comes back takes the
 turns of its journal again, tells the machine that it has restarted, and waits for the nodes: each
 that says ``ract_rejoin`` gets what it has missed, and those that do not within ``reconnect_s`` are
-lost. The machine's time stands still while there is no scheduler. As long as the scheduler lives,
-the loss of a connection is the loss of a node, which is refused when it comes again.
+lost; until when is kept beside the journal, or a scheduler that crashes often would wait for ever
+for a node that is dead. The machine's time stands still while there is no scheduler. As long as the
+scheduler lives, the loss of a connection is the loss of a node, which is refused when it comes
+again.
 
 Requests that need the answer of a node are tasks of the event loop (`ract.scheduler.asking`), since
 the machine never waits. What has ended is handed to the history (`ract.scheduler.record`).
@@ -74,6 +76,9 @@ PROTOCOL = 1
 RECONNECT_S = 60.0
 """So long nodes and a scheduler with a journal wait for each other."""
 
+GRACE_S = 1.0
+"""So long a scheduler that is back waits at least, whatever those before it have waited."""
+
 
 class RactSchedulerPlugin(SchedulerPlugin):
     """Hosts a `SchedulerMachine`; installed by `ract.scheduler.preload`.
@@ -105,7 +110,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         #: Why the scheduler had to end by itself; "" if it had not.
         self.failure = ""
         #: Nodes that have yet to come back after a restart, and until when they are waited for.
-        self._awaited: dict[bytes, None] = {}
+        self._awaited: dict[bytes, float] = {}  # seconds since the epoch
         self._patience: asyncio.TimerHandle | None = None
         self._worker_of: dict[bytes, str] = {}  # the two are each other's inverse
         self._node_of: dict[str, bytes] = {}
@@ -210,7 +215,13 @@ class RactSchedulerPlugin(SchedulerPlugin):
             return
         # While the scheduler was away, no time has passed for those who wait.
         self._skew = self._loop.time() - self._durable.now
-        self._awaited = {node.node_id: None for node in self.machine.nodes.alive}
+        patience_s = self.machine.turn.settings.reconnect_s
+        known, until = journal.get("awaited") or {}, time.time() + patience_s
+        self._awaited = {
+            node.node_id: min(until, known.get(node.node_id, until))
+            for node in self.machine.nodes.alive
+        }
+        journal.put("awaited", self._awaited)
         logger.warning(
             "the scheduler is back: %d turns of %s taken again in %.2f s; waiting for %d nodes",
             journal.replayed[0],
@@ -219,8 +230,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
             len(self._awaited),
         )
         self._turn(self._local(Restarted(offset + self._skew)))
-        patience_s = self.machine.turn.settings.reconnect_s
-        self._patience = self._loop.call_later(patience_s, self._give_up)
+        self._patience = self._loop.call_later(min(GRACE_S, patience_s), self._give_up)
         self._look_whether_all_are_back()
 
     def _rejoin(
@@ -251,14 +261,27 @@ class RactSchedulerPlugin(SchedulerPlugin):
         rejoined = {"op": "ract_rejoined", "received": link.received}
         for message in (rejoined, *missed):
             compat.send(self._scheduler, worker, message)
-        self._awaited.pop(node_id, None)
-        self._look_whether_all_are_back()
+        self._await_no_more(node_id)
 
     def _give_up(self) -> None:
         self._patience = None
         waited_s = self.machine.turn.settings.reconnect_s
-        for node_id in list(self._awaited):
-            self._lose(node_id, f"it did not come back within {waited_s:g} s to the scheduler")
+        for node_id, until in list(self._awaited.items()):
+            if until <= time.time():
+                self._lose(node_id, f"it did not come back within {waited_s:g} s to the scheduler")
+        if self._awaited and not self._is_closing:
+            assert self._loop is not None
+            delay_s = max(0.01, min(self._awaited.values()) - time.time())
+            self._patience = self._loop.call_later(delay_s, self._give_up)
+
+    def _await_no_more(self, node_id: bytes) -> None:
+        if self._awaited.pop(node_id, None) is not None:
+            assert self._journal is not None
+            try:
+                self._journal.put("awaited", self._awaited)
+            except JournalError as error:
+                self._give_up_journal(error)
+            self._look_whether_all_are_back()
 
     def _look_whether_all_are_back(self) -> None:
         if self.machine.turn.is_patient and not self._awaited:
@@ -297,9 +320,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         if cause is None:
             cause = ExitCause("node_died", why, node_id=node_id, at=time.time())
         self._turn(self._local(NodeLost(node_id, cause)))
-        if node_id in self._awaited:
-            del self._awaited[node_id]
-            self._look_whether_all_are_back()
+        self._await_no_more(node_id)
 
     def _adaptive_target(self, target_duration: Any = None) -> int:
         """How many workers Dask's adaptive scaling should have: as ract needs, or Dask's tasks."""

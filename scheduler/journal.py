@@ -139,9 +139,16 @@ class Journal:
         return msgpack.unpackb(rows[0][0]) if rows else None
 
     def put(self, name: str, value: Any) -> None:
-        """Keep a plain value beside the log."""
+        """Keep a plain value beside the log.
+
+        Raises:
+            JournalError: it cannot be written; the disk may be full.
+        """
         row = (name, msgpack.packb(value))
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        try:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        except sqlite3.Error as error:
+            raise JournalError(f"cannot write the journal {self.path}: {error}") from error
 
     # ------------------------------------------------------------------ every turn
 

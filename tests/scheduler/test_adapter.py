@@ -1,6 +1,7 @@
 """The plugin on a real distributed scheduler."""
 
 import asyncio
+import contextlib
 import time
 
 import dask
@@ -9,6 +10,7 @@ from distributed import Scheduler, Worker
 
 from ract.core import messages as m
 from ract.core import wire
+from ract.scheduler.journal import Journal
 
 TIMEOUT_S = 20.0
 NODE = b"n" * 28
@@ -289,6 +291,32 @@ def test_nodes_that_do_not_come_back_are_lost(tmp_path, monkeypatch):
         assert not machine.turn.is_patient
 
     run_with_journal(tmp_path / "journal", before, after)
+
+
+def test_nodes_are_not_waited_for_anew_at_each_restart(tmp_path, monkeypatch):
+    monkeypatch.setenv("RACT_gcs_rpc_server_reconnect_timeout_s", "100")
+    seen = []
+
+    async def before(scheduler, peer):
+        await join_numbered(peer)
+
+    async def meanwhile(scheduler, peer):
+        plugin = scheduler.plugins["ract"]
+        seen.append(plugin._journal.get("awaited")[NODE])
+        assert plugin.machine.nodes.get(NODE) is not None
+
+    async def long_after(scheduler, peer):
+        machine = scheduler.plugins["ract"].machine
+        while machine.nodes.get(NODE) is not None:
+            await asyncio.sleep(0.01)
+        assert "did not come back within 100 s" in machine.nodes.table[NODE].cause.detail
+
+    journal = tmp_path / "journal"
+    run_with_journal(journal, before, meanwhile, meanwhile)
+    assert seen[0] == seen[1]
+    with contextlib.closing(Journal(journal)) as opened:
+        opened.put("awaited", {NODE: time.time() - 1})
+    run_with_journal(journal, long_after)
 
 
 def test_what_cannot_be_written_down_does_not_happen(tmp_path):
