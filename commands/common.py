@@ -117,15 +117,6 @@ def _time(key: str, value: Any) -> Any:
     return at.isoformat(sep=" ", timespec="milliseconds")
 
 
-def size_text(n: float, unit: str = "") -> str:
-    """Bytes in a unit ("B", "KB", "MB", "GB", of 1024), or in the one that fits."""
-    units = ["B", "KB", "MB", "GB"]
-    if not unit:
-        unit = next((u for i, u in enumerate(units) if n < 1024 ** (i + 1)), "GB")
-    scaled = n / 1024 ** units.index(unit)
-    return f"{scaled:.0f} B" if unit == "B" else f"{scaled:.2f} {unit}"
-
-
 def out(lines: Iterator[str] | Sequence[str]) -> None:
     """Print lines; a reader that has seen enough (``| head``) ends the program quietly."""
     try:

@@ -13,9 +13,9 @@ from ract.commands.common import (
     address_option,
     explained,
     session_option,
-    size_text,
     timeout_option,
 )
+from ract.util.memory_report import size_text
 from ract.util.state.logs import get_log, log_files
 
 TAIL_LINES = 1000

@@ -17,12 +17,12 @@ from ract.commands.common import (
     out,
     readable,
     session_option,
-    size_text,
     table,
     timeout_option,
     warn,
 )
 from ract.core import history
+from ract.util.memory_report import size_text
 from ract.util.state import api
 from ract.util.state.common import DEFAULT_LIMIT, MAX_LIMIT, Rows, StateResource
 

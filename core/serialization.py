@@ -28,7 +28,7 @@ from typing import Any
 
 import cloudpickle
 
-from ract.core import tensors
+from ract.core import pickle_trace, tensors
 
 ALIGNMENT = 64
 """Buffers start at multiples of this, in bytes (a cache line; what SIMD loads and Arrow want)."""
@@ -80,6 +80,8 @@ def pack(value: Any) -> Packed:
     buffers: list[pickle.PickleBuffer] = []
     try:
         try:
+            if pickle_trace.level:
+                return Packed(pickle_trace.dumps(value, buffers), [b.raw() for b in buffers], refs)
             if "torch" in sys.modules:
                 head = _dump_tensors(value, pickle.Pickler, buffers)
             else:

@@ -170,11 +170,41 @@ async def memory(cluster: Cluster, args: Args) -> Any:
     return {"nodes": found, "errors": errors}
 
 
+async def object_locations(cluster: Cluster, args: Args) -> Any:
+    """``ids``: per object (hex) the nodes that store it, its size, and whether it is on disk."""
+    if not all(isinstance(id_, bytes) for id_ in args["ids"]):
+        raise ValueError("ids are bytes")
+    entries = {id_: cluster.machine.objects.table.get(id_) for id_ in args["ids"]}
+    nodes = {id_: list(entry.nodes) if entry else [] for id_, entry in entries.items()}
+    by_node: dict[bytes, list[bytes]] = {}
+    for id_, holders in nodes.items():
+        for node_id in holders:
+            by_node.setdefault(node_id, []).append(id_)
+    spilled: set[bytes] = set()
+
+    async def look(node_id: bytes, ids: list[bytes]) -> None:
+        try:
+            spilled.update(await cluster.ask_node(node_id, "spilled", ids=ids))
+        except NodeError:  # it is about to be gone, and so is what it had on disk
+            pass
+
+    await asyncio.gather(*(look(*each) for each in by_node.items()))
+    return {
+        id_.hex(): {
+            "node_ids": [node_id.hex() for node_id in nodes[id_]],
+            "object_size": entry.size if entry else 0,
+            "did_spill": id_ in spilled,
+        }
+        for id_, entry in entries.items()
+    }
+
+
 OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
     "log_files": log_files,
     "log": log,
     "stacks": stacks,
     "memory": memory,
+    "object_locations": object_locations,
 }
 
 

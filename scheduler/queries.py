@@ -343,16 +343,6 @@ def object_exists(machine: SchedulerMachine, process: int, args: Args) -> Any:
     return entry is not None and entry.state == "READY"
 
 
-def object_locations(machine: SchedulerMachine, process: int, args: Args) -> Any:
-    """``ids``: per object the nodes (hex) that store it and its size."""
-    found = {}
-    for id_ in args["ids"]:
-        entry = machine.objects.table.get(id_)
-        nodes = [node_id.hex() for node_id in entry.nodes] if entry else []
-        found[id_.hex()] = {"node_ids": nodes, "object_size": entry.size if entry else 0}
-    return found
-
-
 def kv_put(machine: SchedulerMachine, process: int, args: Args) -> Any:
     """``key``, ``value``, ``overwrite`` (True), ``namespace``: whether the key is new."""
     overwrite = bool(args.get("overwrite", True))
@@ -408,7 +398,6 @@ OPS: dict[str, Op] = {
     "job": job,
     "reference_counts": reference_counts,
     "object_exists": object_exists,
-    "object_locations": object_locations,
     "explain": explain,
     **summaries.OPS,
     "kv_put": kv_put,

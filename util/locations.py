@@ -18,8 +18,9 @@ def get_object_locations(
         timeout_ms: Accepted for compatibility: nothing is waited for.
 
     Returns:
-        By ref, ``{"node_ids": [hex, ...], "object_size": bytes, "did_spill": False}``. Small values
-        are in no node's store: they have no nodes, and size 0.
+        By ref, ``{"node_ids": [hex, ...], "object_size": bytes, "did_spill": bool}``; spilled is
+        what a node has on disk, or behind a URL, now. Small values are in no node's store: they
+        have no nodes, and size 0.
 
     Raises:
         RuntimeError: this process is in no cluster.
@@ -31,12 +32,15 @@ def get_object_locations(
         raise RuntimeError("ract is not initialized: call ract.init() first")
     known = [ref for ref in obj_refs if ref._holds or ref._state <= REMOTE]
     found = runtime.link.request("object_locations", ids=[ref.binary() for ref in known])
-    nowhere = {"node_ids": [], "object_size": 0}
-    return {ref: {**found.get(ref.hex(), nowhere), "did_spill": False} for ref in obj_refs}
+    nowhere = {"node_ids": [], "object_size": 0, "did_spill": False}
+    return {ref: {**nowhere, **found.get(ref.hex(), {})} for ref in obj_refs}
 
 
 def get_local_object_locations(obj_refs: list[ObjectRef]) -> dict[ObjectRef, dict[str, Any]]:
-    """As `get_object_locations`, from what this process knows, without asking anybody."""
+    """As `get_object_locations`, from what this process knows, without asking anybody.
+
+    It does not know what nodes have spilled: ``did_spill`` is always False.
+    """
     _check(obj_refs)
     found: dict[ObjectRef, dict[str, Any]] = {}
     for ref in obj_refs:

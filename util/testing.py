@@ -19,6 +19,7 @@ from ract.client.refs import ERROR, PENDING, READY, REMOTE, ObjectRef
 from ract.client.runtime import Runtime, current
 from ract.core import errors
 from ract.core.messages import ObjectsFreed
+from ract.util.memory_report import MemoryReport
 
 # --------------------------------------------------------------------------- processes
 
@@ -130,29 +131,31 @@ def free(refs: ObjectRef | Sequence[ObjectRef]) -> None:
         runtime.link.request("object_exists", id=known[0])
 
 
-def memory_summary(stats_only: bool = False) -> str:
-    """The object stores of all nodes, and (without ``stats_only``) the objects, as text."""
-    link = _runtime().link
-    stores = link.request("store")
-    used = sum(store.get("store_used", 0) for store in stores.values())
-    room = sum(store.get("store_capacity", 0) for store in stores.values())
-    count = sum(store["objects"] for store in stores.values())
-    lines = [
-        "--- Aggregate object store stats across all nodes ---",
-        f"Plasma memory usage {used / 2**20:.1f} MiB, {count} objects, "
-        f"{100 * used / room if room else 0.0:.2f}% full",
-    ]
-    for node_id, store in stores.items():
-        size = store["object_bytes"] / 2**20
-        lines.append(f"  node {node_id[:8]}: {store['objects']} objects, {size:.1f} MiB")
-    if not stats_only:
-        lines += ["", f"{'Object ID':56}  {'bytes':>12}  {'pid':>8}  reference, made by"]
-        lines += [
-            f"{row['object_id']}  {row['object_size']:>12}  {row['pid']:>8}  "
-            f"{row['reference_type']}, {row['call_site'] or 'ract.put'}"
-            for row in link.request("objects")["rows"]
-        ]
-    return "\n".join(lines)
+def memory_summary(
+    address: str | None = None,
+    group_by: str = "NODE_ADDRESS",
+    sort_by: str = "OBJECT_SIZE",
+    units: str = "B",
+    line_wrap: bool = True,
+    stats_only: bool = False,
+    num_entries: int | None = None,
+) -> str:
+    """The objects of a cluster, who holds them and what the stores hold, as text.
+
+    Args:
+        address: Of the cluster; default: the one that this process is in.
+        group_by: "NODE_ADDRESS" (of the holder) or "STACK_TRACE" (where it was made).
+        sort_by: "OBJECT_SIZE", "PID" or "REFERENCE_TYPE".
+        units: "B", "KB", "MB" or "GB", of 1024.
+        line_wrap: Accepted for compatibility: lines are not wrapped.
+        stats_only: Only what the nodes' stores hold in total.
+        num_entries: At most so many objects per table.
+
+    Raises:
+        ValueError: there is no such group, order or unit.
+    """
+    report = MemoryReport(address, stats_only=stats_only)
+    return "\n".join(report.lines(group_by, sort_by, units, num_entries))
 
 
 # --------------------------------------------------------------------------- messages

@@ -48,7 +48,7 @@ from ract.worker.memory_settings import Settings
 from ract.worker.memory_watch import MemoryWatch
 from ract.worker.server import Connection, ControlServer
 from ract.worker.session import Session, clean_dead_sessions
-from ract.worker.spill_places import Folders, Urls, chosen, is_url, note_places
+from ract.worker.spill_places import Folders, Urls, chosen, folder_name, is_url, note_places
 from ract.worker.state_files import place_of
 from ract.worker.statistics import Statistics, Totals
 from ract.worker.supervisor import Zygote
@@ -144,6 +144,7 @@ class RactWorkerPlugin(WorkerPlugin):
             self._machine,
             os.path.join(session.dir, "logs"),
             lambda process, message: self._perform(ev.ToProcess(process, message)),
+            self._totals,
         )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
@@ -178,12 +179,13 @@ class RactWorkerPlugin(WorkerPlugin):
         """Raises OSError if objects cannot go where they are to go."""
         places = chosen(self._options.get("object-spilling-directory"), os.environ)
         away = [place for place in places if is_url(place)]
-        self._folders = Folders([] if away else places, self._session.dir)
+        name, own = folder_name(self.node_id), [self._session.dir]
+        self._folders = Folders(own if away else places or own, name)
         self._undo.callback(self._folders.close)
-        self._urls = Urls(away, self._session.dir) if away else None
+        self._urls = Urls(away, name) if away else None
         if self._urls is not None:
             self._undo.callback(self._remove_all_spilled)
-            note_places(self._session.dir, away)
+            note_places(self._session.dir, away, name)
             await asyncio.to_thread(self._urls.probe)
 
     async def teardown(self, worker: Worker) -> None:
@@ -440,13 +442,15 @@ class RactWorkerPlugin(WorkerPlugin):
             assert self._machine is not None
             spill = self._folders.spill if self._urls is None else self._urls.upload
             found = self._machine.objects.store.segments.get(segment)
+            began = time.perf_counter()
             try:
                 await asyncio.to_thread(spill, self._segment_path(segment), segment)
             except OSError as error:
                 self._turn(ev.SpillFailed(segment, str(error)))
             else:
-                self._totals.spills += 1
-                self._totals.spilled_bytes += found.size if found is not None else 0
+                if found is not None:
+                    took_s = time.perf_counter() - began
+                    self._totals.spilled(found.size, len(found.objects), took_s)
                 self._turn(ev.SpillDone(segment))
 
     async def _restore(self, command: ev.Restore) -> None:
@@ -454,6 +458,7 @@ class RactWorkerPlugin(WorkerPlugin):
         path = self._segment_path(segment)
         assert urls is not None
         async with self._disk_turns:
+            began = time.perf_counter()
             try:
                 if command.on_disk:
                     write = partial(urls.fill, segment=segment, size=size)
@@ -463,6 +468,10 @@ class RactWorkerPlugin(WorkerPlugin):
             except OSError as error:
                 self._turn(ev.RestoreFailed(segment, str(error)))
             else:
+                assert self._machine is not None
+                found = self._machine.objects.store.segments.get(segment)
+                count = len(found.objects) if found is not None else 0
+                self._totals.restored(size, count, time.perf_counter() - began)
                 self._turn(ev.RestoreDone(segment))
 
     async def _remove_spilled(self, urls: Urls, segment: int) -> None:

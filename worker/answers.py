@@ -10,6 +10,7 @@ from typing import Any
 from ract.core import logs
 from ract.core.messages import DumpStacks, StacksDumped
 from ract.worker.machine import NodeMachine
+from ract.worker.statistics import Totals
 
 STACKS_TIMEOUT_S = 2.0
 PY_SPY_TIMEOUT_S = 5.0
@@ -24,12 +25,18 @@ class Answers:
         machine: Of the node.
         log_folder: Where its executors write.
         tell: Called as (process, message) to say something to an executor.
+        totals: What the node has done.
     """
 
     def __init__(
-        self, machine: NodeMachine, log_folder: str, tell: Callable[[int, Any], None]
+        self,
+        machine: NodeMachine,
+        log_folder: str,
+        tell: Callable[[int, Any], None],
+        totals: Totals,
     ) -> None:
         self._machine = machine
+        self._totals = totals
         self._log_folder = log_folder
         self._tell = tell
         self._dumping: dict[int, list[asyncio.Future[str]]] = {}
@@ -38,7 +45,8 @@ class Answers:
         """The answer.
 
         ``log_files`` and ``log``: see `ract.core.logs`. ``stacks`` (``pid`` or None): what the
-        threads of the executors do. ``stored`` (``most``): where the objects of the store are.
+        threads of the executors do. ``stored`` (``most``): where the objects of the store are, and
+        what was spilled and restored. ``spilled`` (``ids``): those that are on disk, or away.
 
         Raises:
             ValueError, OSError: there is none.
@@ -48,7 +56,11 @@ class Answers:
         if op == "stacks":
             return await self._stacks(args.get("pid"))
         if op == "stored":
-            return self._machine.objects.store.described(int(args.get("most") or 10_000))
+            most = int(args.get("most") or 10_000)
+            described = self._machine.objects.store.described(most)
+            return {**described, **self._totals.of_spilling()}
+        if op == "spilled":
+            return self._machine.objects.store.spilled_among(args["ids"])
         raise ValueError(f"a node knows no question {op!r}")
 
     def dumped(self, message: StacksDumped) -> None:

@@ -97,23 +97,26 @@ def check(places: Sequence[str]) -> None:
             )
 
 
-def _name(session_dir: str) -> str:
-    return f"ract_spilled_objects_{os.path.basename(session_dir)}"
-
+PREFIX = "ract_spilled_objects"
 
 NOTE = "spilled_to"
 
 
-def note_places(session_dir: str, places: Sequence[str]) -> None:
+def folder_name(node_id: bytes) -> str:
+    """What the folder of a node is called in each place."""
+    return f"{PREFIX}_{node_id.hex()}"
+
+
+def note_places(session_dir: str, places: Sequence[str], name: str) -> None:
     """Write down what `remove_left` will need, if the node is killed."""
-    Path(session_dir, NOTE).write_text(json.dumps(list(places)))
+    Path(session_dir, NOTE).write_text(json.dumps([name, *places]))
 
 
 def remove_left(session_dir: str) -> None:
     """Remove what a killed node has left behind URLs, as far as that is possible."""
     try:
-        places = json.loads(Path(session_dir, NOTE).read_text())
-        Urls(places, session_dir).close()
+        name, *places = json.loads(Path(session_dir, NOTE).read_text())
+        Urls(places, name).close()
     except (OSError, ValueError):  # it had no URLs, or they cannot be reached any more
         pass
 
@@ -140,15 +143,14 @@ class Folders:
     """Folders on disks of this machine.
 
     Args:
-        places: Where to make them; none for the session's own.
-        session_dir: The node's session directory, whose name they bear.
+        places: Where to make them.
+        name: What they are called, see `folder_name`.
     """
 
     is_remote = False
 
-    def __init__(self, places: Sequence[str], session_dir: str) -> None:
-        given = [_path(place) for place in places] or [session_dir]
-        self._folders = [os.path.join(each, _name(session_dir)) for each in given]
+    def __init__(self, places: Sequence[str], name: str) -> None:
+        self._folders = [os.path.join(_path(place), name) for place in places]
         self._turn = 0
 
     def spill(self, path: str, segment: int) -> None:
@@ -195,11 +197,11 @@ class Urls:
 
     is_remote = True
 
-    def __init__(self, places: Sequence[str], session_dir: str) -> None:
+    def __init__(self, places: Sequence[str], name: str) -> None:
         self._stores = []
         for place in places:
             fs, path = _open(place)
-            self._stores.append((place, fs, f"{path.rstrip('/')}/{_name(session_dir)}"))
+            self._stores.append((place, fs, f"{path.rstrip('/')}/{name}"))
         self._turn = 0
         #: By segment that was uploaded, or is to be removed: where it is.
         self._where: dict[int, tuple[Any, str]] = {}

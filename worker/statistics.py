@@ -63,11 +63,40 @@ class Totals:
 
     spills: int = 0  #: segments that were copied to disk
     spilled_bytes: int = 0
+    spilled_objects: int = 0
+    spill_s: float = 0.0  #: that this took
+    restored_bytes: int = 0  #: of segments that were copied back from behind a URL
+    restored_objects: int = 0
+    restore_s: float = 0.0
     pulls: int = 0  #: objects that were copied from other nodes
     pulled_bytes: int = 0
     serves: int = 0  #: objects that were copied to other nodes
     served_bytes: int = 0
     received_from: Counter[str] = field(default_factory=Counter)  #: bytes, by node id (hex)
+
+    def spilled(self, size: int, objects: int, took_s: float) -> None:
+        """A segment of ``size`` bytes was copied to disk, or away."""
+        self.spills += 1
+        self.spilled_bytes += size
+        self.spilled_objects += objects
+        self.spill_s += took_s
+
+    def restored(self, size: int, objects: int, took_s: float) -> None:
+        """A segment of ``size`` bytes was copied back."""
+        self.restored_bytes += size
+        self.restored_objects += objects
+        self.restore_s += took_s
+
+    def of_spilling(self) -> dict[str, float]:
+        """What was spilled and restored since the node started."""
+        return {
+            "spilled_bytes": self.spilled_bytes,
+            "spilled_objects": self.spilled_objects,
+            "spill_s": self.spill_s,
+            "restored_bytes": self.restored_bytes,
+            "restored_objects": self.restored_objects,
+            "restore_s": self.restore_s,
+        }
 
     def pulled(self, source: bytes, size: int) -> None:
         """So many bytes of an object came from a node; others may bring the rest."""

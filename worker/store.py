@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,10 +131,19 @@ class StoreIndex:
             "objects": found,
             "count": len(self.objects),
             "bytes": self.object_bytes,
+            "count_in_memory": sum(
+                len(segment.objects) for segment in self.segments.values() if not segment.is_spilled
+            ),
             "used": self.used_bytes,
+            "pinned": self.pinned_bytes,
             "capacity": self.capacity,
             "spilled": self.spilled_bytes,
         }
+
+    def spilled_among(self, ids: Iterable[bytes]) -> list[bytes]:
+        """Those of these objects that are on disk or away."""
+        found = ((id_, self.objects.get(id_)) for id_ in ids)
+        return [id_ for id_, at in found if at is not None and self.segments[at.segment].is_spilled]
 
     def allocate(self, process: int, size: int) -> tuple[Segment, bool, list[Segment], list[bytes]]:
         """A segment for ``size`` bytes.

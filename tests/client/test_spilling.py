@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import ract
 from ract.exceptions import ObjectStoreFullError
-from ract.testing import Cluster, session_dir, wait_for_condition
+from ract.testing import Cluster, memory_summary, session_dir, wait_for_condition
 
 MB = 10**6
 STORE = 80 * 2**20
@@ -53,6 +54,12 @@ def test_three_times_as_much_as_the_store_holds_is_kept_and_read_back(start, tmp
     refs = [ract.put(array(i)) for i in range(25)]
     assert in_memory() <= STORE
     assert len(on_disk(tmp_path)) >= 17
+    places = ract.experimental.get_object_locations(refs)
+    here = ract.get_runtime_context().get_node_id()
+    assert all(place["node_ids"] == [here] for place in places.values())
+    assert sum(place["did_spill"] for place in places.values()) >= 17
+    stats = memory_summary(stats_only=True)
+    assert re.search(r"\nSpilled \d+ MiB, \d+ objects, avg write throughput \d+ MiB/s\n", stats)
     for _ in range(2):
         order = [*range(25), *reversed(range(25))]
         random.Random(_).shuffle(order)
@@ -63,7 +70,8 @@ def test_three_times_as_much_as_the_store_holds_is_kept_and_read_back(start, tmp
             del found
     total = ract.remote(lambda *arrays: float(sum(a.sum() for a in arrays)))
     assert ract.get(total.remote(*refs)) == sum(range(25)) * 10 * MB / 8
-    del refs
+    assert ("\nRestored " in memory_summary(stats_only=True)) == (prefix == "local://")
+    del refs, places
     gc.collect()
     wait_for_condition(lambda: not on_disk(tmp_path))
     assert ract.get(ract.put(array(7)))[3] == 7
@@ -146,7 +154,7 @@ def test_several_folders_take_turns_and_stand_in_for_each_other(start, tmp_path)
     for folder in folders:
         folder.mkdir()
     start(object_spilling_directory=[str(folder) for folder in folders])
-    broken = folders[1] / f"ract_spilled_objects_{Path(session_dir()).name}"
+    broken = folders[1] / f"ract_spilled_objects_{ract.get_runtime_context().get_node_id()}"
     broken.touch()  # no folder can be made here
     refs = [ract.put(array(i)) for i in range(25)]
     wait_for_condition(lambda: all(len(on_disk(folders[i])) >= 5 for i in (0, 2)))

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ract.core import serialization
+from ract.core import pickle_trace, serialization
 from ract.core.diagnose import PARTS_MAX, explain_unpicklable, find_unpicklable
 from ract.core.serialization import (
     ALIGNMENT,
@@ -622,3 +622,30 @@ def test_pickle_errors_of_deep_values_are_errors_not_crashes():
         pack(value)
     while value is not None:  # take it apart, or freeing it recurses
         value = value[0]
+
+
+# --------------------------------------------------------------------------- telling
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_what_is_pickled_is_told(monkeypatch, capsys, level):
+    monkeypatch.setattr(pickle_trace, "level", level)
+    value = {"numbers": np.arange(100), "names": ["one", lambda: 2]}
+    packed = pack(value)
+    told = capsys.readouterr().err
+    assert "ract pickles builtins.dict" in told
+    assert "numpy.ndarray" in told
+    assert "and 1 buffers" in told
+    assert ("builtins.str  'one'" in told) == (level == 2)
+    assert unpack(packed.head, packed.copied_buffers())["names"][1]() == 2
+    with pytest.raises(TypeError, match="lock"):
+        pack([threading.Lock()])
+    assert "_thread.lock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given_level", "found"), [("1", 1), ("2", 2), ("7", 2), ("yes", 1), ("0", 0)]
+)
+def test_the_level_is_a_setting(monkeypatch, given_level, found):
+    monkeypatch.setenv("RAY_PICKLE_VERBOSE_DEBUG", given_level)
+    assert pickle_trace._level() == found

@@ -112,7 +112,6 @@ def test_malformed_request_is_answered_with_an_error(cluster):
     assert cluster.ask(1, "job", job_id=[]).error == "ValueError"
     assert cluster.ask(1, "explain", id=7).error == "ValueError"
     assert cluster.ask(1, "explain", shape_key="x").error == "ValueError"
-    assert cluster.ask(1, "object_locations", ids=[7]).error == "ValueError"
 
 
 def test_resources_are_counted_in_units(cluster):

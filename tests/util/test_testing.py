@@ -1,6 +1,7 @@
 """`ract.testing` on an embedded cluster."""
 
 import os
+import re
 import time
 
 import numpy as np
@@ -144,9 +145,17 @@ def test_object_that_is_not_ready_does_not_exist_and_is_not_freed():
 def test_memory_summary_counts_stored_objects():
     ref = ract.put(np.zeros(BIG))
     testing.wait_for_condition(lambda: ref.hex() in testing.memory_summary())
+    text = testing.memory_summary(group_by="STACK_TRACE", num_entries=1)
+    assert text.startswith("Grouping by stack trace...")
+    assert "Mem Used by Objects  Local References  Pinned" in text
+    (line,) = [line for line in testing.memory_summary().splitlines() if ref.hex() in line]
+    cells = [cell.strip() for cell in line.split("|")]
+    assert (cells[1], cells[2], cells[7]) == (str(os.getpid()), "Driver", "LOCAL_REFERENCE")
     short = testing.memory_summary(stats_only=True)
-    assert "Plasma memory usage" in short
+    assert re.search(r"Plasma memory usage \d+ MiB, \d+ objects, [\d.]+% full, .*% needed", short)
     assert ref.hex() not in short
+    with pytest.raises(ValueError, match=r"units='KiB' is not one of"):
+        testing.memory_summary(units="KiB")
 
 
 def test_session_dir_and_processes():

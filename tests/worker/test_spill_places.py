@@ -98,10 +98,10 @@ def test_what_a_killed_node_left_is_found_by_its_note(tmp_path):
     session.mkdir()
     spill_places.remove_left(str(session))  # there is no note, and nothing to do
     url = f"local://{tmp_path}/there"
-    spill_places.note_places(str(session), [url])
+    spill_places.note_places(str(session), [url], "here")
     segment = tmp_path / "segment"
     segment.write_bytes(b"x")
-    urls = Urls([url], str(session))
+    urls = Urls([url], "here")
     urls.probe()
     urls.upload(str(segment), 1)
     assert len(list((tmp_path / "there").rglob("1"))) == 1
