@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client import refs
 from ract.client.refs import ERROR, INLINE, PLAIN, READY, STORED, AnchoredRef, HeldRef, ObjectRef
-from ract.core import errors, serialization
+from ract.core import calls, errors, serialization
 from ract.core.messages import Blob, Contained, Hold, HoldsChanged, ObjectPublished
 from ract.core.session import setting
 
@@ -77,6 +77,14 @@ class RefTable:
             else:
                 self.become_held(ref, count)
             return ref
+
+    def drop_result(self, result: tuple[Any, ...]) -> None:
+        """A result that nobody will see: what it brought is held no more."""
+        if result[0] == calls.STORED:
+            self.adopt(result[1], 1)
+        elif result[0] != calls.PLAIN:
+            for id, count in result[3]:
+                self.adopt(id, count)
 
     def borrow(self, id: bytes) -> ObjectRef:
         """The ref with this id; a new one is held from now on."""

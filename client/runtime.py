@@ -212,6 +212,7 @@ class Runtime:
                 call.stream.item(reply[2], reply[3])
             return
         if status == calls.ERROR and self._retries(call, reply[2:]):
+            self.table.drop_result(reply[1:])
             channel.inflight.pop(call.seq, None)
             call.owner.retry(call)
             return
@@ -228,11 +229,10 @@ class Runtime:
         elif status == calls.SEVERAL:
             for ref, result in zip(call.refs, reply[2], strict=True):
                 self.apply_result(ref, result)
-        else:
-            if call.refs:
-                self.apply_result(call.refs[0], reply[1:])
-            for ref in call.refs[1:]:  # an error of a task with several returns
-                self.apply_result(ref, reply[1:])
+        elif status == calls.ERROR:
+            self._fail_refs(call.refs, reply[1:])
+        elif call.refs:
+            self.apply_result(call.refs[0], reply[1:])
         if not call.refs:
             call.is_over = True
         call.kept = ()
@@ -250,15 +250,21 @@ class Runtime:
                 if call is not None and (call.retries or "attempt" in (call.extra or ())):
                     self.lineage.add(call, result[1])
             ref._complete(STORED, result[2:])
+        elif status == calls.ERROR:
+            self._fail_refs([ref], result)
         else:
             contained = [self.table.adopt(i, n) for i, n in result[3]]
-            if status == calls.ERROR:
-                self._errors += 1
-                if type(ref) is ObjectRef and ref._state < READY:
-                    ref.__class__ = FailedRef  # before whoever waits for it reads it
-                ref._complete(ERROR, (result[1], result[2], contained))
-            else:
-                ref._complete(INLINE, (result[1], result[2], contained))
+            ref._complete(INLINE, (result[1], result[2], contained))
+
+    def _fail_refs(self, failed: Sequence[ObjectRef], result: tuple[Any, ...]) -> None:
+        """Complete refs with one error, which brought one hold of each ref that is in it."""
+        _, head, buffers, counts = result
+        contained = [self.table.adopt(i, n) for i, n in counts]
+        self._errors += 1
+        for ref in failed:
+            if type(ref) is ObjectRef and ref._state < READY:
+                ref.__class__ = FailedRef  # before whoever waits for it reads it
+            ref._complete(ERROR, (head, buffers, contained))
 
     def renew(self, id: bytes, made: ObjectRef, *, is_wanted: bool) -> None:
         """A call has run again.

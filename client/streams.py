@@ -72,7 +72,7 @@ class Stream:
         """An item arrived. To repeat this, interrupted at any place, does no harm."""
         at, tail = self._tail
         if index < at:  # the call is repeated
-            self._discard(result)
+            self._runtime.table.drop_result(result)
             return
         following = self._following
         if following is None or following is tail:
@@ -81,13 +81,6 @@ class Stream:
                 self._unread.append(following)
         self._runtime.apply_result(tail, result)
         self._tail = (at + 1, following)
-
-    def _discard(self, result: tuple[Any, ...]) -> None:
-        if result[0] == calls.STORED:
-            self._runtime.table.adopt(result[1], 1)
-        elif result[0] != calls.PLAIN:
-            for id, count in result[3]:
-                self._runtime.table.adopt(id, count)
 
     def end(self, count: int) -> None:
         """The call has finished, and made so many items."""
@@ -113,6 +106,8 @@ class Stream:
             self.item(at, result)
             self._call.refs[0]._complete(ERROR, tail._value)
             self._finish()
+        else:
+            self._runtime.table.drop_result(result)
 
     # ------------------------------------------------------------------ what the generator does
 

@@ -156,6 +156,46 @@ def test_nothing_is_left_of_random_programs(ract_module):
     wait_for_condition(lambda: left() == (0, 0, 0), timeout=30)
 
 
+class WithRefs(Exception):
+    def __init__(self, refs):
+        super().__init__(refs)
+        self.refs = refs
+
+
+@ract.remote
+def fails():
+    raise WithRefs([ract.put(np.ones(100_000))])
+
+
+@ract.remote
+def fails_late():
+    yield 1
+    raise WithRefs([ract.put(np.ones(100_000))])
+
+
+@pytest.mark.parametrize("returns", [0, 1, 3, "streaming"])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_refs_in_exceptions_live_as_long_as_these(ract_module, returns, retries):
+    task = fails_late if returns == "streaming" else fails
+    task = task.options(num_returns=returns, max_retries=retries, retry_exceptions=retries > 0)
+    made = task.remote()
+    refs = [] if returns == 0 else made if returns == 3 else [made]
+    if returns == "streaming":
+        refs = list(made)[1:]
+    found = []
+    for ref in refs:
+        with pytest.raises(WithRefs) as caught:
+            ract.get(ref)
+        found.append(caught.value.refs[0])
+        del caught
+    for inner in found:
+        assert ract.get(inner).sum() == 100_000
+    del made, refs, found
+    ref = inner = None
+    gc.collect()
+    wait_for_condition(lambda: not ract.util.state.list_objects())
+
+
 def test_an_executor_that_dies_before_it_replies_leaves_nothing(ract_module):
     def dies_after(owner, name):
         """Let a method do its work and end the process, once the cluster knows what it did."""
@@ -179,7 +219,13 @@ def test_an_executor_that_dies_before_it_replies_leaves_nothing(ract_module):
         dies_after(current().store, "write")
         return np.zeros(100_000)
 
-    for task in (announce_and_die, store_and_die):
+    @ract.remote(max_retries=0)
+    def raise_and_die():
+        large = ract.put(np.zeros(100_000))
+        dies_after(current().table, "hand_over_result")
+        raise WithRefs([large])
+
+    for task in (announce_and_die, store_and_die, raise_and_die):
         with pytest.raises(ract.exceptions.WorkerCrashedError):
             ract.get(task.remote())
     wait_for_condition(lambda: not ract.util.state.list_objects())

@@ -206,7 +206,7 @@ class ConcurrentServer:
             known = sorted(n for n in self._groups if n)
             error = ValueError(f"unknown concurrency group {name!r}; the actor has {known}")
             full_name = f"{type(self.instance).__name__}.{target}"
-            self.execution.reply_error(caller, seq, full_name, error)
+            self.execution.reply_error(caller, seq, number, full_name, error)
             self._waits_no_more(item)
             self._flush_soon()
             return
@@ -311,7 +311,7 @@ class ConcurrentServer:
             self.end(ExitCause("exited", "exit_actor() was called"))
             self._answer_exit(caller, item)
         except Exception as error:
-            self.execution.reply_error(caller, seq, running.name, error)
+            self.execution.reply_error(caller, seq, number, running.name, error)
             self.execution.note(running, error)
             error.__traceback__ = None
         except BaseException as error:
@@ -363,7 +363,7 @@ class ConcurrentServer:
                 self.execution.reply(caller, seq, number, extra, value)
             self.execution.note(running)
         except Exception as error:
-            self.execution.reply_error(caller, seq, running.name, error)
+            self.execution.reply_error(caller, seq, number, running.name, error)
             self.execution.note(running, error)
             error.__traceback__ = None
         except BaseException as error:

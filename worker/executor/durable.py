@@ -197,7 +197,7 @@ class DurableServer(SerialServer):
     def _fail(self, caller: Caller, item: tuple[Any, ...], error: BaseException) -> None:
         self._keeper.log.remove(*_key(item))
         name = self._names.get(item[3], str(item[3]))
-        self.execution.reply_error(caller, item[1], name, error)
+        self.execution.reply_error(caller, item[1], item[2], name, error)
 
     def _refuse(self, caller: Caller, item: tuple[Any, ...], error: Any) -> None:
         self._take_refs(item[5])
@@ -345,7 +345,7 @@ class DurableConcurrentServer(ConcurrentServer):
     def _fail(self, caller: Caller, item: tuple[Any, ...], error: BaseException) -> None:
         self._keeper.log.remove(*_key(item))
         name = f"{type(self.instance).__name__}.{item[3]}"
-        self.execution.reply_error(caller, item[1], name, error)
+        self.execution.reply_error(caller, item[1], item[2], name, error)
 
     def _finished(self, group: _Group, number: int) -> None:
         if number not in self._unsaved:  # else `_end_call` sees to it

@@ -138,7 +138,8 @@ class Execution:
             # What a generator yielded before it failed is good.
             running = context.running()
             name = running.name if running is not None else ""
-            results += [self._error(caller, name, error) for _ in range(n - len(results))]
+            for i in range(len(results), n):
+                results.append(self._error(caller, number, i + 1, name, error))
         caller.out.append((seq, calls.SEVERAL, results))
 
     def _each_put(self, value: Any) -> list[ObjectRef]:
@@ -193,9 +194,13 @@ class Execution:
         place = (self.runtime.node_id, location.path, location.offset, location.size, False)
         return (calls.STORED, object_id, *place)
 
-    def reply_error(self, caller: Caller, seq: int, name: str, error: BaseException) -> None:
+    def reply_error(
+        self, caller: Caller, seq: int, number: int, name: str, error: BaseException
+    ) -> None:
         """Queue the reply for an exception of user code."""
-        caller.out.append((seq, *self._error(caller, name, error)))
+        stream = caller.streams.get(seq)
+        index = FIRST_INDEX + stream.count if stream is not None else 1
+        caller.out.append((seq, *self._error(caller, number, index, name, error)))
 
     def reply_cancelled(
         self, caller: Caller, seq: int, running: context.Running, interrupt: BaseException
@@ -206,11 +211,13 @@ class Execution:
         error.__cause__ = interrupt
         caller.out.append((seq, calls.CANCELLED, self.pack_error(running.name, error)[0]))
 
-    def _error(self, caller: Caller, name: str, error: BaseException) -> tuple[Any, ...]:
+    def _error(
+        self, caller: Caller, number: int, index: int, name: str, error: BaseException
+    ) -> tuple[Any, ...]:
         head, buffers, refs = self.pack_error(name, error)
         counts = [(i, 1) for i in Counter(map(id_of, refs))]
         if counts:
-            self.runtime.table.hand_over(counts, caller.process)
+            self.runtime.table.hand_over_result(counts, caller.process, number, index)
         return (calls.ERROR, head, buffers, counts)
 
     def pack_error(self, name: str, error: BaseException) -> tuple[bytes, list[bytes], list[Any]]:

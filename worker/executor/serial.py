@@ -278,7 +278,7 @@ class SerialServer:
         except Exception as error:
             self._interruptible = False
             running.name = name or (target if self.is_actor else "a task")
-            execution.reply_error(caller, seq, running.name, error)
+            execution.reply_error(caller, seq, number, running.name, error)
             execution.note(running, error)
             error.__traceback__ = None
         except KeyboardInterrupt as error:
