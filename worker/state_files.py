@@ -177,7 +177,11 @@ class UrlPlace:
     def _others(self) -> list[int]:
         """Earlier incarnations that have a file. Raises SupersededError if a later one has."""
         self._fs.invalidate_cache()
-        names = [name.rpartition("/")[2] for name in self._fs.ls(self._folder, detail=False)]
+        try:
+            listed = self._fs.ls(self._folder, detail=False)
+        except FileNotFoundError:  # stores of objects have no empty folders
+            listed = []
+        names = [name.rpartition("/")[2] for name in listed]
         ours = (name.removesuffix(f".{STATE}") for name in names if name.endswith(f".{STATE}"))
         found = sorted(int(name) for name in ours if name.isdigit())
         if found and found[-1] > self._incarnation:

@@ -2,7 +2,9 @@
 
 import os
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ract.core.errors import DurableStateError
 from ract.worker.state_files import FolderPlace, SupersededError, UrlPlace, place_of
@@ -10,7 +12,21 @@ from ract.worker.state_files import FolderPlace, SupersededError, UrlPlace, plac
 CLUSTER, ACTOR = b"c" * 16, b"a" * 16
 
 
-@pytest.fixture(params=["folder", "url", "atomic url"])
+class Bucket(MemoryFileSystem):
+    """A store of objects, as S3 is one: there are no empty folders."""
+
+    protocol = "bucket"
+    store = {}
+    pseudo_dirs = [""]
+
+    def makedirs(self, path, exist_ok=False):
+        pass
+
+
+fsspec.register_implementation("bucket", Bucket)
+
+
+@pytest.fixture(params=["folder", "url", "atomic url", "bucket"])
 def place(request, tmp_path):
     """Makes the place as a new process would see it."""
     if request.param == "folder":
@@ -19,8 +35,9 @@ def place(request, tmp_path):
     if request.param == "atomic url":
         yield lambda: place_of(f"local://{tmp_path}", CLUSTER, ACTOR)
         return
-    yield lambda: place_of("memory://durable/test", CLUSTER, ACTOR)
-    place_of("memory://durable/test", CLUSTER, ACTOR).remove()
+    url = f"{'bucket' if request.param == 'bucket' else 'memory'}://durable/test"
+    yield lambda: place_of(url, CLUSTER, ACTOR)
+    place_of(url, CLUSTER, ACTOR).remove()
 
 
 def test_kinds_of_places(tmp_path):
