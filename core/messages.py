@@ -745,12 +745,16 @@ class LeaseStarted:
 
 @message
 class LeaseFailed:
-    """No executor could be made (e.g. its environment failed)."""
+    """No executor could be made (e.g. its environment failed).
+
+    ``was_killed``: by SIGKILL, so that another one may well come up.
+    """
 
     node_id: bytes
     lease: int
     error: str
     detail: str
+    was_killed: bool = False
 
 
 @message

@@ -59,6 +59,9 @@ REFUSALS = {"refused": "TaskUnschedulableError", "removed": "TaskPlacementGroupR
 FAILED_STARTS_MAX = 5
 """So many processes in a row may die while they start before the tasks fail."""
 
+KILLED_STARTS_MAX = 100
+"""The same for those that somebody kills: it says nothing against the next one."""
+
 STARTING_MAX_PER_CPU = 2
 """Executors that may be starting on a node, per CPU, for demands that need no CPU."""
 
@@ -166,7 +169,8 @@ class Leases:
         if want is None:
             return
         want.failed_starts += 1
-        if event.error != "WorkerCrashedError" or want.failed_starts >= FAILED_STARTS_MAX:
+        most = KILLED_STARTS_MAX if event.was_killed else FAILED_STARTS_MAX
+        if event.error != "WorkerCrashedError" or want.failed_starts >= most:
             want.failed_starts = 0
             self._refuse(want, event.error, event.detail)
 

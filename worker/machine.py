@@ -335,7 +335,10 @@ class NodeMachine:
             self._tell(m.ProcessExited(self.node_id, executor.process, cause))
         if isinstance(work, m.StartLease) and not executor.began:
             detail = f"its process ended while it started: {cause.stderr_tail}"
-            self._tell(m.LeaseFailed(self.node_id, work.lease, "WorkerCrashedError", detail))
+            was_killed = cause.signal == signal.SIGKILL
+            self._tell(
+                m.LeaseFailed(self.node_id, work.lease, "WorkerCrashedError", detail, was_killed)
+            )
 
     def _cause(self, executor: Executor) -> ExitCause:
         exited = executor.exited

@@ -237,17 +237,18 @@ def test_quantities_are_exact():
     assert CPU == 10_000
 
 
-def test_executor_that_dies_while_it_starts_is_replaced_but_not_for_ever(cluster):
+@pytest.mark.parametrize(("was_killed", "most"), [(False, 5), (True, 100)])
+def test_executor_that_dies_while_it_starts_is_replaced_but_not_for_ever(cluster, was_killed, most):
     cluster.want(1, backlog=1)
-    for _ in range(4):
+    for _ in range(most - 1):
         [(node, lease)] = cluster.starts()
-        cluster.say(m.LeaseFailed(node, lease, "WorkerCrashedError", "killed"))
+        cluster.say(m.LeaseFailed(node, lease, "WorkerCrashedError", "killed", was_killed))
         assert not cluster.told(m.LeaseRefused)
     [(node, lease)] = cluster.starts()
     cluster.up(node, lease, 50)
     cluster.say(m.LeaseReleased(1, lease))
     cluster.want(1, backlog=1)
-    for _ in range(5):
+    for _ in range(most):
         [(node, lease)] = cluster.starts()
-        cluster.say(m.LeaseFailed(node, lease, "WorkerCrashedError", "killed"))
+        cluster.say(m.LeaseFailed(node, lease, "WorkerCrashedError", "killed", was_killed))
     assert cluster.one(m.LeaseRefused).detail == "killed"
