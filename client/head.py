@@ -151,16 +151,13 @@ def configure(config: dict[str, Any]) -> None:
     """Set Dask's configuration of this process, before distributed is imported."""
     import dask
 
+    from ract.core import dask_settings
     from ract.core.security import load_or_create_token, security_config
     from ract.core.session import root_folder
 
-    values: dict[str, Any] = {
-        f"distributed.worker.memory.{name}": False
-        for name in ("target", "spill", "pause", "terminate")
-    }
+    values = dask_settings.common()
     values["logging.distributed"] = "warning"
     values["temporary-directory"] = str(root_folder())
-    values["distributed.scheduler.work-stealing"] = False
     # A node's HTTP server, which distributed starts in any case, has nothing to show.
     values["distributed.worker.http.routes"] = []
     if not config.get("dashboard"):

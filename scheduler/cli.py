@@ -31,7 +31,7 @@ from typing import Any
 import click
 import psutil
 
-from ract.core import security, session
+from ract.core import dask_settings, security, session
 from ract.core.errors import JournalError
 
 PRELOAD = "ract.scheduler.preload"
@@ -121,12 +121,9 @@ def configure(token: str, *, tls: bool = True) -> None:
     """
     import dask
 
-    memory = ("target", "spill", "pause", "terminate")
     dask.config.set(
         {
-            # Shared memory counts as the worker's memory; ours has its own limits.
-            **{f"distributed.worker.memory.{name}": False for name in memory},
-            "distributed.scheduler.work-stealing": False,
+            **dask_settings.common(),
             "distributed.comm.timeouts.connect": "30s",
             # Before distributed is imported, which reads it then. Said otherwise by the user: kept.
             "logging.distributed": dask.config.get("logging.distributed", "warning"),

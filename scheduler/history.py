@@ -168,13 +168,10 @@ class History:
     @staticmethod
     def _make_room(database: sqlite3.Connection) -> None:
         most = history.bytes_max() // 2
-        while True:
-            (pages,) = database.execute("PRAGMA page_count").fetchone()
-            (free,) = database.execute("PRAGMA freelist_count").fetchone()
-            (size,) = database.execute("PRAGMA page_size").fetchone()
+        while _bytes_used(database) > most:  # to count rows, all pages are read: only if need be
             (entries,) = database.execute("SELECT count(*) FROM entries").fetchone()
             (runs,) = database.execute("SELECT count(*) FROM runs").fetchone()
-            if (pages - free) * size <= most or not entries + runs:
+            if not entries + runs:
                 break
             for table, count in (("runs", runs), ("entries", entries)):
                 database.execute(
@@ -182,7 +179,13 @@ class History:
                     f"(SELECT at FROM {table} ORDER BY at LIMIT 1 OFFSET ?)",
                     (count // 10,),
                 )
-        database.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
+            database.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
+
+
+def _bytes_used(database: sqlite3.Connection) -> int:
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    return (pages - free) * size
 
 
 # --------------------------------------------------------------------------- reading

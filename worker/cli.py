@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ract.core import security, session
+from ract.core import dask_settings, security, session
 from ract.core.errors import AuthenticationError
 from ract.core.labels import check_labels, parse_labels
 from ract.worker import isolation, supervisor
@@ -149,10 +149,9 @@ def configure(node: dict[str, Any], token: str) -> None:
     """Set Dask's configuration for this process."""
     import dask
 
-    memory = ("target", "spill", "pause", "terminate")
     dask.config.set(
         {
-            **{f"distributed.worker.memory.{name}": False for name in memory},
+            **dask_settings.common(),
             "logging.distributed": "warning",
             "temporary-directory": str(session.root_folder()),
             "distributed.comm.timeouts.connect": f"{CONNECT_TIMEOUT_S}s",
