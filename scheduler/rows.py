@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ract.core.causes import text_of
-from ract.core.events import RUNNING
+from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.ids import driver_task_id, task_id_bytes, worker_id_bytes
 from ract.core.messages import ExitCause
 from ract.scheduler.actor_states import Actor
@@ -101,6 +101,8 @@ def task(machine: SchedulerMachine, task: Task) -> Row:
     stages = list(task.stages)
     if has_started(task):
         stages.append((RUNNING, task.start))
+    if task.state in (IN_GET, IN_WAIT):
+        stages.append((task.state, facts.get("since", task.start)))
     if task.state in ENDED:
         stages.append((task.state, task.end))
     created = task.stages[0][1] if task.stages else max(0.0, task.start)
