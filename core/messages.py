@@ -66,7 +66,7 @@ class ExitCause:
     the program itself: ``exit_actor``, ``sys.exit(0)``), ``killed`` (``ract.kill``, forced cancel),
     ``out_of_scope``, ``owner_died``, ``node_died``, ``job_finished``, ``init_failed``,
     ``out_of_memory``, ``idle``, ``max_calls``, ``unschedulable``, ``group_removed``, ``drained``,
-    ``shutdown``.
+    ``node_left`` (in order), ``shutdown``.
     """
 
     kind: str
@@ -707,6 +707,14 @@ class NodeJoined:
     hostname: str = ""
     is_head: bool = False
     name: str = ""
+
+
+@message
+class NodeLeaving:
+    """Last message of a node that ends by itself: why."""
+
+    node_id: bytes
+    cause: ExitCause
 
 
 @message

@@ -64,7 +64,7 @@ from ract.scheduler.turn import Turn
 if TYPE_CHECKING:
     from ract.scheduler.ageing import Ageing
 
-ROUTINE = frozenset({"exited", "out_of_scope", "job_finished", "killed", "shutdown"})
+ROUTINE = frozenset({"exited", "out_of_scope", "job_finished", "killed", "shutdown", "node_left"})
 """Kinds of ends that somebody asked for."""
 
 REFUSALS = {"refused": "unschedulable", "removed": "group_removed"}

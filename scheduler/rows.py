@@ -19,9 +19,9 @@ from ract.scheduler.actor_states import Actor
 from ract.scheduler.chronicle import Event
 from ract.scheduler.group_records import Group
 from ract.scheduler.ledger import UNIT
-from ract.scheduler.nodes import Node
+from ract.scheduler.nodes import ORDERLY, Node
 from ract.scheduler.objects import Entry
-from ract.scheduler.processes import Job, Process
+from ract.scheduler.processes import FAILURES, Job, Process
 from ract.scheduler.tasks import ENDED, WAITING, Task
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def job(machine: SchedulerMachine, job: Job) -> Row:
     """A row of ``list_jobs``."""
     status = "RUNNING"
     if job.cause is not None:
-        status = "FAILED" if job.cause.kind in ("crashed", "node_died") else "SUCCEEDED"
+        status = "FAILED" if job.cause.kind in FAILURES else "SUCCEEDED"
     return {
         "job_id": job.job_id.hex(),
         "submission_id": job.metadata.get("job_submission_id"),
@@ -315,7 +315,7 @@ _EXITS = {
 
 def _ray_node(node: Node) -> Row:
     cause = node.cause
-    expected = cause is not None and cause.kind == "shutdown"
+    expected = cause is not None and cause.kind in ORDERLY
     port = node.address.rpartition(":")[2]
     reasons = {None: "NONE", True: "EXPECTED_TERMINATION", False: "UNEXPECTED_TERMINATION"}
     return {

@@ -24,6 +24,7 @@ import secrets
 import socket
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -112,6 +113,7 @@ class RactWorkerPlugin(WorkerPlugin):
         await self._prepare_spilling()
         self._stall_s = seconds("object_transfer_stall_milliseconds", transfer.STALL_S)
         self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
+        self._farewell = m.ExitCause("node_left", "it was stopped", node_id=node_id)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
         resources = self._offer.resources
         self._machine = NodeMachine(
@@ -189,6 +191,7 @@ class RactWorkerPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
         self._is_closing = True
+        self._send(m.NodeLeaving(self.node_id, replace(self._farewell, at=time.time())))
         self._scheduler.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -376,6 +379,7 @@ class RactWorkerPlugin(WorkerPlugin):
         if not self._is_closing:
             # It is the parent and the janitor of everything here: without it the node ends.
             logger.error("the zygote of node %s died: the node ends", self.node_id.hex()[:8])
+            self._farewell = m.ExitCause("node_died", "its zygote died", node_id=self.node_id)
             self._close_worker("ract-zygote-died")
 
     def _turn(self, event: Any) -> None:
