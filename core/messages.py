@@ -771,6 +771,7 @@ class ActorStarted:
     executor: int
     address: str
     pid: int
+    repr_name: str = ""  #: what its class's own ``__repr__`` says
 
 
 @message

@@ -176,6 +176,7 @@ class Actors:
             self.turn.drop("actor started again")
             return
         body.executor, body.address, body.pid = event.executor, event.address, event.pid
+        actor.repr_name = event.repr_name
         self.by_executor[event.executor] = event.actor_id
         if actor.spec.durable:
             actor.saved_on = body.node.short

@@ -78,7 +78,7 @@ def actor(machine: SchedulerMachine, actor: Actor) -> Row:
         "death_cause": _cause(actor.cause) if actor.state == "DEAD" else None,
         "is_detached": spec.detached,
         "placement_group_id": actor.ask.group_id.hex() or None,
-        "repr_name": "",
+        "repr_name": actor.repr_name,
         "num_restarts": str(actor.restarts),
         "num_restarts_due_to_lineage_reconstruction": "0",
         "num_restarts_due_to_node_preemption": "0",

@@ -34,6 +34,7 @@ PAGE = Page(
                 Column("object_id", "Object", "id"),
                 Column("state", "State", "state", sort=True),
                 Column("made_by", "Made by", link="tasks?q={task_name}#calls", sort=True),
+                Column("site", "Made at", "clip", sort=True, optional=True),
                 Column("where", "Stored on", "links"),
                 Column("holders", "Held by", "links", wide=True),
                 Column("waiting", "Nodes waiting", "number"),

@@ -86,6 +86,7 @@ def _row(machine: SchedulerMachine, entry: Entry) -> Row:
         "is_error": entry.is_error,
         "task_name": entry.task_name,
         "made_by": entry.task_name or "put",
+        "site": entry.call_site,
         "holders": holders or [{"text": "nobody"}],
         "where": where,
         "waiting": len(entry.seekers),
@@ -103,10 +104,11 @@ def _entries(machine: SchedulerMachine, args: Args) -> Iterable[Entry]:
 OBJECTS = Table(
     items=_entries,
     row=_row,
-    text=lambda entry: f"{entry.object_id.hex()} {entry.task_name} {entry.state}",
+    text=lambda entry: f"{entry.object_id.hex()} {entry.task_name} {entry.state} {entry.call_site}",
     sorts={
         "size": lambda entry: entry.size,
         "made_by": lambda entry: entry.task_name,
+        "site": lambda entry: entry.call_site,
         "state": lambda entry: entry.state,
     },
     facets={"state": lambda entry: entry.state},

@@ -1,6 +1,7 @@
 """What views say, and that it costs and sends no more than a page however much there is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fed_cluster import JOB, FedCluster, FedSource, small_cluster
@@ -114,6 +115,24 @@ def test_objects_are_largest_first_and_say_who_holds_them(small):
     assert rows[0]["where"][0]["link"] == f"node?id={node_id.hex()}"
     assert rows[1]["where"] == [{"text": "scheduler"}]
     assert ask(small, "objects", node_id=node_id.hex())["total"] == 1
+
+
+def test_pages_say_where_things_were_made_if_that_is_known(small):
+    site = "/home/me/program.py:7 main"
+    holds = [m.Hold(b"c" * 28, 1, 1)]
+    small.say(m.ObjectStored(small.ids[0], b"c" * 28, 10**6, [], holds, call_site=site))
+    rows = ask(small, "objects", q="program.py")["rows"]
+    assert [(row["object_id"], row["site"]) for row in rows] == [("63" * 28, site)]
+    small.machine.actors.table[small.counter].spec = replace(
+        small.machine.actors.table[small.counter].spec, call_site=site
+    )
+    assert ask(small, "actor", id=small.counter.hex())["site"] == site
+
+
+def test_actor_page_says_what_the_actor_calls_itself(small):
+    actor_id, _ = small.actor_up("Shown", repr_name="Shown(7)")
+    assert ask(small, "actor", id=actor_id.hex())["repr_name"] == "Shown(7)"
+    assert ask(small, "actor", id=small.counter.hex())["repr_name"] == ""
 
 
 def test_groups_and_their_bundles(small):
@@ -313,8 +332,6 @@ def test_10_000_actors_and_1_000_000_tasks_are_sent_a_page_at_a_time(large):
 
 
 def test_paging_makes_no_more_rows_than_are_shown(large, monkeypatch):
-    from dataclasses import replace
-
     from ract.dashboard.views import actors
 
     made = []

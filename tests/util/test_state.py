@@ -282,6 +282,19 @@ def test_call_sites_are_recorded_if_asked_for(monkeypatch):
 # --------------------------------------------------------------------------- actors and events
 
 
+@pytest.mark.parametrize("text", ["Shown(7)", "odd \udce4" + "." * 600])
+def test_actors_are_listed_with_what_they_call_themselves(text):
+    @ract.remote(num_cpus=0)
+    class Shown:
+        def __repr__(self):
+            return text
+
+    shown, plain = Shown.remote(), Listed.remote()
+    ract.get([shown.__ray_ready__.remote(), plain.ping.remote()])
+    assert state.get_actor(shown._actor_id.hex()).repr_name == text[:500].replace("\udce4", "?")
+    assert state.get_actor(plain._actor_id.hex()).repr_name == ""
+
+
 def test_the_death_of_an_actor_is_explained_and_noted():
     @ract.remote(num_cpus=0)
     class Victim:
