@@ -95,6 +95,7 @@ class FedSource:
         self.history = History(cluster.machine)
         self.logs = str(logs)
         self.asked = 0
+        self.places = {}  # by node: where it has an object
 
     @property
     def machine(self):
@@ -103,6 +104,11 @@ class FedSource:
 
     def query(self, op, args):
         return queries.OPS[op](self.machine, 0, args)
+
+    async def stored(self, node_id, object_id):
+        if node_id not in self.places:
+            raise LookupError("it does not answer")
+        return self.places[node_id]
 
     async def log_files(self, node_id):
         return logs.OPS["log_files"](self.logs, {})

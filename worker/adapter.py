@@ -146,6 +146,7 @@ class RactWorkerPlugin(WorkerPlugin):
             self._machine,
             os.path.join(session.dir, "logs"),
             lambda process, message: self._perform(ev.ToProcess(process, message)),
+            self._place_of,
         )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
@@ -438,6 +439,12 @@ class RactWorkerPlugin(WorkerPlugin):
 
     def _segment_path(self, segment: int) -> str:
         return f"{self._session.shm_prefix}{segment}"
+
+    def _place_of(self, segment: int, is_away: bool) -> str:
+        """Where the bytes of a segment are, for people."""
+        if is_away and self._urls is not None and self._urls.has(segment):
+            return self._urls.where(segment)
+        return os.path.realpath(self._segment_path(segment))
 
     async def _spill(self, segment: int) -> None:
         async with self._disk_turns:

@@ -24,21 +24,28 @@ class Answers:
         machine: Of the node.
         log_folder: Where its executors write.
         tell: Called as (process, message) to say something to an executor.
+        place_of: Called with a segment (and whether it is away): its path or URL.
     """
 
     def __init__(
-        self, machine: NodeMachine, log_folder: str, tell: Callable[[int, Any], None]
+        self,
+        machine: NodeMachine,
+        log_folder: str,
+        tell: Callable[[int, Any], None],
+        place_of: Callable[[int, bool], str],
     ) -> None:
         self._machine = machine
         self._log_folder = log_folder
         self._tell = tell
+        self._place_of = place_of
         self._dumping: dict[int, list[asyncio.Future[str]]] = {}
 
     async def answer(self, op: str, args: Args) -> Any:
         """The answer.
 
         ``log_files`` and ``log``: see `ract.core.logs`. ``stacks`` (``pid`` or None): what the
-        threads of the executors do. ``stored`` (``most``): where the objects of the store are.
+        threads of the executors do. ``stored`` (``most``): where the objects of the store are, or
+        one with ``object_id``, and its ``place``.
 
         Raises:
             ValueError, OSError: there is none.
@@ -47,6 +54,9 @@ class Answers:
             return await asyncio.to_thread(logs.OPS[op], self._log_folder, args)
         if op == "stacks":
             return await self._stacks(args.get("pid"))
+        if op == "stored" and args.get("object_id"):
+            found = self._machine.objects.store.described_one(args["object_id"])
+            return {**found, "place": self._place_of(found["segment"], found["is_away"])}
         if op == "stored":
             return self._machine.objects.store.described(int(args.get("most") or 10_000))
         raise ValueError(f"a node knows no question {op!r}")

@@ -117,6 +117,39 @@ def test_objects_are_largest_first_and_say_who_holds_them(small):
     assert ask(small, "objects", node_id=node_id.hex())["total"] == 1
 
 
+def test_object_page_says_what_made_it_where_it_lies_and_who_holds_it(small):
+    small.ran(small.worker, "make", 1)
+    [task] = ask(small, "tasks", q="make")["rows"]
+    object_id = bytes.fromhex(task["task_id"]) + b"\0\0\0\1"
+    inner, one, two = b"o" * 28, *small.ids
+    holds = [m.Hold(object_id, small.worker, 1), m.Hold(object_id, 1, 2)]
+    contains = [m.Contained(inner, 1), m.Contained(small.counter, 1)]
+    small.say(m.ObjectStored(one, object_id, 10**6, contains, holds, call_site="p.py:7 f"))
+    small.say(m.ObjectStored(two, object_id, 10**6, [], [], is_copy=True))
+    ident = object_id.hex()
+    found = ask(small, "object", id=ident)
+    assert (found["state"], found["size"], found["site"]) == ("READY", 10**6, "p.py:7 f")
+    assert found["made_by"] == [{"text": "make", "link": f"task?id={task['task_id']}"}]
+    assert found["maker"][0]["text"].startswith("driver ")
+    assert [each["link"] for each in found["contains"]] == [
+        f"object?id={inner.hex()}",
+        f"actor?id={small.counter.hex()}",
+    ]
+    copies = ask(small, "object_copies", id=ident)["rows"]
+    assert [(copy["node_id"], copy["role"]) for copy in copies] == [
+        (one.hex(), "lives here"),
+        (two.hex(), "a copy, may be evicted"),
+    ]
+    holders = ask(small, "object_holders", id=ident, sort="-count")["rows"]
+    assert [(row["what"], row["count"]) for row in holders] == [("driver", 2), ("executor", 1)]
+    put = ask(small, "object", id=inner.hex())
+    assert (put["contained"], put["made_by"][0].get("link")) == (1, None)
+    [inline] = ask(small, "object_copies", id=inner.hex())["rows"]
+    assert (inline["node"], inline["node_id"]) == ("scheduler", "")
+    with pytest.raises(LookupError, match="no object 00"):
+        ask(small, "object", id="00")
+
+
 def test_pages_say_where_things_were_made_if_that_is_known(small):
     site = "/home/me/program.py:7 main"
     holds = [m.Hold(b"c" * 28, 1, 1)]
