@@ -307,7 +307,7 @@ def test_graph_says_who_calls_whom():
     actor, body = cluster.actor_up()
     for run in (
         (worker, "outer", 3, b"", 1),
-        (worker, "inner", 12, b"", worker),
+        (worker, "inner", 52, b"", worker),
         (body, "Counter.add", 5, actor, worker),
         (worker, "called_by_actor", 2, b"", body),
     ):
@@ -319,10 +319,63 @@ def test_graph_says_who_calls_whom():
     edges = {(edge["from"], edge["to"]): edge["calls"] for edge in found["edges"]}
     assert edges["driver", "outer"] == 3
     assert edges["Counter.add", "called_by_actor"] == 2
-    assert sum(edges.values()) == found["calls"] == 22
+    assert sum(edges.values()) == found["calls"] == 62
+    assert found["by"] == "function"
     kinds = {node["name"]: node["kind"] for node in found["nodes"]}
     assert kinds["driver"] == "driver"
     assert kinds["Counter.add"] == "method"
+
+
+def call_graph(calls):
+    """The graph of calls, each (number, number of the caller, name, further fields by place)."""
+    cluster = FedCluster(1)
+    [job_id] = cluster.machine.processes.jobs
+    worker = cluster.executor()
+    for i, (number, parent, name, *more) in enumerate(calls):
+        task_id = number.to_bytes(8, "big") + b"\xff" * 12 + job_id
+        state, attempt = [*more, "FINISHED", 0][:2] if more else ("FINISHED", 0)
+        head = [task_id, attempt, name, name, "NORMAL_TASK", state, 5.0 + i, 5.25 + i]
+        cluster.say(m.TaskEvents(worker, [[*head, parent, b"", "", "", {}]]))
+    return cluster, ask(cluster, "graph")
+
+
+def test_graph_of_few_calls_shows_each_of_them():
+    top, left, right = (1 << 36 | i for i in (1, 2, 3))
+    lost = 1 << 36 | 99
+    calls = [(top, 0, "top"), (left, top, "leaf", "FAILED", 0), (left, top, "leaf", "FINISHED", 1)]
+    calls += [(right, top, "leaf"), (1 << 36 | 4, lost, "orphan")]
+    cluster, found = call_graph(calls)
+    assert (found["by"], found["calls"]) == ("call", 5)
+    parents = {row["parent"] for row in ask(cluster, "tasks", q="leaf")["rows"]}
+    assert [ask(cluster, "task", id=parent)["name"] for parent in parents] == ["top"]
+    names = {node["id"]: node["name"] for node in found["nodes"]}
+    assert sorted(names.values()) == ["driver", "leaf", "leaf", "orphan", "top"]
+    drawn = sorted((names[edge["from"]], names[edge["to"]]) for edge in found["edges"])
+    assert drawn == [("driver", "orphan"), ("driver", "top"), ("top", "leaf"), ("top", "leaf")]
+    [again] = [node for node in found["nodes"] if node["calls"] == 2]
+    assert (again["failed"], again["state"], again["took_s"]) == (1, "FINISHED", 0.25)
+
+
+def test_graph_of_calls_that_go_deep_is_one_of_functions():
+    numbers = [1 << 36 | i for i in range(1, 10)]
+    _, found = call_graph([(n, p, "f") for n, p in zip(numbers, [0, *numbers], strict=False)])
+    assert found["by"] == "function"
+    assert {(edge["from"], edge["to"]) for edge in found["edges"]} == {("driver", "f"), ("f", "f")}
+
+
+def test_graph_is_drawn_with_a_box_per_call_and_says_so():
+    from ract.dashboard.plots.base import Given
+    from ract.dashboard.plots.graph import TaskGraph
+
+    top = 1 << 36 | 1
+    calls = [(top, 0, "top"), (top + 1, top, "leaf"), (top + 2, top, "leaf", "RUNNING", 0)]
+    cluster, _ = call_graph(calls)
+    graph = TaskGraph(Given(FedSource(cluster)))
+    boxes = graph._boxes.data
+    assert boxes["name"] == ["driver", "top", "leaf", "leaf"]
+    assert boxes["x"] == [0.0, 1.0, 2.0, 2.0]
+    assert boxes["note"][1:3] == ["finished, 250 ms"] * 2
+    assert graph._remark._label.text == "One box per call."
 
 
 # --------------------------------------------------------------------------- large
