@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,11 @@ from ract.worker.machine import NodeMachine
 
 STACKS_TIMEOUT_S = 2.0
 PY_SPY_TIMEOUT_S = 5.0
+
+RIGHTS = (
+    "It needs the right to trace processes: CAP_SYS_PTRACE in a container, and "
+    "kernel.yama.ptrace_scope=0 if the node does not run as root."
+)
 
 Args = dict[str, Any]
 
@@ -94,17 +101,32 @@ class Answers:
 async def _from_outside(pid: int) -> str:
     """The stacks of a process that cannot tell them itself, if py-spy is installed."""
     late = f"it did not answer within {STACKS_TIMEOUT_S:g} s: native code may hold the GIL"
-    program = shutil.which("py-spy")
+    program = _py_spy()
     if program is None:
         return f"{late}; with py-spy installed it would be asked from outside\n"
-    asked = await asyncio.create_subprocess_exec(
-        program, "dump", "--pid", str(pid),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    try:
+        asked = await asyncio.create_subprocess_exec(
+            program, "dump", "--pid", str(pid),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+    except OSError as error:
+        return f"{late}; py-spy cannot be run: {error}\n"
     try:
         said, _ = await asyncio.wait_for(asked.communicate(), PY_SPY_TIMEOUT_S)
     except TimeoutError:
         asked.kill()
         await asked.wait()
         return f"{late}; py-spy did not answer either\n"
-    return f"{late}\n{said.decode('utf-8', 'replace')}"
+    text = said.decode("utf-8", "replace")
+    if asked.returncode:
+        return (
+            f"{late}; py-spy cannot look into it (exit code {asked.returncode}). {RIGHTS}\n{text}"
+        )
+    return f"{late}\n{text}"
+
+
+def _py_spy() -> str | None:
+    """Where py-spy is: in the environment that runs this node, else on the PATH."""
+    return shutil.which("py-spy", path=os.path.dirname(sys.executable)) or shutil.which("py-spy")
