@@ -48,7 +48,7 @@ from ract.client.streams import FIRST_INDEX, Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
 from ract.core import calls, errors, ids, messages, naming, serialization
-from ract.core.events import IN_GET, IN_WAIT
+from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.messages import (
     CallsLost,
     CancelAsked,
@@ -656,7 +656,8 @@ class Runtime:
         call = context.running()
         if call is not None:
             call.go_on()
-            self.reactor.wake()
+            if call.reported not in ("", RUNNING):
+                self.reactor.wake()  # its tick tells that it runs again
         if self.on_unblock is not None:
             self.on_unblock()
 

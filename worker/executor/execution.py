@@ -404,6 +404,7 @@ class Execution:
                 event = self._event(running, state)
                 if state != events.RUNNING:
                     event[12]["since"] = since
+                    is_young = True  # it may go on right now, and has not seen that this is told
                 if not running.is_over:  # its end comes later, and is reported as such
                     self._events.append(event)
         return is_young
