@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextvars import ContextVar
 from typing import Any
@@ -19,14 +20,16 @@ class Running:
         extra: What came with it beside its arguments.
         started: When it was begun, in seconds since the epoch.
         task: What cancels it, if it runs on an event loop.
-        is_reported: Whether it was reported as running.
+        waits: Threads of it that wait in get or wait: the state that this is, and since when.
+        reported: The state in which it was reported; "" if it was not.
         is_over: Whether it has ended.
     """
 
     # As in `ract.client.channel.Call`: most calls do not differ from these.
     task: Any = None
     is_cancelled = False
-    is_reported = False
+    waits: dict[int, tuple[str, float]] | None = None
+    reported = ""
     is_over = False
 
     def __init__(
@@ -44,6 +47,17 @@ class Running:
         self.parent = parent
         self.extra = extra
         self.started = time.time()
+
+    def wait_in(self, state: str) -> None:
+        """This thread waits from here on, in get or wait (`ract.core.events`)."""
+        if self.waits is None:
+            self.waits = {}
+        self.waits[threading.get_ident()] = (state, time.time())
+
+    def go_on(self) -> None:
+        """This thread waits no more."""
+        if self.waits is not None:
+            self.waits.pop(threading.get_ident(), None)
 
 
 _running: ContextVar[Running | None] = ContextVar("ract_running", default=None)

@@ -48,6 +48,7 @@ from ract.client.streams import FIRST_INDEX, Stream
 from ract.client.tasks import TaskPool
 from ract.client.waiting import Waiter, split
 from ract.core import calls, errors, ids, messages, naming, serialization
+from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.messages import (
     CallsLost,
     CancelAsked,
@@ -438,7 +439,6 @@ class Runtime:
         left = threading.Semaphore(0)
         for ref in wanted:
             self.localize(ref, left.release, seen_on)
-        lends = self.on_block is not None
         blocked = False
         try:
             for _ in wanted:
@@ -446,14 +446,14 @@ class Runtime:
                     self.check_alive()
                     if deadline is not None and time.monotonic() >= deadline:
                         return False
-                    if lends and not blocked:
+                    if self.on_block is not None and not blocked:
                         # It may have to be made again, for which CPUs are needed.
                         blocked = True
-                        self.on_block()  # type: ignore[misc]
+                        self._block(IN_GET)
             return True
         finally:
             if blocked:
-                self.on_unblock()  # type: ignore[misc]
+                self._unblock()
 
     def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
         """(head, buffers) of a value that `await_here` has waited for; raises its error."""
@@ -640,14 +640,32 @@ class Runtime:
                     raise self._timeout_error(wanted, timeout)
                 if block_at is not None and not blocked and now >= block_at:
                     blocked = True
-                    self.on_block()  # type: ignore[misc]
+                    self._block(IN_GET if for_get else IN_WAIT)
                 stop = deadline
                 if block_at is not None and not blocked:
                     stop = block_at if deadline is None else min(block_at, deadline)
                 waiter.wait(stop)
         finally:
             if blocked:
-                self.on_unblock()  # type: ignore[misc]
+                self._unblock()
+
+    def _block(self, state: str) -> None:
+        """The call of this thread waits: its CPUs are free, and it is seen if it waits for long."""
+        call = context.running()
+        if call is not None:
+            call.wait_in(state)
+            self.reactor.wake()
+        if self.on_block is not None:
+            self.on_block()
+
+    def _unblock(self) -> None:
+        call = context.running()
+        if call is not None:
+            call.go_on()
+            if call.reported not in ("", RUNNING):
+                self.reactor.wake()  # its tick tells that it runs again
+        if self.on_unblock is not None:
+            self.on_unblock()
 
     @contextlib.contextmanager
     def lending_cpus(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:

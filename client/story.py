@@ -32,7 +32,7 @@ MARK_S = 0.25
 MARKS_MAX = 10_000
 TOLD_MAX = 1000
 
-_ERRORS = {"out_of_memory": "OUT_OF_MEMORY", "node_died": "NODE_DIED"}
+_ERRORS = {"out_of_memory": "OUT_OF_MEMORY", "node_died": "NODE_DIED", "node_left": "NODE_DIED"}
 
 
 class Story:

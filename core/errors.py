@@ -358,6 +358,7 @@ _REASONS = {
     "out_of_scope": "all references to the actor were removed",
     "owner_died": "its owner has died",
     "node_died": "its node has died",
+    "node_left": "its node has left the cluster",
     "job_finished": "its job has finished",
     "unschedulable": "it can never be placed",
     "out_of_memory": "it was killed because its node ran out of memory",

@@ -8,7 +8,8 @@ One event is a list of plain values, in this order:
   2   name            as shown: the ``name`` option or the function's name
   3   function        the function's or method's qualified name
   4   type            "NORMAL_TASK" | "ACTOR_TASK" | "ACTOR_CREATION_TASK"
-  5   state           "RUNNING" | "FINISHED" | "FAILED"
+  5   state           "RUNNING" | "RUNNING_IN_RAY_GET" | "RUNNING_IN_RAY_WAIT" | "FINISHED" |
+                      "FAILED"
   6   start           seconds since the epoch; -1.0 if unknown
   7   end             seconds since the epoch; 0.0 while running
   8   parent          task number of the parent call; 0 for a driver
@@ -33,8 +34,9 @@ one *run* per function and batch:
   8   facts           as above, of all of them
 ====  ==============  ========================================================
 
-A call that runs for longer than half a second is reported as RUNNING, and what has waited longer
-than a second by who waits: in *queues*, the newest of which replace all older ones of a process.
+A call that runs for longer than half a second is reported as RUNNING, one that has waited so long
+in get or wait as that, and what has waited longer than a second by who waits: in *queues*, the
+newest of which replace all older ones of a process.
 
 ====  ==============  ========================================================
   0   state           "PENDING_ARGS_AVAIL" | "PENDING_NODE_ASSIGNMENT" |
@@ -62,6 +64,8 @@ ARGS = "PENDING_ARGS_AVAIL"
 PLACE = "PENDING_NODE_ASSIGNMENT"
 SUBMITTED = "SUBMITTED_TO_WORKER"
 RUNNING = "RUNNING"
+IN_GET = "RUNNING_IN_RAY_GET"
+IN_WAIT = "RUNNING_IN_RAY_WAIT"
 FINISHED = "FINISHED"
 FAILED = "FAILED"
 
@@ -87,6 +91,7 @@ FACTS = {
     "runtime_env": str,  # JSON
     "labels": dict,  # the label selector
     "site": str,  # where it was called from
+    "since": float,  # when it began to wait in get or wait
     "parent_actor": bytes,  # the actor whose call the parent is
     "executor": int,  # who ran it, if somebody else reports; likewise these
     "pid": int,

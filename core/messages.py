@@ -66,7 +66,7 @@ class ExitCause:
     the program itself: ``exit_actor``, ``sys.exit(0)``), ``killed`` (``ract.kill``, forced cancel),
     ``out_of_scope``, ``owner_died``, ``node_died``, ``job_finished``, ``init_failed``,
     ``out_of_memory``, ``idle``, ``max_calls``, ``unschedulable``, ``group_removed``, ``drained``,
-    ``shutdown``.
+    ``node_left`` (in order), ``shutdown``.
     """
 
     kind: str
@@ -710,6 +710,14 @@ class NodeJoined:
 
 
 @message
+class NodeLeaving:
+    """Last message of a node that ends by itself: why."""
+
+    node_id: bytes
+    cause: ExitCause
+
+
+@message
 class ProcessJoined:
     """A driver or executor of the node said hello."""
 
@@ -767,6 +775,7 @@ class ActorStarted:
     executor: int
     address: str
     pid: int
+    repr_name: str = ""  #: what its class's own ``__repr__`` says
 
 
 @message

@@ -5,6 +5,7 @@ Nothing here needs Bokeh. Who may ask is decided before (`ract.dashboard.guard`)
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -33,6 +34,9 @@ COST_PART = 0.02
 PIECE_BYTES_MAX = 256 * 1024
 SEARCHED_BYTES_MAX = 8 * 2**20
 FOUND_MAX = 500
+
+COPIES_ASKED_MAX = 50
+"""So many nodes are asked where they have an object."""
 
 
 def routes(source: Source, access: Access) -> list[Any]:
@@ -85,7 +89,7 @@ class Data(_Plain):
     def initialize(self, source: Source) -> None:
         self._source = source
 
-    def get(self, view: str) -> None:
+    async def get(self, view: str) -> None:
         from ract.dashboard.views import VIEWS
 
         if view not in VIEWS:
@@ -102,7 +106,24 @@ class Data(_Plain):
             return
         cost_ms = 1000 * (time.perf_counter() - began)
         poll_ms = max(POLL_MS_MIN, round(cost_ms / COST_PART))
+        if view == "object_copies":
+            await _tell_places(self._source, value["rows"])
         self.answer({"value": value, "poll_ms": poll_ms})
+
+
+async def _tell_places(source: Source, copies: list[dict[str, Any]]) -> None:
+    """Have nodes say where they have an object, in memory or not: only they know."""
+
+    async def ask(copy: dict[str, Any]) -> None:
+        try:
+            said = await source.stored(copy["node_id"], copy["object_id"])
+        except LookupError as error:
+            copy["place"] = f"not known: {error.args[0] if error.args else error}"
+            return
+        where = "behind a URL" if said["is_away"] else "on disk" if said["is_spilled"] else "memory"
+        copy.update(where=where, place=said["place"])
+
+    await asyncio.gather(*(ask(copy) for copy in copies[:COPIES_ASKED_MAX] if copy["node_id"]))
 
 
 class Logs(_Plain):

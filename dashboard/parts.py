@@ -127,6 +127,7 @@ class Page:
 # --------------------------------------------------------------------------- columns in many tables
 
 NODE = Column("node", "Node", link="node?id={node_id}")
+OBJECT = Column("object_id", "Object", "id", "object?id={object_id}")
 PID = Column("pid", "Pid", "plain")
 ACTOR_PID = Column("pid", "Pid", "plain", "logs?node_id={node_id}&process={process}", sort=True)
 STATE = Column("state", "State", "state", sort=True)

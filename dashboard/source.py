@@ -42,6 +42,13 @@ class Source(Protocol):
             LookupError: There is no such node or file, or it cannot be asked (any more).
         """
 
+    async def stored(self, node_id: str, object_id: str) -> dict[str, Any]:
+        """Where a node has an object: see `ract.scheduler.asking.stored`.
+
+        Raises:
+            LookupError: The node is unknown or cannot be asked, or has it no more.
+        """
+
 
 def look(source: Source, name: str, args: dict[str, str]) -> Any:
     """What the view ``name`` says. Raises KeyError (no such view), LookupError, ValueError."""
@@ -103,6 +110,9 @@ class PluginSource:
 
     async def read_log(self, node_id: str, name: str, **wanted: Any) -> dict[str, Any]:
         return await self._look_up("log", node_id=node_id, filename=name, **wanted)
+
+    async def stored(self, node_id: str, object_id: str) -> dict[str, Any]:
+        return await self._look_up("stored", node_id=node_id, object_id=object_id)
 
     async def _look_up(self, op: str, **args: Any) -> Any:
         from ract.scheduler.asking import NodeError

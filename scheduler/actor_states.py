@@ -81,6 +81,7 @@ class Actor:
     cause: ExitCause | None = None  #: of death, or of the newest restart
     error: Blob | None = None  #: what the constructor raised
     watchers: dict[int, None] = field(default_factory=dict)
+    repr_name: str = ""  #: how its newest body calls itself, if its class has a ``__repr__``
     state_node: bytes = b""  #: where its newest body is, or was
     saved_on: str = ""  #: of a durable actor: where it was ALIVE last, as people read it
     recalled: int = 0  #: a lease asked back for it, 0 if none

@@ -64,7 +64,7 @@ from ract.scheduler.turn import Turn
 if TYPE_CHECKING:
     from ract.scheduler.ageing import Ageing
 
-ROUTINE = frozenset({"exited", "out_of_scope", "job_finished", "killed", "shutdown"})
+ROUTINE = frozenset({"exited", "out_of_scope", "job_finished", "killed", "shutdown", "node_left"})
 """Kinds of ends that somebody asked for."""
 
 REFUSALS = {"refused": "unschedulable", "removed": "group_removed"}
@@ -176,6 +176,7 @@ class Actors:
             self.turn.drop("actor started again")
             return
         body.executor, body.address, body.pid = event.executor, event.address, event.pid
+        actor.repr_name = event.repr_name
         self.by_executor[event.executor] = event.actor_id
         if actor.spec.durable:
             actor.saved_on = body.node.short

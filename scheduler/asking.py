@@ -199,12 +199,25 @@ async def object_locations(cluster: Cluster, args: Args) -> Any:
     }
 
 
+async def stored(cluster: Cluster, args: Args) -> Any:
+    """``node_id``, ``object_id`` (hex): where that node has that object.
+
+    Returns:
+        ``size``, ``is_copy``, ``is_spilled``, ``is_away`` (behind a URL), ``place`` (path or URL).
+    """
+    node = cluster.machine.nodes.get(_id(args["node_id"]))
+    if node is None:
+        raise ValueError(f"there is no living node {args['node_id']}")
+    return await cluster.ask_node(node.node_id, "stored", object_id=_id(args["object_id"]))
+
+
 OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
     "log_files": log_files,
     "log": log,
     "stacks": stacks,
     "memory": memory,
     "object_locations": object_locations,
+    "stored": stored,
 }
 
 

@@ -38,10 +38,10 @@ from ract.scheduler.holds import HoldTable
 from ract.scheduler.kv import KeyValues
 from ract.scheduler.leases import Leases
 from ract.scheduler.mailboxes import Mailboxes
-from ract.scheduler.nodes import Nodes
+from ract.scheduler.nodes import ORDERLY, Nodes
 from ract.scheduler.objects import Directory
 from ract.scheduler.placement import Placement
-from ract.scheduler.processes import Process, Processes
+from ract.scheduler.processes import FAILURES, Process, Processes
 from ract.scheduler.reports import Reports
 from ract.scheduler.rows import worker_id
 from ract.scheduler.scaling import Scaling
@@ -246,19 +246,29 @@ class SchedulerMachine:
         node = self.nodes.lose(event.node_id, event.cause)
         if node is None:
             return
-        severity = INFO if event.cause.kind == "shutdown" else ERROR
-        why = f"node {node.short} is gone: {text_of(event.cause)}"
-        self.turn.note(severity, "NODE", "NODE_DIED", why, node_id=node.node_id.hex())
+        cause = node.cause
+        assert cause is not None, "it is lost"
+        if cause.kind in ORDERLY:
+            severity, kind, what = INFO, "NODE_LEFT", "has left"
+        else:
+            severity, kind, what = ERROR, "NODE_DIED", "is gone"
+        why = f"node {node.short} {what}: {text_of(cause)}"
+        self.turn.note(severity, "NODE", kind, why, node_id=node.node_id.hex())
         # The processes first: they must neither be told anything nor be counted as holders.
         for process in self.processes.on_node(event.node_id):
-            self._process_gone(process.number, event.cause)
-        self.leases.node_lost(node, event.cause)
-        self.actors.node_lost(node, event.cause)
+            self._process_gone(process.number, cause)
+        self.leases.node_lost(node, cause)
+        self.actors.node_lost(node, cause)
         self.groups.node_lost(node)
         self.objects.node_lost(event.node_id)
         self.drains.node_lost(event.node_id)
         self.metrics.node_lost(event.node_id)
         self.nodes.announce()
+
+    def _node_leaving(self, event: m.NodeLeaving) -> None:
+        node = self.nodes.get(event.node_id)
+        assert node is not None, "checked before routing"
+        node.farewell = event.cause
 
     def _process_joined(self, event: m.ProcessJoined) -> None:
         if event.process in self.processes.alive:
@@ -303,7 +313,7 @@ class SchedulerMachine:
         """Tell people of the end of a process, if it is worth telling."""
         if process.kind == "driver":
             what = f"job {process.job_id.hex()} has ended: {text_of(cause)}"
-            severity = ERROR if cause.kind in ("crashed", "node_died") else INFO
+            severity = ERROR if cause.kind in FAILURES else INFO
             self.turn.note(severity, "JOB", "JOB_FINISHED", what, job_id=process.job_id.hex())
         elif cause.kind in ("crashed", "out_of_memory"):
             kind = "OUT_OF_MEMORY" if cause.kind == "out_of_memory" else "WORKER_DIED"
@@ -397,6 +407,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     DashboardServed: SchedulerMachine._served,
     Tick: SchedulerMachine._tick,
     m.NodeJoined: SchedulerMachine._node_joined,
+    m.NodeLeaving: SchedulerMachine._node_leaving,
     m.NodeStats: SchedulerMachine._stats,
     m.ProcessBlockWanted: SchedulerMachine._block_wanted,
     m.ProcessJoined: SchedulerMachine._process_joined,

@@ -42,6 +42,7 @@ class Node:
     is_alive: bool = True
     died_at: float = 0.0
     cause: ExitCause | None = None
+    farewell: ExitCause | None = None  #: why it ends, in its own words
     starting: int = 0  #: leases here whose executor is not up yet
     spread_turn: float = 0.0  #: when SPREAD last chose it, of all its choices
     is_draining: bool = False  #: nothing new may start here
@@ -89,6 +90,10 @@ class Changes:
         if behind > len(self._log):
             return everybody
         return dict.fromkeys(self._log[i] for i in range(-behind, 0))
+
+
+ORDERLY = frozenset({"shutdown", "drained", "node_left"})
+"""Kinds of ends of a node that somebody asked for."""
 
 
 class Nodes:
@@ -149,6 +154,8 @@ class Nodes:
         if node is None:
             self._turn.drop("unknown node lost")
             return None
+        if node.farewell is not None and cause.kind not in ORDERLY:
+            cause = node.farewell
         node.is_alive = False
         node.died_at = self._turn.epoch_s
         node.cause = cause

@@ -21,6 +21,9 @@ from ract.scheduler.turn import Turn
 
 PROCESS_BITS = 28
 
+FAILURES = frozenset({"crashed", "node_died", "node_left"})
+"""Kinds of ends of a driver that are failures of its job."""
+
 
 @dataclass(slots=True, eq=False)
 class Process:

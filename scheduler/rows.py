@@ -12,16 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ract.core.causes import text_of
-from ract.core.events import RUNNING
+from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.ids import driver_task_id, task_id_bytes, worker_id_bytes
 from ract.core.messages import ExitCause
 from ract.scheduler.actor_states import Actor
 from ract.scheduler.chronicle import Event
 from ract.scheduler.group_records import Group
 from ract.scheduler.ledger import UNIT
-from ract.scheduler.nodes import Node
+from ract.scheduler.nodes import ORDERLY, Node
 from ract.scheduler.objects import Entry
-from ract.scheduler.processes import Job, Process
+from ract.scheduler.processes import FAILURES, Job, Process
 from ract.scheduler.tasks import ENDED, WAITING, Task
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def actor(machine: SchedulerMachine, actor: Actor) -> Row:
         "death_cause": _cause(actor.cause) if actor.state == "DEAD" else None,
         "is_detached": spec.detached,
         "placement_group_id": actor.ask.group_id.hex() or None,
-        "repr_name": "",
+        "repr_name": actor.repr_name,
         "num_restarts": str(actor.restarts),
         "num_restarts_due_to_lineage_reconstruction": "0",
         "num_restarts_due_to_node_preemption": "0",
@@ -101,6 +101,8 @@ def task(machine: SchedulerMachine, task: Task) -> Row:
     stages = list(task.stages)
     if has_started(task):
         stages.append((RUNNING, task.start))
+    if task.state in (IN_GET, IN_WAIT):
+        stages.append((task.state, facts.get("since", task.start)))
     if task.state in ENDED:
         stages.append((task.state, task.end))
     created = task.stages[0][1] if task.stages else max(0.0, task.start)
@@ -200,7 +202,7 @@ def job(machine: SchedulerMachine, job: Job) -> Row:
     """A row of ``list_jobs``."""
     status = "RUNNING"
     if job.cause is not None:
-        status = "FAILED" if job.cause.kind in ("crashed", "node_died") else "SUCCEEDED"
+        status = "FAILED" if job.cause.kind in FAILURES else "SUCCEEDED"
     return {
         "job_id": job.job_id.hex(),
         "submission_id": job.metadata.get("job_submission_id"),
@@ -313,7 +315,7 @@ _EXITS = {
 
 def _ray_node(node: Node) -> Row:
     cause = node.cause
-    expected = cause is not None and cause.kind == "shutdown"
+    expected = cause is not None and cause.kind in ORDERLY
     port = node.address.rpartition(":")[2]
     reasons = {None: "NONE", True: "EXPECTED_TERMINATION", False: "UNEXPECTED_TERMINATION"}
     return {

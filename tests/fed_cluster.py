@@ -35,7 +35,7 @@ class FedCluster(Bench):
         """The machine's time of day: its clock begins at 0."""
         return self.now
 
-    def actor_up(self, class_name="Counter", name="", node=None, method_calls=()):
+    def actor_up(self, class_name="Counter", name="", node=None, method_calls=(), repr_name=""):
         """A living actor; returns (its id, its executor)."""
         spec = self.actor({})
         spec = m.ActorSpec(
@@ -44,14 +44,14 @@ class FedCluster(Bench):
         [start] = [
             c for c in self.say(m.ActorWanted(1, spec)) if isinstance(c.message, m.StartActor)
         ]
-        return spec.actor_id, self.up(start.node_id, spec.actor_id)
+        return spec.actor_id, self.up(start.node_id, spec.actor_id, repr_name=repr_name)
 
-    def up(self, node_id, actor_id, incarnation=1):
+    def up(self, node_id, actor_id, incarnation=1, repr_name=""):
         """The constructor of an actor has returned."""
         executor = self.number()
         self.say(m.ProcessJoined(node_id, executor, "executor", 10_000 + executor))
-        at = m.ActorStarted(node_id, actor_id, incarnation, executor, "a", 10_000 + executor)
-        self.say(at)
+        where = (executor, "a", 10_000 + executor, repr_name)
+        self.say(m.ActorStarted(node_id, actor_id, incarnation, *where))
         return executor
 
     def executor(self, node=0):
@@ -95,6 +95,7 @@ class FedSource:
         self.history = History(cluster.machine)
         self.logs = str(logs)
         self.asked = 0
+        self.places = {}  # by node: where it has an object
 
     @property
     def machine(self):
@@ -103,6 +104,11 @@ class FedSource:
 
     def query(self, op, args):
         return queries.OPS[op](self.machine, 0, args)
+
+    async def stored(self, node_id, object_id):
+        if node_id not in self.places:
+            raise LookupError("it does not answer")
+        return self.places[node_id]
 
     async def log_files(self, node_id):
         return logs.OPS["log_files"](self.logs, {})

@@ -24,6 +24,7 @@ import secrets
 import socket
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -112,6 +113,7 @@ class RactWorkerPlugin(WorkerPlugin):
         await self._prepare_spilling()
         self._stall_s = seconds("object_transfer_stall_milliseconds", transfer.STALL_S)
         self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
+        self._farewell = m.ExitCause("node_left", "it was stopped", node_id=node_id)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
         resources = self._offer.resources
         self._machine = NodeMachine(
@@ -145,6 +147,7 @@ class RactWorkerPlugin(WorkerPlugin):
             os.path.join(session.dir, "logs"),
             lambda process, message: self._perform(ev.ToProcess(process, message)),
             self._totals,
+            self._place_of,
         )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
@@ -191,6 +194,7 @@ class RactWorkerPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
         self._is_closing = True
+        self._send(m.NodeLeaving(self.node_id, replace(self._farewell, at=time.time())))
         self._scheduler.close()
         if self._timer is not None:
             self._timer.cancel()
@@ -378,6 +382,7 @@ class RactWorkerPlugin(WorkerPlugin):
         if not self._is_closing:
             # It is the parent and the janitor of everything here: without it the node ends.
             logger.error("the zygote of node %s died: the node ends", self.node_id.hex()[:8])
+            self._farewell = m.ExitCause("node_died", "its zygote died", node_id=self.node_id)
             self._close_worker("ract-zygote-died")
 
     def _turn(self, event: Any) -> None:
@@ -436,6 +441,12 @@ class RactWorkerPlugin(WorkerPlugin):
 
     def _segment_path(self, segment: int) -> str:
         return f"{self._session.shm_prefix}{segment}"
+
+    def _place_of(self, segment: int, is_away: bool) -> str:
+        """Where the bytes of a segment are, for people."""
+        if is_away and self._urls is not None and self._urls.has(segment):
+            return self._urls.where(segment)
+        return os.path.realpath(self._segment_path(segment))
 
     async def _spill(self, segment: int) -> None:
         async with self._disk_turns:

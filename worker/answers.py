@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,11 @@ from ract.worker.statistics import Totals
 
 STACKS_TIMEOUT_S = 2.0
 PY_SPY_TIMEOUT_S = 5.0
+
+RIGHTS = (
+    "It needs the right to trace processes: CAP_SYS_PTRACE in a container, and "
+    "kernel.yama.ptrace_scope=0 if the node does not run as root."
+)
 
 Args = dict[str, Any]
 
@@ -26,6 +33,7 @@ class Answers:
         log_folder: Where its executors write.
         tell: Called as (process, message) to say something to an executor.
         totals: What the node has done.
+        place_of: Called with a segment (and whether it is away): its path or URL.
     """
 
     def __init__(
@@ -34,11 +42,13 @@ class Answers:
         log_folder: str,
         tell: Callable[[int, Any], None],
         totals: Totals,
+        place_of: Callable[[int, bool], str],
     ) -> None:
         self._machine = machine
         self._totals = totals
         self._log_folder = log_folder
         self._tell = tell
+        self._place_of = place_of
         self._dumping: dict[int, list[asyncio.Future[str]]] = {}
 
     async def answer(self, op: str, args: Args) -> Any:
@@ -46,7 +56,8 @@ class Answers:
 
         ``log_files`` and ``log``: see `ract.core.logs`. ``stacks`` (``pid`` or None): what the
         threads of the executors do. ``stored`` (``most``): where the objects of the store are, and
-        what was spilled and restored. ``spilled`` (``ids``): those that are on disk, or away.
+        what was spilled and restored; or one with ``object_id``, and its ``place``. ``spilled``
+        (``ids``): those that are on disk, or away.
 
         Raises:
             ValueError, OSError: there is none.
@@ -55,6 +66,9 @@ class Answers:
             return await asyncio.to_thread(logs.OPS[op], self._log_folder, args)
         if op == "stacks":
             return await self._stacks(args.get("pid"))
+        if op == "stored" and args.get("object_id"):
+            found = self._machine.objects.store.described_one(args["object_id"])
+            return {**found, "place": self._place_of(found["segment"], found["is_away"])}
         if op == "stored":
             most = int(args.get("most") or 10_000)
             described = self._machine.objects.store.described(most)
@@ -96,17 +110,32 @@ class Answers:
 async def _from_outside(pid: int) -> str:
     """The stacks of a process that cannot tell them itself, if py-spy is installed."""
     late = f"it did not answer within {STACKS_TIMEOUT_S:g} s: native code may hold the GIL"
-    program = shutil.which("py-spy")
+    program = _py_spy()
     if program is None:
         return f"{late}; with py-spy installed it would be asked from outside\n"
-    asked = await asyncio.create_subprocess_exec(
-        program, "dump", "--pid", str(pid),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    try:
+        asked = await asyncio.create_subprocess_exec(
+            program, "dump", "--pid", str(pid),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+    except OSError as error:
+        return f"{late}; py-spy cannot be run: {error}\n"
     try:
         said, _ = await asyncio.wait_for(asked.communicate(), PY_SPY_TIMEOUT_S)
     except TimeoutError:
         asked.kill()
         await asked.wait()
         return f"{late}; py-spy did not answer either\n"
-    return f"{late}\n{said.decode('utf-8', 'replace')}"
+    text = said.decode("utf-8", "replace")
+    if asked.returncode:
+        return (
+            f"{late}; py-spy cannot look into it (exit code {asked.returncode}). {RIGHTS}\n{text}"
+        )
+    return f"{late}\n{text}"
+
+
+def _py_spy() -> str | None:
+    """Where py-spy is: in the environment that runs this node, else on the PATH."""
+    return shutil.which("py-spy", path=os.path.dirname(sys.executable)) or shutil.which("py-spy")

@@ -271,6 +271,11 @@ class Urls:
             raise OSError(f"{target} is {end - start - len(data)} bytes short")
         return bytes(data)
 
+    def where(self, segment: int) -> str:
+        """The URL of a segment, for people."""
+        fs, target = self._where[segment]
+        return str(fs.unstrip_protocol(target))
+
     def has(self, segment: int) -> bool:
         """Whether there is anything of it."""
         return segment in self._where

@@ -145,6 +145,23 @@ class StoreIndex:
         found = ((id_, self.objects.get(id_)) for id_ in ids)
         return [id_ for id_, at in found if at is not None and self.segments[at.segment].is_spilled]
 
+    def described_one(self, object_id: bytes) -> dict[str, Any]:
+        """One object: how large it is, and in which segment. Raises ValueError if it is not here.
+
+        Unlike `find` it only looks: the object does not count as used.
+        """
+        stored = self.objects.get(object_id)
+        segment = self.segments.get(stored.segment) if stored is not None else None
+        if stored is None or segment is None:
+            raise ValueError(f"object {object_id.hex()} is not in the store (any more)")
+        return {
+            "size": stored.size,
+            "is_copy": stored.is_copy,
+            "is_spilled": segment.is_spilled,
+            "is_away": segment.is_away,
+            "segment": segment.id,
+        }
+
     def allocate(self, process: int, size: int) -> tuple[Segment, bool, list[Segment], list[bytes]]:
         """A segment for ``size`` bytes.
 

@@ -21,7 +21,7 @@ PAGES: dict[str, Page] = {
         *nodes.PAGES,
         *actors.PAGES,
         *tasks.PAGES,
-        memory.PAGE,
+        *memory.PAGES,
         *groups.PAGES,
         *jobs.PAGES,
         logs.PAGE,

@@ -59,6 +59,7 @@ PAGES = (
                 (
                     Column("class_name", "Class"),
                     Column("name", "Name"),
+                    Column("repr_name", "Calls itself"),
                     Column("state", "State", "state"),
                     Column("actor_id", "Id", "mono"),
                     Column("node", "Node", link="node?id={node_id}"),
@@ -71,6 +72,7 @@ PAGES = (
                     Column("namespace", "Namespace", "mono"),
                     Column("detached", "Detached", "yes"),
                     Column("owner", "Created by"),
+                    Column("site", "Created at", "mono"),
                     Column("job", "Job", "id", "job?id={job}"),
                     Column("group_id", "Placement group", "id", "group?id={group_id}"),
                     Column("created_ms", "Created", "time"),

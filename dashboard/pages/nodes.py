@@ -5,6 +5,7 @@ from __future__ import annotations
 from ract.dashboard.parts import (
     JOB,
     NODE,
+    OBJECT,
     PROCESS_LOG,
     STATE,
     Column,
@@ -114,7 +115,7 @@ PAGES = (
                 "Objects stored here",
                 (
                     Column("size", "Size", "bytes", sort=True),
-                    Column("object_id", "Object", "id"),
+                    OBJECT,
                     Column("made_by", "Made by", link="tasks?q={task_name}#calls", sort=True),
                     Column("holders", "Held by", "links", wide=True),
                 ),

@@ -93,7 +93,7 @@ PAGES = (
                     Column("took_s", "Took", "seconds"),
                     Column("error_type", "Error type"),
                     Column("site", "Called from", "mono"),
-                    Column("parent", "Called by", "mono"),
+                    Column("parent", "Called by", "mono", "task?id={parent}"),
                     Column("message", "Error"),
                     Column("traceback", "Traceback", "pre"),
                 ),

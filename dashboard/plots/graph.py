@@ -1,4 +1,4 @@
-"""Which functions call which, in one job."""
+"""Who calls whom, in one job: single calls, or functions if there are many."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ract.dashboard.source import look
 
 WIDTH, TALL = 0.74, 0.66
 ROW_HEIGHT = 46
+REMARK_HEIGHT = 20
 COUNTS_PERIOD_S = 10.0
 COLORS = {"driver": GREY, "task": BLUE, "method": GREEN}
 
@@ -94,9 +95,8 @@ class TaskGraph:
         places = _placed(found)
         data: dict[str, list[Any]] = {key: [] for key in self._boxes.data}
         for node in found["nodes"]:
-            x, y = places[node["name"]]
-            failed = f", {node['failed']:,} failed" if node["failed"] else ""
-            note = "" if node["kind"] == "driver" else f"{node['calls']:,} calls{failed}"
+            x, y = places[node["id"]]
+            note = _of_call(node) if "state" in node else _of_function(node)
             color = COLORS[node["kind"]]
             values = (x, y, node["name"], _cut(node["name"]), note, color)
             line = RED if node["failed"] else color
@@ -107,11 +107,30 @@ class TaskGraph:
         columns = max((x for x, _ in places.values()), default=1)
         rows = max((abs(y) for _, y in places.values()), default=0)
         self.view.x_range.update(start=-0.5, end=max(2.5, columns + 0.5))
-        self.view.y_range.update(start=-rows - 0.6, end=rows + 0.6)
-        self.view.height = int(40 + ROW_HEIGHT * max(2, 2 * rows + 1))
-        text = "" if places else "No call of this job is remembered."
-        self._remark.say(text)
+        high = max(2, 2 * rows + 1) * ROW_HEIGHT + 40
+        below = REMARK_HEIGHT * (2 * rows + 1.2) / high  # in the units of the boxes
+        self.view.y_range.update(start=-rows - 0.6 - below, end=rows + 0.6)
+        self.view.height = int(high + REMARK_HEIGHT)
+        what = "One box per call." if found["by"] == "call" else "One box per function."
+        self._remark.say(what if places else "No call of this job is remembered.")
         self.view.axis.visible = self.view.grid.visible = False
+
+
+def _of_function(node: dict[str, Any]) -> str:
+    failed = f", {node['failed']:,} failed" if node["failed"] else ""
+    return "" if node["kind"] == "driver" else f"{node['calls']:,} calls{failed}"
+
+
+def _of_call(node: dict[str, Any]) -> str:
+    took = "" if node["took_s"] is None else f", {_seconds(node['took_s'])}"
+    again = f", {node['calls']} attempts" if node["calls"] > 1 else ""
+    return f"{node['state'].lower().replace('_', ' ')}{took}{again}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"
 
 
 def _placed(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
@@ -119,7 +138,7 @@ def _placed(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
     calls: dict[str, list[str]] = {}
     for edge in found["edges"]:
         calls.setdefault(edge["from"], []).append(edge["to"])
-    names = [node["name"] for node in found["nodes"]]
+    names = [node["id"] for node in found["nodes"]]
     column = dict.fromkeys(names, 0)
     order = _without_cycles(names, calls)
     for name, called in order:

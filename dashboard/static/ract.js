@@ -82,10 +82,12 @@
     PENDING_CREATION: "warn", RESTARTING: "warn", RESCHEDULING: "warn", DRAINING: "warn",
     REMOVED: "idle", FREED: "idle", UNKNOWN: "warn",
     PENDING_ARGS_AVAIL: "warn", PENDING_NODE_ASSIGNMENT: "warn", SUBMITTED_TO_WORKER: "info",
+    RUNNING_IN_RAY_GET: "info", RUNNING_IN_RAY_WAIT: "info",
   };
   const WORDS = {
     PENDING_CREATION: "pending", PENDING_ARGS_AVAIL: "waits for arguments",
     PENDING_NODE_ASSIGNMENT: "waits for a node", SUBMITTED_TO_WORKER: "submitted",
+    RUNNING_IN_RAY_GET: "waits in get", RUNNING_IN_RAY_WAIT: "waits in wait",
   };
 
   function badge(state) {

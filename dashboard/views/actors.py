@@ -142,6 +142,8 @@ def actor(machine: SchedulerMachine, args: Args) -> Row:
         "max_concurrency": spec.max_concurrency,
         "max_task_retries": spec.max_task_retries,
         "runtime_env": spec.runtime_env,
+        "site": spec.call_site,
+        "repr_name": found.repr_name,
         "death": _death(machine, found.cause) if found.cause and found.state != "ALIVE" else None,
     }
 

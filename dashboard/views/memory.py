@@ -1,16 +1,22 @@
-"""Views of objects: what each node stores, every published object, and what moved between nodes."""
+"""Views of objects: what nodes store, every published object, one of them; what moved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import quote
 
-from ract.dashboard.views import table
+from ract.core.ids import TaskID, process_of
+from ract.dashboard.views import table, tasks
 from ract.dashboard.views.nodes import measured, stat
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.objects import Entry
+from ract.scheduler.processes import Process
 
 HOLDERS_SHOWN_MAX = 5
+CONTAINED_SHOWN_MAX = 50
+
+PUT = "ract.put(), or a call that is not remembered"
 
 
 def stores(machine: SchedulerMachine, args: Args) -> Row:
@@ -63,19 +69,13 @@ def _row(machine: SchedulerMachine, entry: Entry) -> Row:
     for number in list(counts)[:HOLDERS_SHOWN_MAX]:
         process = machine.processes.alive.get(number)
         if process is not None:
-            actor_id = machine.actors.by_executor.get(number)
-            what = machine.actors.table[actor_id].spec.class_name if actor_id else process.kind
-            link = f"actor?id={actor_id.hex()}" if actor_id else f"node?id={process.node_id.hex()}"
-            holders.append({"text": f"{what} {process.pid}", "link": link})
+            holders.append(_process_link(machine, process))
     if len(counts) > HOLDERS_SHOWN_MAX:
         holders.append({"text": f"{len(counts) - HOLDERS_SHOWN_MAX} more processes"})
     contained = machine.holds.contained.get(entry.object_id, 0)
     if contained:
         holders.append({"text": f"{contained} other objects or actors"})
-    where: list[Row] = [
-        {"text": table.node_name(machine, node_id), "link": f"node?id={node_id.hex()}"}
-        for node_id in entry.nodes
-    ]
+    where: list[Row] = [_node_link(machine, node_id) for node_id in entry.nodes]
     if not where and entry.blob is not None:
         where = [{"text": "scheduler"}]
     return {
@@ -86,10 +86,27 @@ def _row(machine: SchedulerMachine, entry: Entry) -> Row:
         "is_error": entry.is_error,
         "task_name": entry.task_name,
         "made_by": entry.task_name or "put",
+        "site": entry.call_site,
         "holders": holders or [{"text": "nobody"}],
         "where": where,
         "waiting": len(entry.seekers),
     }
+
+
+def _what(machine: SchedulerMachine, process: Process) -> str:
+    """The class of the actor that a process is, or its kind."""
+    actor_id = machine.actors.by_executor.get(process.number)
+    return machine.actors.table[actor_id].spec.class_name if actor_id else process.kind
+
+
+def _process_link(machine: SchedulerMachine, process: Process) -> Row:
+    actor_id = machine.actors.by_executor.get(process.number)
+    link = f"actor?id={actor_id.hex()}" if actor_id else f"node?id={process.node_id.hex()}"
+    return {"text": f"{_what(machine, process)} {process.pid}", "link": link}
+
+
+def _node_link(machine: SchedulerMachine, node_id: bytes) -> Row:
+    return {"text": table.node_name(machine, node_id), "link": f"node?id={node_id.hex()}"}
 
 
 def _entries(machine: SchedulerMachine, args: Args) -> Iterable[Entry]:
@@ -103,13 +120,120 @@ def _entries(machine: SchedulerMachine, args: Args) -> Iterable[Entry]:
 OBJECTS = Table(
     items=_entries,
     row=_row,
-    text=lambda entry: f"{entry.object_id.hex()} {entry.task_name} {entry.state}",
+    text=lambda entry: f"{entry.object_id.hex()} {entry.task_name} {entry.state} {entry.call_site}",
     sorts={
         "size": lambda entry: entry.size,
         "made_by": lambda entry: entry.task_name,
+        "site": lambda entry: entry.call_site,
         "state": lambda entry: entry.state,
     },
     facets={"state": lambda entry: entry.state},
+)
+
+
+# --------------------------------------------------------------------------- one object
+
+
+def _found(machine: SchedulerMachine, args: Args) -> Entry:
+    object_id = table.bytes_of(args.get("id", ""), "an object")
+    entry = machine.objects.table.get(object_id)
+    if entry is None:
+        raise LookupError(
+            f"there is no object {object_id.hex()} (any more), or it has never left its process"
+        )
+    return entry
+
+
+def object(machine: SchedulerMachine, args: Args) -> Row:
+    """``id``: the facts about one object. Raises LookupError, ValueError."""
+    entry = _found(machine, args)
+    task_id = entry.object_id[: TaskID.SIZE]
+    try:
+        made = tasks.task(machine, {"id": task_id.hex()})
+    except LookupError:
+        made = None
+    name, link = entry.task_name, f"tasks?q={quote(entry.task_name)}#calls"
+    if made is not None:
+        name, link = made["name"], f"task?id={task_id.hex()}"
+    maker = machine.processes.alive.get(process_of(entry.object_id))
+    contained = machine.holds.contained.get(entry.object_id, 0)
+    contains = [each.object_id for each in entry.contains]
+    return {
+        "object_id": entry.object_id.hex(),
+        "state": entry.state,
+        "size": entry.size,
+        "is_error": entry.is_error or None,
+        "made_by": [{"text": name, "link": link}] if name else [{"text": PUT}],
+        "maker": [_process_link(machine, maker)] if maker is not None else [{"text": "gone"}],
+        "site": entry.call_site or (made["site"] if made is not None else ""),
+        "holders": len(machine.holds.by_id.get(entry.object_id, {})),
+        "contained": contained or None,
+        "contains": _object_links(machine, contains) or None,
+        "seekers": [_node_link(machine, node_id) for node_id in entry.seekers] or None,
+    }
+
+
+def _object_links(machine: SchedulerMachine, ids: list[bytes]) -> list[Row]:
+    """Links to what an object contains: objects, and handles of actors."""
+    found: list[Row] = []
+    for id_ in ids[:CONTAINED_SHOWN_MAX]:
+        actor = machine.actors.table.get(id_)
+        if actor is not None:
+            found.append({"text": actor.spec.class_name, "link": f"actor?id={id_.hex()}"})
+        else:
+            found.append({"text": id_.hex().lstrip("0")[:16], "link": f"object?id={id_.hex()}"})
+    if len(ids) > CONTAINED_SHOWN_MAX:
+        found.append({"text": f"{len(ids) - CONTAINED_SHOWN_MAX} more"})
+    return found
+
+
+def copies(machine: SchedulerMachine, args: Args) -> Row:
+    """``id``: where one object lies. What only nodes know, they add (`ract.dashboard.data`)."""
+    entry = _found(machine, args)
+    found = [
+        {
+            "key": node_id.hex(),
+            "object_id": entry.object_id.hex(),
+            "node": table.node_name(machine, node_id),
+            "node_id": node_id.hex(),
+            "role": "lives here" if is_kept else "a copy, may be evicted",
+            "where": "",
+            "place": "",
+        }
+        for node_id, is_kept in entry.nodes.items()
+    ]
+    if not found and entry.blob is not None:
+        inline = {"key": "scheduler", "node": "scheduler", "node_id": "", "object_id": ""}
+        found.append({**inline, "role": "small: inline", "where": "memory", "place": ""})
+    return table.listed(found, args)
+
+
+def _holders(machine: SchedulerMachine, args: Args) -> Iterable[tuple[Process, int]]:
+    counts = machine.holds.by_id.get(_found(machine, args).object_id, {})
+    alive = machine.processes.alive
+    return [(alive[number], count) for number, count in counts.items() if number in alive]
+
+
+def _holder_row(machine: SchedulerMachine, held: tuple[Process, int]) -> Row:
+    process, count = held
+    return {
+        "key": str(process.number),
+        "what": _what(machine, process),
+        "actor_id": machine.actors.by_executor.get(process.number, b"").hex(),
+        "node": table.node_name(machine, process.node_id),
+        "node_id": process.node_id.hex(),
+        "pid": process.pid,
+        "process": process.number,
+        "job": process.job_id.hex(),
+        "count": count,
+    }
+
+
+HOLDERS = Table(
+    items=_holders,
+    row=_holder_row,
+    text=lambda held: f"{held[0].kind} {held[0].pid}",
+    sorts={"count": lambda held: held[1], "pid": lambda held: held[0].pid},
 )
 
 
@@ -138,4 +262,11 @@ def transfers(machine: SchedulerMachine, args: Args) -> Row:
     return {"nodes": nodes, "cells": cells, "is_reported": is_reported}
 
 
-VIEWS: dict[str, View] = {"stores": stores, "objects": OBJECTS, "transfers": transfers}
+VIEWS: dict[str, View] = {
+    "stores": stores,
+    "objects": OBJECTS,
+    "object": object,
+    "object_copies": copies,
+    "object_holders": HOLDERS,
+    "transfers": transfers,
+}

@@ -11,7 +11,7 @@ from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler import rows
 from ract.scheduler.group_records import Group
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.processes import Job
+from ract.scheduler.processes import FAILURES, Job
 
 
 def _group_row(machine: SchedulerMachine, group: Group) -> Row:
@@ -103,7 +103,7 @@ def job_status(job: Job) -> str:
     """As `list_jobs` says it."""
     if job.cause is None:
         return "RUNNING"
-    return "FAILED" if job.cause.kind in ("crashed", "node_died") else "SUCCEEDED"
+    return "FAILED" if job.cause.kind in FAILURES else "SUCCEEDED"
 
 
 def _jobs(machine: SchedulerMachine, args: Args) -> Iterable[SeenJob]:

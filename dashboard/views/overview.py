@@ -10,6 +10,7 @@ from ract.dashboard.views.nodes import measured, state
 from ract.dashboard.views.table import Args, Row, View
 from ract.scheduler import rows
 from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.nodes import ORDERLY
 
 RECENT_S = 3600.0
 """How long a death stays an alert."""
@@ -107,7 +108,7 @@ def _dead_nodes(machine: SchedulerMachine) -> list[Row]:
         cause = node.cause
         if node.is_alive or cause is None or now - node.died_at > RECENT_S:
             continue
-        level = "note" if cause.kind in ("shutdown", "drained") else "bad"
+        level = "note" if cause.kind in ORDERLY else "bad"
         what = "Node gone" if level == "note" else "Node died"
         link = f"node?id={node.node_id.hex()}"
         found.append(

@@ -29,6 +29,10 @@ GAP_PART = 0.002
 GRAPH_CALLS_MAX = 50_000
 GRAPH_NODES_MAX = 60
 
+SINGLE_CALLS_MAX = 40
+SINGLE_CALLS_DEEP_MAX = 6
+"""Of a job with so few calls, that call each other no deeper, each call is shown."""
+
 SUMMED = "SUMMED"
 """How calls ended that the table has forgotten: they finished, between these times."""
 
@@ -122,7 +126,9 @@ def _bars(run: Run, lane: str, gap: float, since: float) -> Iterator[Bar]:
 
 
 def graph(machine: SchedulerMachine, args: Args) -> Row:
-    """``job_id`` (default: the newest job with calls): which functions call which, with counts.
+    """``job_id`` (default: the newest job with calls): who calls whom, with counts.
+
+    ``by`` says what the nodes are: single calls (``call``) if there are few, else ``function``.
 
     A call knows the number of the call that made it, which gives the function if that is remembered
     too; else its own number says which process made it, hence what ran there. Made of the newest
@@ -135,6 +141,17 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
     actors: dict[str, bytes] = {}
     seen = 0
     singles, runs = _of_job(machine, job_id)
+    everything: list[Task | Run] = [*singles, *runs]
+    for item in everything:
+        count = len(item.numbers) if isinstance(item, Run) else 1
+        seen += count
+        ran_in.setdefault(item.executor, Counter())[item.name] += count
+        if item.actor_id:
+            actors[item.name] = item.actor_id
+    if seen <= SINGLE_CALLS_MAX:
+        single = _by_call(machine, job_id, singles, runs, ran_in)
+        if single is not None:
+            return single
     for task in singles:
         made[task.parent, _maker(machine, task), task.name] += 1
         failed[task.name] += task.state == "FAILED"
@@ -144,19 +161,54 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
             zip(parents, (number >> COUNTER_BITS for number in run.numbers), strict=True)
         ).items():
             made[parent, process, run.name] += count
-    everything: list[Task | Run] = [*singles, *runs]
-    for item in everything:
-        count = len(item.numbers) if isinstance(item, Run) else 1
-        seen += count
-        ran_in.setdefault(item.executor, Counter())[item.name] += count
-        if item.actor_id:
-            actors[item.name] = item.actor_id
     names = _names_of({parent for parent, _, _ in made if parent}, singles, runs)
     merged: Counter[tuple[str, str]] = Counter()
     for (parent, process, name), count in made.items():
         caller = names.get(parent) or _caller(machine, process, job_id, ran_in)
         merged[caller, name] += count
     return _cut(merged, failed, actors, job_id, seen)
+
+
+def _by_call(
+    machine: SchedulerMachine,
+    job_id: bytes,
+    singles: list[Task],
+    runs: list[Run],
+    ran_in: dict[int, Counter[str]],
+) -> Row | None:
+    """The graph of single calls, all attempts at one together; None if it is too deep."""
+    every = [*singles, *(task for run in runs for task in run.tasks())]
+    every.sort(key=lambda task: (task.start, task.attempt))
+    known = {_number(t): t.task_id.hex() for t in every if t.type != ACTOR_CREATION_TASK}
+    nodes: dict[str, Row] = {}
+    edges: dict[str, Row] = {}  # by the call that was made
+    for task in every:
+        ident = task.task_id.hex()
+        caller = known.get(task.parent) if task.parent else None
+        if caller is None:
+            name = _caller(machine, _maker(machine, task), job_id, ran_in)
+            caller = f"by {name}"
+            outside = {"id": caller, "name": name, "kind": "driver", "calls": 0, "failed": 0}
+            nodes.setdefault(caller, outside)
+        edges[ident] = {"from": caller, "to": ident, "calls": 1}
+        kind = "method" if task.actor_id else "task"
+        node = nodes.setdefault(ident, {"id": ident, "kind": kind, "calls": 0, "failed": 0})
+        node["calls"] += 1
+        node["failed"] += task.state == "FAILED"
+        took = task.end - task.start if task.end and task.start >= 0 else None
+        node.update(name=task.name, state=task.state, took_s=took)
+    if any(_depth(ident, edges) > SINGLE_CALLS_DEEP_MAX for ident in edges):
+        return None
+    found = {"nodes": [*nodes.values()], "edges": [*edges.values()], "calls": len(every)}
+    return {"job": job_id.hex(), "by": "call", **found, "left_out": 0}
+
+
+def _depth(ident: str, edges: dict[str, Row]) -> int:
+    """How many calls stand between a call and who has begun; a circle is deep enough."""
+    deep = 0
+    while ident in edges and deep <= SINGLE_CALLS_DEEP_MAX:
+        ident, deep = edges[ident]["from"], deep + 1
+    return deep
 
 
 def _of_job(machine: SchedulerMachine, job_id: bytes) -> tuple[list[Task], list[Run]]:
@@ -215,8 +267,10 @@ def _cut(
     names = dict.fromkeys(name for edge in edges for name in (edge["from"], edge["to"]))
     return {
         "job": job_id.hex(),
+        "by": "function",
         "nodes": [
             {
+                "id": name,
                 "name": name,
                 "calls": calls.get(name, 0),
                 "failed": failed.get(name, 0),

@@ -11,6 +11,7 @@ from ract.core.ids import task_id_bytes
 from ract.dashboard.views import table
 from ract.dashboard.views.actors import CALL_SORTS, call_row
 from ract.dashboard.views.table import Args, Row, Table, View
+from ract.scheduler import rows
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.task_stats import CallStats, ErrorStats, headline
 from ract.scheduler.tasks import ENDED, Run, Task
@@ -136,7 +137,7 @@ def _task_row(machine: SchedulerMachine, task: Task) -> Row:
         "error_type": task.error_type,
         "message": headline(task.error_message),
         "traceback": task.error_message if "\n" in task.error_message else "",
-        "parent": f"{task.parent:016x}" if task.parent else "",
+        "parent": rows.parent_of(task) if task.parent else "",
         "site": task.facts.get("site", ""),
     }
 

@@ -3,8 +3,10 @@
 Most are called in this process, which is in the cluster; `process` runs one as people do.
 """
 
+import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -239,6 +241,28 @@ def test_explain_says_what_is_lacking_for_a_task():
     found = json.loads(run("explain", "--json", ref.task_id().hex()).stdout)
     assert (found["kind"], found["reasons"][0]["feasible"]) == ("task", False)
     ract.cancel(ref)
+
+
+@ract.remote(num_cpus=0)
+class Native:
+    def pid(self):
+        return os.getpid()
+
+    def hold_the_gil(self, seconds, begun):
+        begun.touch()
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+@pytest.mark.skipif(shutil.which("py-spy") is None, reason="py-spy is not installed")
+def test_stack_of_an_executor_that_holds_the_gil_comes_from_py_spy(tmp_path):
+    native = Native.remote()
+    pid = ract.get(native.pid.remote())
+    held = native.hold_the_gil.remote(5, tmp_path / "begun")
+    wait_for_condition((tmp_path / "begun").exists)
+    said = run("stack", "--pid", str(pid)).stdout
+    assert "native code may hold the GIL" in said
+    assert "hold_the_gil" in said or "CAP_SYS_PTRACE" in said
+    ract.get(held)
 
 
 def test_stack_shows_the_line_that_runs(tmp_path):

@@ -108,6 +108,19 @@ def test_tasks_actors_jobs_nodes_and_events_are_still_there(env):
     assert {"NODE_JOINED", "JOB_STARTED", "ACTOR_DIED", "WORKER_DIED"} <= kinds
 
 
+def test_what_ended_with_the_driver_is_no_error(env, request):
+    if request.node.callspec.params["env"] == "by kill -9":
+        return  # nobody was left to tell
+    (gone,) = listed(env, "cluster-events", "--filter", "event_type=NODE_LEFT")
+    assert gone["severity"] == "INFO"
+    (node,) = listed(env, "nodes")
+    assert (node["state"], node["state_message"]) == ("DEAD", "node_left: it was stopped")
+    (job,) = listed(env, "jobs")
+    assert job["status"] == "SUCCEEDED"
+    errors = listed(env, "cluster-events", "--filter", "severity=ERROR")
+    assert {row["event_type"] for row in errors} == {"WORKER_DIED", "ACTOR_DIED"}
+
+
 def test_logs_of_processes_are_still_there(env):
     (task,) = listed(env, "tasks", "--filter", "name=work", "--limit", "1")
     said = run("logs", "task", "--id", task["task_id"], "--session", "last", env=env)

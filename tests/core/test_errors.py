@@ -313,6 +313,7 @@ def test_a_crash_is_told_with_signal_process_node_and_stderr():
         "out_of_scope",
         "owner_died",
         "node_died",
+        "node_left",
         "job_finished",
         "init_failed",
         "out_of_memory",

@@ -208,6 +208,7 @@ def test_tables_link_to_what_they_name(cluster, watched):
         ("actors", "td[data-key=class_name] a", "actor"),
         ("tasks#calls", "#calls td[data-key=task_id] a", "task"),
         ("groups", "td[data-key=name] a", "group"),
+        ("memory", "td[data-key=object_id] a", "object"),
         ("jobs", "td[data-key=job] a", "job"),
     ):
         page.goto(address(cluster, name))
@@ -277,6 +278,12 @@ def test_memory_shows_objects_with_sizes_and_holders(cluster, watched):
     [known] = {o.object_size for o in list_objects() if o.object_id == ident}
     assert row.locator("[data-key=size]").inner_text() == f"{known / 2**20:.1f} MiB"
     assert f"driver {os.getpid()}" in row.locator("[data-key=holders]").inner_text()
+    page.goto(address(cluster, f"object?id={ident}"))
+    copy = rows(page, "Where it lies").locator("tbody tr")
+    copy.wait_for()
+    assert "/dev/shm/" in copy.locator("[data-key=place]").inner_text()
+    holder = rows(page, "Who holds it").locator("tbody tr").first
+    assert holder.locator("[data-key=pid]").inner_text() == str(os.getpid())
 
 
 def test_tasks_show_progress_errors_with_tracebacks_and_a_stream(cluster, watched):

@@ -65,6 +65,35 @@ def test_failures_are_told_with_their_kind_and_traceback(ract_start):
     assert 'raise KeyError("nothing here")' in row["examples"][0]["traceback"]
 
 
+@pytest.mark.parametrize("prefix", ["", "local://"])  # the last goes through fsspec
+def test_object_page_says_where_its_bytes_are(tmp_path, prefix):
+    store, size = 80 * 2**20, 10**7
+    ract.init(
+        num_cpus=1,
+        include_dashboard=True,
+        object_store_memory=store,
+        object_spilling_directory=f"{prefix}{tmp_path}",
+    )
+    try:
+        refs = [ract.put(bytes(size)) for _ in range(12)]
+
+        def copy(ref):
+            [row] = data(f"object_copies?id={ref.hex()}")["rows"]
+            return row["where"], row["place"]
+
+        wait_for(lambda: data(f"objects?q={refs[-1].hex()}")["matched"] == 1)
+        where, place = copy(refs[0])
+        assert where == ("behind a URL" if prefix else "on disk")
+        assert str(tmp_path) in place
+        where, place = copy(refs[-1])
+        assert (where, place.startswith("/dev/shm/")) == ("memory", True)
+        found = data(f"object?id={refs[0].hex()}")
+        assert (found["state"], found["holders"]) == ("READY", 1)
+        assert found["size"] >= size
+    finally:
+        ract.shutdown()
+
+
 def test_display_says_why_there_is_nothing_to_show():
     with pytest.raises(ract.dashboard.NoDashboardError, match=r"call ract\.init"):
         ract.dashboard.display()

@@ -14,6 +14,7 @@ from fed_cluster import BAD_NAME, BEARER, FedSource, small_cluster, with_dashboa
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from ract.core import messages as m
 from ract.dashboard import app
 from ract.dashboard.pages import NAVIGATION, PAGES
 from ract.dashboard.parts import Block, Facts, Plot, Table
@@ -131,6 +132,7 @@ def test_pages_show_views_that_exist_and_columns_that_rows_have():
         "actor": cluster.counter.hex(),
         "node": NODE,
         "group": (b"g" * 18).hex(),
+        "object": (b"o" * 28).hex(),
         "job": cluster.machine.processes.jobs and next(iter(cluster.machine.processes.jobs)).hex(),
     }
     args = {"nodes": {"id": NODE}}
@@ -203,6 +205,23 @@ def test_data_says_what_is_wrong_with_a_question():
         assert (value["page"], value["size"]) == (0, 200)
 
     with_dashboard(story)
+
+
+def test_nodes_say_where_they_have_an_object():
+    cluster = small_cluster()
+    one, two = cluster.ids
+    holds = [m.Hold(b"s" * 28, 1, 1)]
+    cluster.say(m.ObjectStored(one, b"s" * 28, 100, [], holds))
+    cluster.say(m.ObjectStored(two, b"s" * 28, 100, [], [], is_copy=True))
+    source = FedSource(cluster)
+    source.places = {one.hex(): {"is_away": False, "is_spilled": True, "place": "/disk/7"}}
+
+    async def story(scheduler, made, source, fetch):
+        answer = await fetch(f"/ract/data/object_copies?id={(b's' * 28).hex()}")
+        told = [(row["where"], row["place"]) for row in json.loads(answer.body)["value"]["rows"]]
+        assert told == [("on disk", "/disk/7"), ("", "not known: it does not answer")]
+
+    with_dashboard(story, source=source)
 
 
 @pytest.mark.parametrize("dashboard", [False, True])

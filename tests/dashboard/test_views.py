@@ -1,6 +1,7 @@
 """What views say, and that it costs and sends no more than a page however much there is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fed_cluster import JOB, FedCluster, FedSource, small_cluster
@@ -114,6 +115,57 @@ def test_objects_are_largest_first_and_say_who_holds_them(small):
     assert rows[0]["where"][0]["link"] == f"node?id={node_id.hex()}"
     assert rows[1]["where"] == [{"text": "scheduler"}]
     assert ask(small, "objects", node_id=node_id.hex())["total"] == 1
+
+
+def test_object_page_says_what_made_it_where_it_lies_and_who_holds_it(small):
+    small.ran(small.worker, "make", 1)
+    [task] = ask(small, "tasks", q="make")["rows"]
+    object_id = bytes.fromhex(task["task_id"]) + b"\0\0\0\1"
+    inner, one, two = b"o" * 28, *small.ids
+    holds = [m.Hold(object_id, small.worker, 1), m.Hold(object_id, 1, 2)]
+    contains = [m.Contained(inner, 1), m.Contained(small.counter, 1)]
+    small.say(m.ObjectStored(one, object_id, 10**6, contains, holds, call_site="p.py:7 f"))
+    small.say(m.ObjectStored(two, object_id, 10**6, [], [], is_copy=True))
+    ident = object_id.hex()
+    found = ask(small, "object", id=ident)
+    assert (found["state"], found["size"], found["site"]) == ("READY", 10**6, "p.py:7 f")
+    assert found["made_by"] == [{"text": "make", "link": f"task?id={task['task_id']}"}]
+    assert found["maker"][0]["text"].startswith("driver ")
+    assert [each["link"] for each in found["contains"]] == [
+        f"object?id={inner.hex()}",
+        f"actor?id={small.counter.hex()}",
+    ]
+    copies = ask(small, "object_copies", id=ident)["rows"]
+    assert [(copy["node_id"], copy["role"]) for copy in copies] == [
+        (one.hex(), "lives here"),
+        (two.hex(), "a copy, may be evicted"),
+    ]
+    holders = ask(small, "object_holders", id=ident, sort="-count")["rows"]
+    assert [(row["what"], row["count"]) for row in holders] == [("driver", 2), ("executor", 1)]
+    put = ask(small, "object", id=inner.hex())
+    assert (put["contained"], put["made_by"][0].get("link")) == (1, None)
+    [inline] = ask(small, "object_copies", id=inner.hex())["rows"]
+    assert (inline["node"], inline["node_id"]) == ("scheduler", "")
+    with pytest.raises(LookupError, match="no object 00"):
+        ask(small, "object", id="00")
+
+
+def test_pages_say_where_things_were_made_if_that_is_known(small):
+    site = "/home/me/program.py:7 main"
+    holds = [m.Hold(b"c" * 28, 1, 1)]
+    small.say(m.ObjectStored(small.ids[0], b"c" * 28, 10**6, [], holds, call_site=site))
+    rows = ask(small, "objects", q="program.py")["rows"]
+    assert [(row["object_id"], row["site"]) for row in rows] == [("63" * 28, site)]
+    small.machine.actors.table[small.counter].spec = replace(
+        small.machine.actors.table[small.counter].spec, call_site=site
+    )
+    assert ask(small, "actor", id=small.counter.hex())["site"] == site
+
+
+def test_actor_page_says_what_the_actor_calls_itself(small):
+    actor_id, _ = small.actor_up("Shown", repr_name="Shown(7)")
+    assert ask(small, "actor", id=actor_id.hex())["repr_name"] == "Shown(7)"
+    assert ask(small, "actor", id=small.counter.hex())["repr_name"] == ""
 
 
 def test_groups_and_their_bundles(small):
@@ -255,7 +307,7 @@ def test_graph_says_who_calls_whom():
     actor, body = cluster.actor_up()
     for run in (
         (worker, "outer", 3, b"", 1),
-        (worker, "inner", 12, b"", worker),
+        (worker, "inner", 52, b"", worker),
         (body, "Counter.add", 5, actor, worker),
         (worker, "called_by_actor", 2, b"", body),
     ):
@@ -267,10 +319,63 @@ def test_graph_says_who_calls_whom():
     edges = {(edge["from"], edge["to"]): edge["calls"] for edge in found["edges"]}
     assert edges["driver", "outer"] == 3
     assert edges["Counter.add", "called_by_actor"] == 2
-    assert sum(edges.values()) == found["calls"] == 22
+    assert sum(edges.values()) == found["calls"] == 62
+    assert found["by"] == "function"
     kinds = {node["name"]: node["kind"] for node in found["nodes"]}
     assert kinds["driver"] == "driver"
     assert kinds["Counter.add"] == "method"
+
+
+def call_graph(calls):
+    """The graph of calls, each (number, number of the caller, name, further fields by place)."""
+    cluster = FedCluster(1)
+    [job_id] = cluster.machine.processes.jobs
+    worker = cluster.executor()
+    for i, (number, parent, name, *more) in enumerate(calls):
+        task_id = number.to_bytes(8, "big") + b"\xff" * 12 + job_id
+        state, attempt = [*more, "FINISHED", 0][:2] if more else ("FINISHED", 0)
+        head = [task_id, attempt, name, name, "NORMAL_TASK", state, 5.0 + i, 5.25 + i]
+        cluster.say(m.TaskEvents(worker, [[*head, parent, b"", "", "", {}]]))
+    return cluster, ask(cluster, "graph")
+
+
+def test_graph_of_few_calls_shows_each_of_them():
+    top, left, right = (1 << 36 | i for i in (1, 2, 3))
+    lost = 1 << 36 | 99
+    calls = [(top, 0, "top"), (left, top, "leaf", "FAILED", 0), (left, top, "leaf", "FINISHED", 1)]
+    calls += [(right, top, "leaf"), (1 << 36 | 4, lost, "orphan")]
+    cluster, found = call_graph(calls)
+    assert (found["by"], found["calls"]) == ("call", 5)
+    parents = {row["parent"] for row in ask(cluster, "tasks", q="leaf")["rows"]}
+    assert [ask(cluster, "task", id=parent)["name"] for parent in parents] == ["top"]
+    names = {node["id"]: node["name"] for node in found["nodes"]}
+    assert sorted(names.values()) == ["driver", "leaf", "leaf", "orphan", "top"]
+    drawn = sorted((names[edge["from"]], names[edge["to"]]) for edge in found["edges"])
+    assert drawn == [("driver", "orphan"), ("driver", "top"), ("top", "leaf"), ("top", "leaf")]
+    [again] = [node for node in found["nodes"] if node["calls"] == 2]
+    assert (again["failed"], again["state"], again["took_s"]) == (1, "FINISHED", 0.25)
+
+
+def test_graph_of_calls_that_go_deep_is_one_of_functions():
+    numbers = [1 << 36 | i for i in range(1, 10)]
+    _, found = call_graph([(n, p, "f") for n, p in zip(numbers, [0, *numbers], strict=False)])
+    assert found["by"] == "function"
+    assert {(edge["from"], edge["to"]) for edge in found["edges"]} == {("driver", "f"), ("f", "f")}
+
+
+def test_graph_is_drawn_with_a_box_per_call_and_says_so():
+    from ract.dashboard.plots.base import Given
+    from ract.dashboard.plots.graph import TaskGraph
+
+    top = 1 << 36 | 1
+    calls = [(top, 0, "top"), (top + 1, top, "leaf"), (top + 2, top, "leaf", "RUNNING", 0)]
+    cluster, _ = call_graph(calls)
+    graph = TaskGraph(Given(FedSource(cluster)))
+    boxes = graph._boxes.data
+    assert boxes["name"] == ["driver", "top", "leaf", "leaf"]
+    assert boxes["x"] == [0.0, 1.0, 2.0, 2.0]
+    assert boxes["note"][1:3] == ["finished, 250 ms"] * 2
+    assert graph._remark._label.text == "One box per call."
 
 
 # --------------------------------------------------------------------------- large
@@ -313,8 +418,6 @@ def test_10_000_actors_and_1_000_000_tasks_are_sent_a_page_at_a_time(large):
 
 
 def test_paging_makes_no_more_rows_than_are_shown(large, monkeypatch):
-    from dataclasses import replace
-
     from ract.dashboard.views import actors
 
     made = []

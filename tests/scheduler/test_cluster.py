@@ -57,6 +57,29 @@ def test_node_that_was_declared_dead_is_told_to_end_when_it_speaks_again(cluster
     assert not cluster.told(m.NodeAccepted)
 
 
+def test_node_that_said_that_it_leaves_has_left_in_order(cluster):
+    b = cluster.node("b")
+    cluster.say(m.NodeLeaving(b, m.ExitCause("node_left", "it was stopped")))
+    assert cluster.machine.nodes.get(b) is not None, "it is there as long as its stream is"
+    cluster.lose(b)
+    (row,) = cluster.ask(1, "cluster_events", filters=[["event_type", "=", "NODE_LEFT"]]).value[
+        "rows"
+    ]
+    assert (row["severity"], row["custom_fields"]) == ("INFO", {"node_id": b.hex()})
+    assert row["message"].endswith("has left: node_left: it was stopped")
+    assert cluster.machine.nodes.table[b].cause.kind == "node_left"
+
+
+def test_node_may_say_that_it_does_not_end_in_order(cluster):
+    b = cluster.node("b")
+    cluster.say(m.NodeLeaving(b, m.ExitCause("node_died", "its zygote died")))
+    cluster.lose(b)
+    (row,) = cluster.ask(1, "cluster_events", filters=[["event_type", "=", "NODE_DIED"]]).value[
+        "rows"
+    ]
+    assert (row["severity"], "its zygote died" in row["message"]) == ("ERROR", True)
+
+
 def test_words_of_a_lost_node_are_dropped(cluster):
     b = cluster.node("b")
     cluster.lose(b)

@@ -110,6 +110,24 @@ def test_malformed_questions_are_refused(cluster, args):
     assert reply.error == "ValueError"
 
 
+def test_call_that_waits_in_get_is_counted_and_found_as_that(cluster):
+    def counts():
+        return cluster.ask(1, "summary_tasks").value["summary"]["f"]["state_counts"]
+
+    in_get = event(1, events.IN_GET, facts={"since": 7.0})
+    cluster.say(m.TaskEvents(50, [event(1, events.RUNNING), event(2, events.RUNNING)]))
+    cluster.say(m.TaskEvents(50, [in_get]))
+    assert counts() == {"RUNNING": 1, "RUNNING_IN_RAY_GET": 1}
+    (row,) = tasks(cluster, filters=[["state", "=", "RUNNING_IN_RAY_GET"]])["rows"]
+    assert states(row) == [("RUNNING", 5000), ("RUNNING_IN_RAY_GET", 7000)]
+    assert tasks(cluster, filters=[["state", "=", "RUNNING"]])["total"] == 1
+    cluster.say(m.TaskEvents(50, [event(1, events.RUNNING)]))
+    assert counts() == {"RUNNING": 2}
+    cluster.say(m.TaskEvents(50, [in_get]))
+    cluster.say(m.ProcessExited(cluster.a, 50, m.ExitCause("crashed")))
+    assert counts() == {"FAILED": 2}
+
+
 def test_columns_read_off_a_record_are_those_of_its_row(cluster):
     cluster.say(m.TaskEvents(50, [event(1, "RUNNING"), event(2, "FAILED", end=6.0, error="E")]))
     cluster.say(m.TaskEvents(50, [], [run_of([5, 6], parents=[1, 1])]))

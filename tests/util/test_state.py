@@ -142,6 +142,47 @@ def test_tasks_are_seen_while_they_wait_and_run(tmp_path):
     assert state.get_task(dependent).events[0]["state"] == "PENDING_ARGS_AVAIL"
 
 
+@ract.remote(num_cpus=0)
+def wait_for_all(how, refs, path):
+    ract.get(refs[0]) if how == "get" else ract.wait(refs)
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+@ract.remote(num_cpus=0, max_concurrency=2)
+class Waiting:
+    def wait_for(self, refs):
+        ract.wait(refs, num_returns=len(refs))
+
+    def ping(self):
+        return 1
+
+
+def test_calls_that_wait_in_get_or_wait_are_seen_as_that(tmp_path):
+    path, end = str(tmp_path / "go"), str(tmp_path / "end")
+    awaited = hold.remote(path)
+    actor = Waiting.remote()
+    one, two = (wait_for_all.remote(how, [awaited], end) for how in ("get", "wait"))
+    three = actor.wait_for.remote([awaited])
+    wait_for_condition(lambda: state_of(one) == "RUNNING_IN_RAY_GET")
+    wait_for_condition(lambda: state_of(two) == state_of(three) == "RUNNING_IN_RAY_WAIT")
+    filters = [("state", "=", "RUNNING_IN_RAY_GET")]
+    assert [row.task_id for row in state.list_tasks(filters=filters)] == [one.task_id().hex()]
+    story = state.get_task(one).events
+    assert [each["state"] for each in story] == ["RUNNING", "RUNNING_IN_RAY_GET"]
+    assert story[0]["created_ms"] <= story[1]["created_ms"]
+    with open(path, "w"):
+        pass
+    wait_for_condition(lambda: state_of(one) == state_of(two) == "RUNNING")
+    wait_for_condition(lambda: state_of(three) == "FINISHED")
+    with open(end, "w"):
+        pass
+    ract.get([one, two, three])
+    wait_for_condition(lambda: state_of(one) == state_of(two) == "FINISHED")
+    counts = state.summarize_tasks()["cluster"]["summary"]["wait_for_all"]["state_counts"]
+    assert counts == {"FINISHED": 2}
+
+
 def test_calls_of_an_actor_that_is_not_there_yet_are_seen():
     actor = Listed.options(resources={"nowhere": 1}).remote()
     ref = actor.ping.remote()
@@ -239,6 +280,19 @@ def test_call_sites_are_recorded_if_asked_for(monkeypatch):
 
 
 # --------------------------------------------------------------------------- actors and events
+
+
+@pytest.mark.parametrize("text", ["Shown(7)", "odd \udce4" + "." * 600])
+def test_actors_are_listed_with_what_they_call_themselves(text):
+    @ract.remote(num_cpus=0)
+    class Shown:
+        def __repr__(self):
+            return text
+
+    shown, plain = Shown.remote(), Listed.remote()
+    ract.get([shown.__ray_ready__.remote(), plain.ping.remote()])
+    assert state.get_actor(shown._actor_id.hex()).repr_name == text[:500].replace("\udce4", "?")
+    assert state.get_actor(plain._actor_id.hex()).repr_name == ""
 
 
 def test_the_death_of_an_actor_is_explained_and_noted():

@@ -59,3 +59,17 @@ def test_what_another_node_has_is_shown_and_stays_when_it_is_gone(cluster):
     assert "".join(state.get_log(pid=pid, node_id=there)) == "from there\n"
     died = state.list_cluster_events(filters=[("event_type", "=", "NODE_DIED")])
     assert [event.custom_fields["node_id"] for event in died] == [there]
+
+
+def test_node_that_is_stopped_has_left_in_order(cluster):
+    actor = There.remote()
+    ract.get(actor.say.remote("hello"))
+    id_ = actor._actor_id.hex()
+    there = state.get_actor(id_).node_id
+    cluster.remove_node(cluster.other)
+    wait_for_condition(lambda: state.get_node(there).state == "DEAD")
+    assert state.get_node(there).state_message == "node_left: it was stopped"
+    events = state.list_cluster_events(filters=[("event_type", "=", "NODE_LEFT")])
+    assert [(e.severity, e.custom_fields["node_id"]) for e in events] == [("INFO", there)]
+    wait_for_condition(lambda: state.get_actor(id_).state == "DEAD")
+    assert state.get_actor(id_).death_cause["kind"] == "node_left"

@@ -262,7 +262,7 @@ class Execution:
             return
         if self.runtime.reactor.is_asleep:  # its tick sends what is noted
             self.runtime.reactor.wake()
-        is_plain = error is None and not is_cancelled and not running.is_reported
+        is_plain = error is None and not is_cancelled and not running.reported
         if is_plain and (extra is None or _is_ordinary(extra)):
             self._note_run(running)
             return
@@ -274,7 +274,7 @@ class Execution:
             message = _message_of(error)
         ended = self._event(running, state)
         ended[7], ended[10], ended[11] = time.time(), error_type, message
-        if running.is_reported:
+        if running.reported:
             # Rare: and who is seen to run must not seem to die with its process.
             self.runtime.tell(TaskEvents(self.runtime.process, [ended]))
             return
@@ -389,21 +389,31 @@ class Execution:
         return [running for running in list(self.active.values()) if not running.is_over]
 
     def _note_running(self) -> bool:
-        """Tell of the calls that run for long; returns whether there are others."""
+        """Tell of the calls that run, or wait, for long; returns whether there are others."""
         before = time.time() - EVENTS_PERIOD_S
         is_young = False
         for running in self.in_progress():
-            if running.is_reported:
-                continue
             if running.started > before or not running.name:
                 is_young = True
+                continue
+            state, since = events.RUNNING, running.started
+            if running.waits:
+                waits = list(running.waits.values())  # at once: its threads change it
+                settled = [each for each in waits if each[1] <= before]
+                is_young = is_young or len(settled) < len(waits)
+                state, since = settled[0] if settled else (state, since)
+            if running.reported == state:
                 continue
             extra = running.extra
             is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
             if is_noted:
-                running.is_reported = True
+                running.reported = state
+                event = self._event(running, state)
+                if state != events.RUNNING:
+                    event[12]["since"] = since
+                    is_young = True  # it may go on right now, and has not seen that this is told
                 if not running.is_over:  # its end comes later, and is reported as such
-                    self._events.append(self._event(running, events.RUNNING))
+                    self._events.append(event)
         return is_young
 
 

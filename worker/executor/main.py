@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 LISTEN_BACKLOG = 512
 THREADS = "OMP_NUM_THREADS"
+REPR_CHARACTERS_MAX = 500
 
 
 def socket_path(session_dir: str, process: int) -> str:
@@ -359,6 +360,7 @@ class Executor:
                 runtime.process,
                 self.address,
                 os.getpid(),
+                _sendable(self.execution.actor_repr or ""),
             )
         )
 
@@ -385,3 +387,8 @@ class Executor:
             return
         self.server.exit_code = code
         self.server.ending = ExitCause("crashed", "sys.exit in the constructor", exit_code=code)
+
+
+def _sendable(text: str) -> str:
+    """What a program says of itself, as it may travel: it can be anything."""
+    return text[:REPR_CHARACTERS_MAX].encode("utf-8", "replace").decode()
