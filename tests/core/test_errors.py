@@ -18,6 +18,7 @@ from ract.core.errors import (
     RactActorError,
     RactError,
     RactSystemError,
+    RactTaskError,
     TaskUnschedulableError,
     WorkerCrashedError,
     error_by_name,
@@ -275,6 +276,26 @@ def test_lost_objects_are_named_with_the_reason():
     assert "because" in str(
         errors.ObjectReconstructionFailedError("ab", reason_message="because of that")
     )
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        MemoryError("no more"),
+        OSError(2, "nothing there"),
+        KeyError("k"),
+        StopIteration(3),
+        RecursionError("too deep"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        ExceptionGroup("several", [ValueError(1)]),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_builtin_errors_of_a_task_are_raised_as_both(cause):
+    error = RactTaskError("f", "Traceback", cause).as_instanceof_cause()
+    assert isinstance(error, RactTaskError)
+    assert isinstance(error, type(cause))
+    assert error.args == cause.args
 
 
 def test_cancelled_tasks_are_named():
