@@ -10,7 +10,7 @@ import sys
 import cloudpickle
 import pytest
 
-from ract.core import errors
+from ract.core import errors, naming
 from ract.core.errors import (
     ActorDiedError,
     ActorUnschedulableError,
@@ -348,6 +348,12 @@ def test_every_kind_of_exit_has_words(kind):
     assert "_" not in text
     assert "the detail" in text
     assert text != kind
+
+
+def test_a_ported_program_reads_that_its_actor_was_killed_by_ray_kill(monkeypatch):
+    assert "killed by `ract.kill`" in reason_text(ExitCause("killed"))
+    monkeypatch.setattr(naming, "program", "ray")
+    assert "killed by `ray.kill`" in reason_text(ExitCause("killed"))
 
 
 def test_an_exit_that_was_asked_for_shows_no_stderr():
