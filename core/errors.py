@@ -12,6 +12,7 @@ import signal
 import time
 from typing import Any
 
+from ract.core import naming
 from ract.core.messages import ExitCause
 from ract.core.root_error import RactError
 from ract.core.task_error import RactTaskError
@@ -354,7 +355,6 @@ class ActorClassInheritanceException(TypeError):
 # --------------------------------------------------------------------------- from exit causes
 
 _REASONS = {
-    "killed": "it was killed by `ract.kill`",
     "out_of_scope": "all references to the actor were removed",
     "owner_died": "its owner has died",
     "node_died": "its node has died",
@@ -374,6 +374,8 @@ def reason_text(cause: ExitCause) -> str:
         text = f"it exited by an exit request: {cause.detail or 'exit_actor()'}"
     elif cause.kind == "crashed":
         text = "its worker process has died"
+    elif cause.kind == "killed":
+        text = f"it was killed by `{naming.program}.kill`"
     else:
         text = _REASONS.get(cause.kind, cause.kind.replace("_", " "))
     if cause.signal:

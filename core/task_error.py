@@ -98,14 +98,7 @@ class RactTaskError(RactError):
         dual = self.make_dual_exception_type()
         if dual is None:
             return self
-        make: Any = dual.__new__
-        try:
-            if isinstance(cause, BaseExceptionGroup):
-                error = make(dual, cause.message, cause.exceptions)
-            else:
-                error = make(dual, *cause.args)
-        except TypeError:
-            error = make(dual)
+        error = _made(dual, cause)
         _copy_slots(cause, error)
         error.__dict__.update(getattr(cause, "__dict__", {}))
         error.__dict__.update(self.__dict__)
@@ -113,6 +106,19 @@ class RactTaskError(RactError):
         if cause.__cause__ is not None:
             error.__cause__ = cause.__cause__
         return error
+
+
+def _made(dual: Any, cause: BaseException) -> Any:
+    if isinstance(cause, BaseExceptionGroup):
+        return dual.__new__(dual, cause.message, cause.exceptions)
+    for args in (cause.args, ()):
+        try:
+            return dual.__new__(dual, *args)
+        except TypeError:
+            continue
+    return BaseException.__new__(
+        dual
+    )  # MemoryError refuses to make instances of subclasses like this
 
 
 _OF_EVERY_EXCEPTION = frozenset(dir(BaseException))

@@ -22,6 +22,9 @@ from ract.worker import shm
 
 COPY_BYTES = 8 * 2**20
 
+#: The first is the documented type; with the others Ray's tests play slow or shared stores.
+_FOLDER_TYPES = ("filesystem", "mock_distributed_fs", "slow_fs", "unstable_fs")
+
 
 def parse(value: Any) -> list[str]:
     """The folders or URLs that an ``object_spilling_directory`` names.
@@ -40,7 +43,7 @@ def parse(value: Any) -> list[str]:
         except ValueError as error:
             raise ValueError(f"object_spilling_config is not JSON: {error}") from error
     if isinstance(value, Mapping):
-        names = {"filesystem": "directory_path", "smart_open": "uri"}
+        names = {**dict.fromkeys(_FOLDER_TYPES, "directory_path"), "smart_open": "uri"}
         kind, params = value.get("type"), value.get("params")
         if kind not in names or not isinstance(params, Mapping) or names[kind] not in params:
             raise ValueError(

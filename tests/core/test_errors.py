@@ -10,7 +10,7 @@ import sys
 import cloudpickle
 import pytest
 
-from ract.core import errors
+from ract.core import errors, naming
 from ract.core.errors import (
     ActorDiedError,
     ActorUnschedulableError,
@@ -18,6 +18,7 @@ from ract.core.errors import (
     RactActorError,
     RactError,
     RactSystemError,
+    RactTaskError,
     TaskUnschedulableError,
     WorkerCrashedError,
     error_by_name,
@@ -277,6 +278,26 @@ def test_lost_objects_are_named_with_the_reason():
     )
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        MemoryError("no more"),
+        OSError(2, "nothing there"),
+        KeyError("k"),
+        StopIteration(3),
+        RecursionError("too deep"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        ExceptionGroup("several", [ValueError(1)]),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_builtin_errors_of_a_task_are_raised_as_both(cause):
+    error = RactTaskError("f", "Traceback", cause).as_instanceof_cause()
+    assert isinstance(error, RactTaskError)
+    assert isinstance(error, type(cause))
+    assert error.args == cause.args
+
+
 def test_cancelled_tasks_are_named():
     assert str(errors.TaskCancelledError("ab")) == "Task ab was cancelled"
     assert str(errors.TaskCancelledError()) == "This task or its dependency was cancelled"
@@ -328,6 +349,12 @@ def test_every_kind_of_exit_has_words(kind):
     assert "_" not in text
     assert "the detail" in text
     assert text != kind
+
+
+def test_a_ported_program_reads_that_its_actor_was_killed_by_ray_kill(monkeypatch):
+    assert "killed by `ract.kill`" in reason_text(ExitCause("killed"))
+    monkeypatch.setattr(naming, "program", "ray")
+    assert "killed by `ray.kill`" in reason_text(ExitCause("killed"))
 
 
 def test_an_exit_that_was_asked_for_shows_no_stderr():

@@ -11,6 +11,7 @@ from ract.worker.spill_places import Urls, chosen, parse
 
 FILES = {"type": "filesystem", "params": {"directory_path": ["/a", "/b"]}}
 ONE = {"type": "filesystem", "params": {"directory_path": "/a"}}
+PLAYED = {"type": "mock_distributed_fs", "params": {"directory_path": "/a"}}
 STORE = {"type": "smart_open", "params": {"uri": "s3://bucket/path"}}
 
 
@@ -24,6 +25,7 @@ STORE = {"type": "smart_open", "params": {"uri": "s3://bucket/path"}}
         ("file:///a,/b", ["file:///a", "/b"]),
         (FILES, ["/a", "/b"]),
         (json.dumps(ONE), ["/a"]),
+        (PLAYED, ["/a"]),
         (json.dumps(STORE), ["s3://bucket/path"]),
     ],
 )
