@@ -54,6 +54,21 @@ def trace(spans: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from places.named(node_id, executor, pid)
         where = places.of(node_id), executor
         yield _span(name, kind, where, start, end, task_id.hex(), attempt, state, error)
+    for node_id, pid, process, kind, start, end, task_id, extra in spans["marked"]:
+        yield from places.named(node_id, process, pid)
+        extra = dict(extra)
+        colour = {"cname": extra.pop("cname")} if "cname" in extra else {}
+        yield {
+            "cat": kind,
+            "name": extra.pop("name", kind),
+            "pid": places.of(node_id),
+            "tid": process,
+            "ts": start * 1e6,
+            "dur": max(0.0, end - start) * 1e6,
+            "ph": "X",
+            "args": {"task_id": task_id.hex(), **extra},
+            **colour,
+        }
 
 
 class _Places:

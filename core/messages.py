@@ -1040,11 +1040,22 @@ class NodeAsked:
 
 
 @message
+class UserSpans:
+    """Spans that a program has marked (`ract.util.profiling`).
+
+    Each is ``[kind, start, end, task_id, extra]``, in seconds since the epoch.
+    """
+
+    process: int
+    spans: list[Any]
+
+
+@message
 class EndNode:
     """Shut the node down."""
 
     cause: ExitCause
 
 
-PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents, TasksWaiting, CallsWaiting)
+PASSING = (NodeStats, NodeMetrics, LogLines, TaskEvents, TasksWaiting, CallsWaiting, UserSpans)
 """What only people look at. It may be lost when the scheduler restarts."""

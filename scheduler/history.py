@@ -234,8 +234,9 @@ def spans(session: history.Session) -> dict[str, Any]:
             for row in _entries(database, "tasks")
             if row["start_time_ms"]
         ]
+        marked = list(_entries(database, "marked"))
         hosts = {bytes.fromhex(n["node_id"]): n["node_ip"] for n in _entries(database, "nodes")}
-    return {"runs": runs, "tasks": single, "hosts": hosts, "forgotten": 0}
+    return {"runs": runs, "tasks": single, "marked": marked, "hosts": hosts, "forgotten": 0}
 
 
 def _passing(

@@ -59,6 +59,7 @@ from ract.scheduler.turn import (
     Turn,
 )
 from ract.scheduler.user_metrics import UserMetrics
+from ract.scheduler.user_spans import MarkedSpans
 
 LOCAL = (DashboardServed, NodeLost, NodesLeft, NodesWanted, Restarted, AllBack, Tick)
 """Events that come from no node."""
@@ -115,6 +116,7 @@ class SchedulerMachine:
         self.mailboxes = Mailboxes()
         self.dashboard_address = ""  #: where people look at the cluster, "" if nowhere
         self.metrics = UserMetrics(self.turn, cluster_id, self.processes)
+        self.spans = MarkedSpans()
         self.kv = KeyValues(self.turn)
 
     def handle(self, event: Any, now: float) -> list[Send]:
@@ -416,6 +418,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Request: queries.answer,
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
+    m.UserSpans: lambda s, e: s.spans.report(s.processes.alive[e.process], e),
     m.CallsWaiting: lambda s, e: s.mailboxes.report(e),
     m.TasksWaiting: lambda s, e: s.tasks.waiting(
         s.processes.alive[e.process], e.queues, e.left_out

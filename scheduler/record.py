@@ -13,11 +13,12 @@ import asyncio
 import time
 from typing import Any
 
-from ract.core.messages import TaskEvents
+from ract.core.messages import TaskEvents, UserSpans
 from ract.scheduler import rows
 from ract.scheduler.history import Entry, History
 from ract.scheduler.machine import SchedulerMachine
 from ract.scheduler.tasks import ENDED
+from ract.scheduler.user_spans import rows_of
 
 PERIOD_S = 1.0
 RUN_FIELDS = 9
@@ -46,11 +47,15 @@ class Recorder:
 
     def see(self, message: Any) -> None:
         """A message is about to be handled by the machine."""
-        if not isinstance(message, TaskEvents) or not self._history.is_on:
+        if not isinstance(message, TaskEvents | UserSpans) or not self._history.is_on:
             return
         assert self._machine is not None
         reporter = self._machine.processes.alive.get(message.process)
         if reporter is None:
+            return
+        if isinstance(message, UserSpans):
+            for span in rows_of(reporter, message):
+                self._put("marked", f"{reporter.number}-{span[4]!r}", span[5], span)
             return
         where = [reporter.number, reporter.pid, reporter.node_id]
         for run in message.runs:
@@ -87,7 +92,7 @@ class Recorder:
         if self._history.is_on:
             self._arm()
 
-    def _put(self, kind: str, id_: str, at: float, row: rows.Row) -> None:
+    def _put(self, kind: str, id_: str, at: float, row: rows.Row | list[Any]) -> None:
         self._history.put([(kind, id_, at, row)])
 
     def _look(self) -> None:

@@ -67,7 +67,10 @@ def summary_objects(machine: SchedulerMachine, process: int, args: Args) -> Any:
 
 
 def task_spans(machine: SchedulerMachine, process: int, args: Args) -> Any:
-    """When which task ran where, in columns; ``since``: those that ended later, in seconds."""
+    """When which task ran where, in columns, and what programs have marked there.
+
+    ``since``: those that ended later, in seconds.
+    """
     since = float(args.get("since") or 0.0)
     hosts = {node.node_id: node.host for node in machine.nodes.table.values()}
     runs = [_run_span(run) for run in machine.tasks.runs if run.times[-1] > since]
@@ -76,7 +79,15 @@ def task_spans(machine: SchedulerMachine, process: int, args: Args) -> Any:
         for task in machine.tasks.table.values()
         if rows.has_started(task) and (not task.end or task.end > since)
     ]
-    return {"runs": runs, "tasks": single, "hosts": hosts, "forgotten": machine.tasks.forgotten}
+    marked = [span for span in machine.spans.newest if span[5] > since]
+    forgotten = machine.tasks.forgotten + machine.spans.forgotten
+    return {
+        "runs": runs,
+        "tasks": single,
+        "marked": marked,
+        "hosts": hosts,
+        "forgotten": forgotten,
+    }
 
 
 OPS: dict[str, Callable[[SchedulerMachine, int, Args], Any]] = {

@@ -88,6 +88,7 @@ _SUBMODULES = (
     "check_serialize",
     "debug",
     "metrics",
+    "profiling",
     "queue",
     "scheduling_strategies",
     "serialization",

@@ -9,7 +9,7 @@ import pytest
 
 import ract
 from ract.testing import wait_for_condition
-from ract.util import placement_group, remove_placement_group, state
+from ract.util import placement_group, profiling, remove_placement_group, state
 from ract.util.state.common import GetApiOptions, ListApiOptions, StateResource, SummaryApiOptions
 from ract.util.state.exception import (
     DataSourceUnavailable,
@@ -480,6 +480,34 @@ def test_a_cluster_that_is_not_there_is_unavailable():
         state.list_actors(session="zzz")
     with pytest.raises(RayStateApiException, match="the history has no workers; it has actors"):
         state.list_workers(session="last")
+
+
+def test_marked_spans_are_in_the_timeline(monkeypatch):
+    @ract.remote
+    def loads():
+        with profiling.profile("load", extra_data={"name": "a file", "size": 7}) as span:
+            span.set_attribute("lines", 3)
+        return ract.get_runtime_context().get_task_id()
+
+    pool = loads.options(runtime_env={"env_vars": {"RACT_PROFILING": "1"}})
+    task_id = ract.get(pool.remote())
+    ract.get(loads.remote())  # nothing is recorded
+    with pytest.raises(KeyError), profiling.profile("off"):
+        raise KeyError("not seen")
+    monkeypatch.setenv("RACT_PROFILING", "1")
+    with pytest.raises(KeyError), profiling.profile("main"):
+        raise KeyError("seen")
+
+    def marked():
+        return [event for event in ract.timeline() if event.get("cat") in ("load", "off", "main")]
+
+    wait_for_condition(lambda: len(marked()) == 2)
+    by_kind = {event["cat"]: event for event in marked()}
+    assert by_kind["load"]["name"] == "a file"
+    assert by_kind["load"]["args"] == {"task_id": task_id, "size": "7", "lines": "3"}
+    assert by_kind["main"]["name"] == "main"
+    assert by_kind["main"]["args"]["error"] == "KeyError: 'seen'"
+    assert by_kind["load"]["dur"] >= 0
 
 
 def test_the_timeline_is_a_chrome_trace(tmp_path):

@@ -1,0 +1,5 @@
+"""``ray._private.profiling``."""
+
+from ract.util.profiling import profile
+
+__all__ = ["profile"]
