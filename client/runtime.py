@@ -809,6 +809,10 @@ class Runtime:
             if not self.closed:
                 logger.debug("ract: could not send %s: %s", type(told[0]).__name__, error)
 
+    def warn(self, type: str, text: str) -> None:
+        """Have the driver of this job told of something; its tests can wait for the type."""
+        self.tell(messages.Warned(self.process, type, text))
+
     def check_open(self) -> None:
         """Raise if this process has left the cluster.
 

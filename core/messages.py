@@ -480,6 +480,15 @@ class ActorKillWanted:
 
 
 @message
+class Warned:
+    """process -> scheduler: something that the driver of its job should read."""
+
+    process: int
+    type: str  #: as in `Pushed.data`
+    text: str
+
+
+@message
 class GroupWanted:
     """process -> scheduler: reserve a placement group; who asks hears of it from now on.
 
