@@ -402,7 +402,7 @@ class Runtime:
         outer = reading.__dict__.copy()  # unpickling may run code that reads other objects
         reading.anchor, reading.met = ref, []
         try:
-            return serialization.unpack(head, buffers)
+            return serialization.unpack_users(head, buffers)
         finally:
             if reading.met:
                 self.table.met_since.append((time.monotonic(), reading.met))

@@ -298,7 +298,7 @@ class Executor:
         running = context.Running(0, f"{spec.class_name}.__init__")
         token = context.enter(running)
         try:
-            args, kwargs = serialization.unpack(*self._arguments)
+            args, kwargs = serialization.unpack_users(*self._arguments)
             args = tuple(self._resolved(value) for value in args)
             kwargs = {key: self._resolved(value) for key, value in kwargs.items()}
             instance = self._class.__new__(self._class)
