@@ -353,6 +353,13 @@ class DumpStacks:
     process: int
 
 
+@message
+class CollectGarbage:
+    """node -> executor: free what only cycles of objects keep alive."""
+
+    process: int
+
+
 # --------------------------------------------------------------------------- process <-> scheduler
 
 

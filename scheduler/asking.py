@@ -5,7 +5,7 @@ Theory of operation
 `NodeAsker.ask` sends a `NodeAsked` and waits for the `NodeAnswered` with its number; a node that is
 lost, or does not answer in time, fails the question, never the scheduler. `OPS` are the requests of
 processes that need such an answer: coroutines, unlike the machine's `ract.scheduler.queries`. They
-only look, so the machine need not know of them.
+change nothing that the machine decides by, so it need not know of them.
 """
 
 from __future__ import annotations
@@ -170,11 +170,24 @@ async def memory(cluster: Cluster, args: Args) -> Any:
     return {"nodes": found, "errors": errors}
 
 
+async def collect_garbage(cluster: Cluster, args: Args) -> Any:
+    """Tell all executors to free what only cycles keep alive; answers how many were told."""
+
+    async def told(node: Node) -> int:
+        try:
+            return int(await cluster.ask_node(node.node_id, "collect_garbage"))
+        except NodeError:  # it is gone, and its garbage with it
+            return 0
+
+    return sum(await asyncio.gather(*map(told, cluster.machine.nodes.alive)))
+
+
 OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
     "log_files": log_files,
     "log": log,
     "stacks": stacks,
     "memory": memory,
+    "collect_garbage": collect_garbage,
 }
 
 

@@ -130,6 +130,15 @@ def free(refs: ObjectRef | Sequence[ObjectRef]) -> None:
         runtime.link.request("object_exists", id=known[0])
 
 
+def collect_garbage() -> None:
+    """Free what only cycles of objects keep alive: here, and soon in all executors of the cluster.
+
+    Refs in such cycles keep values. Python collects them when it has made enough new objects.
+    """
+    _runtime().link.request("collect_garbage")
+    gc.collect()
+
+
 def memory_summary(stats_only: bool = False) -> str:
     """The object stores of all nodes, and (without ``stats_only``) the objects, as text."""
     link = _runtime().link

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ract.core import logs
-from ract.core.messages import DumpStacks, StacksDumped
-from ract.worker.machine import NodeMachine
+from ract.core.messages import CollectGarbage, DumpStacks, StacksDumped
+from ract.worker.machine import Executor, NodeMachine
 
 STACKS_TIMEOUT_S = 2.0
 PY_SPY_TIMEOUT_S = 5.0
@@ -39,6 +39,7 @@ class Answers:
 
         ``log_files`` and ``log``: see `ract.core.logs`. ``stacks`` (``pid`` or None): what the
         threads of the executors do. ``stored`` (``most``): where the objects of the store are.
+        ``collect_garbage``: how many executors were told to do so.
 
         Raises:
             ValueError, OSError: there is none.
@@ -47,6 +48,11 @@ class Answers:
             return await asyncio.to_thread(logs.OPS[op], self._log_folder, args)
         if op == "stacks":
             return await self._stacks(args.get("pid"))
+        if op == "collect_garbage":
+            connected = [each.process for each in self._connected()]
+            for process in connected:
+                self._tell(process, CollectGarbage(process))
+            return len(connected)
         if op == "stored":
             return self._machine.objects.store.described(int(args.get("most") or 10_000))
         raise ValueError(f"a node knows no question {op!r}")
@@ -57,11 +63,15 @@ class Answers:
             if not future.done():
                 future.set_result(message.text)
 
+    def _connected(self) -> list[Executor]:
+        executors = self._machine.executors.values()
+        return [each for each in executors if each.connected and each.exited is None]
+
     async def _stacks(self, pid: int | None) -> list[dict[str, Any]]:
         executors = [
             (executor.process, executor.pid, executor.state)
-            for executor in self._machine.executors.values()
-            if executor.connected and executor.exited is None and pid in (None, executor.pid)
+            for executor in self._connected()
+            if pid in (None, executor.pid)
         ]
         if pid is not None and not executors:
             raise ValueError(f"there is no executor with pid {pid}")

@@ -1,7 +1,9 @@
 """`ract.testing` on an embedded cluster."""
 
+import gc
 import os
 import time
+import weakref
 
 import numpy as np
 import psutil
@@ -224,6 +226,32 @@ class Idle:
 
     def nothing(self):
         pass
+
+
+@ract.remote
+class Litters:
+    def litter(self):
+        gc.disable()
+        cycle = Cycle()
+        cycle.me = cycle
+        self.watched = weakref.ref(cycle)
+
+    def is_there(self):
+        return self.watched() is not None
+
+
+class Cycle:
+    pass
+
+
+def test_garbage_is_collected_in_all_executors():
+    litters = [Litters.remote() for _ in range(2)]
+    ract.get([each.litter.remote() for each in litters])
+    assert ract.get([each.is_there.remote() for each in litters]) == [True, True]
+    testing.collect_garbage()
+    testing.wait_for_condition(
+        lambda: not any(ract.get([each.is_there.remote() for each in litters]))
+    )
 
 
 def is_told_of(type):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import inspect
 import json
 import logging
@@ -15,6 +16,7 @@ import os
 import pickle
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -33,6 +35,7 @@ from ract.core.messages import (
     ActorStarted,
     Blob,
     CancelCall,
+    CollectGarbage,
     CreateActor,
     DumpStacks,
     EndProcess,
@@ -173,6 +176,8 @@ class Executor:
             self.link.send(
                 StacksDumped(self.runtime.process, stacks.text(self.execution.in_progress()))
             )
+        elif isinstance(message, CollectGarbage):
+            threading.Thread(target=gc.collect, name="garbage", daemon=True).start()
         elif isinstance(message, ReopenLogs):
             self._reopen_logs()
         elif isinstance(message, (UseLease, CreateActor, EndProcess)):
