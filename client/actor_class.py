@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pickle
 import types
+import uuid
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ract.client import ambient, sites, strategies, tracing
@@ -160,6 +161,13 @@ class ActorClass:
         head = pickle.dumps((class_head, packed.head), 5)
         strategy = strategies.plan(runtime, options, options.placement_demand, self._name)
         info = self._info(runtime)
+        detached = (options.lifetime or runtime.default_lifetime) == "detached"
+        if detached and not options.namespace and _is_anonymous(runtime.namespace):
+            runtime.warn(
+                "detached_actor_anonymous_namespace",
+                f"The detached actor {self._name} is created in an anonymous namespace. Other jobs "
+                f"find it only with namespace={runtime.namespace!r}: give one to ract.init().",
+            )
         spec = ActorSpec(
             actor_id=ids.actor_id_bytes(runtime.next_number(), runtime.job_id),
             job_id=runtime.job_id,
@@ -171,7 +179,7 @@ class ActorClass:
             running_demand=dict(options.running_demand),
             name=options.name or "",
             namespace=options.namespace or runtime.namespace,
-            detached=(options.lifetime or runtime.default_lifetime) == "detached",
+            detached=detached,
             max_restarts=options.max_restarts,
             max_task_retries=options.max_task_retries,
             max_pending_calls=options.max_pending_calls,
@@ -200,7 +208,7 @@ class ActorClass:
             except Exception as error:
                 what = f"the actor class {self._name}"
                 raise TypeError(explain_unpicklable(self._class, what, error)) from error
-            check_size(self._name, len(packed.head), "actor class")
+            check_size(runtime, self._name, len(packed.head), "actor class")
             self._pickled = (runtime, packed.head, packed.refs)
         return self._pickled[1], self._pickled[2]
 
@@ -210,6 +218,15 @@ class ActorClass:
     def __reduce__(self) -> tuple[Any, ...]:
         # A class whose methods name it is rebuilt before it has its methods: send what was found.
         return _rebuild, ({**self.__dict__, "_pickled": None},)
+
+
+def _is_anonymous(namespace: str) -> bool:
+    """Whether the job was given the namespace at random, having named none."""
+    try:
+        uuid.UUID(namespace)
+    except ValueError:
+        return False
+    return True
 
 
 def _rebuild(state: dict[str, Any]) -> ActorClass:

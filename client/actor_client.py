@@ -38,6 +38,9 @@ _LOOK_S = 0.05
 FAREWELL_TIMEOUT_S = 10.0
 """How long calls of a broken channel wait for the scheduler's word before they fail."""
 
+EXCESS_CALLS = 5000
+"""The driver is warned when so many calls of one process wait for one actor."""
+
 
 class ActorClient:
     """Calls of this process to one actor."""
@@ -66,6 +69,7 @@ class ActorClient:
         self._watched = False
         self._acknowledges = False  # it is durable and remembers results until it hears of them
         self._unclosed: list[Channel] = []  # whose `closed` has not come
+        self._excess = EXCESS_CALLS  # the next number of waiting calls to warn of
         self._handle: weakref.ref[ActorHandle] | None = None
         self._holds = 0
         self._farewell = False
@@ -164,6 +168,8 @@ class ActorClient:
                     return
                 try:
                     channel.send(call)
+                    if len(channel.inflight) > self._excess:
+                        self._warn_of_excess()
                     return
                 except ConnectionError:
                     pass
@@ -173,6 +179,17 @@ class ActorClient:
             self._queue.append(call)
             self.watch()
             self._drain()
+            if len(self._queue) > self._excess:
+                self._warn_of_excess()
+
+    def _warn_of_excess(self) -> None:
+        text = (
+            f"More than {self._excess} tasks are pending submission to actor "
+            f"{self._named()}. To reduce memory usage, wait for these calls to finish "
+            f"before making more"
+        )
+        self._excess *= 2
+        self.runtime.warn("excess_queueing_warning", text)
 
     def find_room(self, on_full: str) -> bool:
         """Whether the actor's mailbox takes one more call; with "block", when it does.
@@ -507,8 +524,11 @@ class ActorClient:
 
     def what_it_waits_for(self) -> str:
         """Why a queued call is not sent."""
+        return f"actor {self._named()}, which is {self.state}"
+
+    def _named(self) -> str:
         name = self.info.class_name if self.info is not None else "actor"
-        return f"actor {name}({self.actor_id.hex()[:8]}), which is {self.state}"
+        return f"{name}({self.actor_id.hex()[:8]})"
 
 
 def faults_of_creation(

@@ -150,7 +150,7 @@ def wait(
             next item can be taken without waiting, or it has ended.
         num_returns: How many to wait for, 1..len.
         timeout: Seconds; None waits as long as it takes, 0 looks once.
-        fetch_local: Whether large values should also be brought to this node.
+        fetch_local: Whether a value of another node is complete only when it was copied here.
         timeout_ms: The timeout in milliseconds, for programs that count in them.
         *older: ``num_returns`` and ``timeout`` by position, as in Ray 0.x; the timeout is in
             seconds all the same.
@@ -190,8 +190,8 @@ def wait(
         )
     runtime = ambient.runtime()
     if has_generators:
-        return _wait_with_generators(runtime, ray_waitables, num_returns, timeout)
-    return runtime.wait(ray_waitables, num_returns, timeout)
+        return _wait_with_generators(runtime, ray_waitables, num_returns, timeout, fetch_local)
+    return runtime.wait(ray_waitables, num_returns, timeout, fetch_local)
 
 
 def _older_wait(
@@ -244,14 +244,18 @@ def error_info() -> list[dict[str, Any]]:
 
 
 def _wait_with_generators(
-    runtime: Runtime, waitables: list[Any], num_returns: int, timeout: float | None
+    runtime: Runtime,
+    waitables: list[Any],
+    num_returns: int,
+    timeout: float | None,
+    fetch_local: bool,
 ) -> tuple[list[Any], list[Any]]:
     """Wait for the next items of generators in place of them."""
     given = {
         each._stream.peek() if isinstance(each, ObjectRefGenerator) else each: each
         for each in waitables
     }
-    ready, rest = runtime.wait(list(given), num_returns, timeout)
+    ready, rest = runtime.wait(list(given), num_returns, timeout, fetch_local)
     return [given[ref] for ref in ready], [given[ref] for ref in rest]
 
 

@@ -180,7 +180,11 @@ class LocalRuntime:
         return [self.get_one(ref, timeout) for ref in wanted]
 
     def wait(
-        self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
+        self,
+        wanted: list[ObjectRef],
+        num_returns: int,
+        timeout: float | None,
+        fetch_local: bool = True,
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """Split refs, which are all complete."""
         return split(wanted, num_returns)

@@ -220,7 +220,7 @@ class ObjectRef(Generic[T]):
             return self._value
         if state == INLINE:
             head, buffers, _ = self._value
-            return serialization.unpack(head, buffers)
+            return serialization.unpack_users(head, buffers)
         return _owner(self).load(self)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib
 import inspect
-import logging
 import sys
 import threading
 import warnings
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from ract.client.runtime import Runtime
     from ract.client.tasks import TaskPool
 
-logger = logging.getLogger(__name__)
 
 FUNCTION_BYTES_WARN = 10 * 2**20
 FUNCTION_BYTES_MAX = 95 * 2**20
@@ -136,23 +134,23 @@ class _Shipped:
         """((key, pickled), refs and handles that it captures)."""
         if self._runtime is not runtime:
             with self._lock:
-                self._pickle(name)
+                self._pickle(runtime, name)
                 self._runtime = runtime
         return self._definition, self._captured
 
-    def _pickle(self, name: str) -> None:
+    def _pickle(self, runtime: Runtime, name: str) -> None:
         try:
             packed = serialization.pack_by_value(self._function)
         except Exception as error:
             what = f"the remote function {name}"
             raise TypeError(explain_unpicklable(self._function, what, error)) from error
-        check_size(name, len(packed.head), "function")
+        check_size(runtime, name, len(packed.head), "function")
         key = hashlib.blake2b(packed.head, digest_size=16).digest()
         self._definition = (key, packed.head)
         self._captured = packed.refs
 
 
-def check_size(name: str, size: int, kind: str) -> None:
+def check_size(runtime: Runtime, name: str, size: int, kind: str) -> None:
     """Warn about a large pickled function or class; refuse a huge one.
 
     Raises:
@@ -168,7 +166,8 @@ def check_size(name: str, size: int, kind: str) -> None:
             f"{FUNCTION_BYTES_MAX // 2**20} MiB. {advice}"
         )
     if size > FUNCTION_BYTES_WARN:
-        logger.warning("The %s %s is %.0f MiB pickled. %s", kind, name, size / 2**20, advice)
+        text = f"The {kind} {name} is very large: {size / 2**20:.0f} MiB pickled. {advice}"
+        runtime.warn("pickling_large_object", text)
 
 
 def make_remote_function(function: Callable[..., Any], **options: Any) -> RemoteFunction:

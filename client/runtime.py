@@ -46,7 +46,7 @@ from ract.client.store import Location, StoreClient
 from ract.client.story import Story
 from ract.client.streams import FIRST_INDEX, Stream
 from ract.client.tasks import TaskPool
-from ract.client.waiting import Waiter, split
+from ract.client.waiting import SLEEP_S, Waiter, split
 from ract.core import calls, errors, ids, messages, naming, serialization
 from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.messages import (
@@ -409,7 +409,7 @@ class Runtime:
         outer = reading.__dict__.copy()  # unpickling may run code that reads other objects
         reading.anchor, reading.met = ref, []
         try:
-            return serialization.unpack(head, buffers)
+            return serialization.unpack_users(head, buffers)
         finally:
             if reading.met:
                 self.table.met_since.append((time.monotonic(), reading.met))
@@ -439,18 +439,31 @@ class Runtime:
         left = threading.Semaphore(0)
         for ref in wanted:
             self.localize(ref, left.release, seen_on)
-        blocked = False
-        try:
+        with self._lending() as lend:
             for _ in wanted:
                 while not left.acquire(timeout=_wait_s(FETCH_GRACE_S, deadline)):
                     self.check_alive()
                     if deadline is not None and time.monotonic() >= deadline:
                         return False
-                    if self.on_block is not None and not blocked:
-                        # It may have to be made again, for which CPUs are needed.
-                        blocked = True
-                        self._block(IN_GET)
-            return True
+                    lend()
+        return True
+
+    @contextlib.contextmanager
+    def _lending(self) -> Iterator[Callable[[], None]]:
+        """From the first call of what it gives on, the CPUs of the task that runs here are free.
+
+        What is waited for may have to be made again, for which CPUs are needed.
+        """
+        blocked = False
+
+        def lend() -> None:
+            nonlocal blocked
+            if self.on_block is not None and not blocked:
+                blocked = True
+                self._block(IN_GET)
+
+        try:
+            yield lend
         finally:
             if blocked:
                 self._unblock()
@@ -591,9 +604,15 @@ class Runtime:
             )
 
     def wait(
-        self, wanted: list[ObjectRef], num_returns: int, timeout: float | None
+        self,
+        wanted: list[ObjectRef],
+        num_returns: int,
+        timeout: float | None,
+        fetch_local: bool = True,
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """Split refs into at most ``num_returns`` complete ones and the rest, in order.
+
+        With ``fetch_local`` those that lie on other nodes are complete once they were copied here.
 
         Raises:
             ValueError: a ref of a cluster that this process has left.
@@ -601,6 +620,7 @@ class Runtime:
         for ref in wanted:
             if ref._runtime is not self:
                 raise refs.left_cluster(ref)
+        deadline = None if timeout is None else time.monotonic() + timeout
         found = split(wanted, num_returns)
         if len(found[0]) < num_returns:
             try:
@@ -608,7 +628,32 @@ class Runtime:
             except errors.GetTimeoutError:
                 pass
             found = split(wanted, num_returns)
+        if fetch_local and not all(map(self.is_here, found[0])):
+            self._bring(wanted, num_returns, deadline)
+            here = [ref for ref in wanted if self.is_here(ref)][:num_returns]
+            chosen = set(here)
+            return here, [ref for ref in wanted if ref not in chosen]
         return found
+
+    def _bring(self, wanted: list[ObjectRef], n: int, deadline: float | None) -> None:
+        """Have complete refs copied here until ``n`` of all can be read, or the deadline."""
+        arrived = threading.Event()
+        asked: set[ObjectRef] = set()
+        lend_at = time.monotonic() + FETCH_GRACE_S
+        with self._lending() as lend:
+            while sum(map(self.is_here, wanted)) < n:
+                for ref in wanted:
+                    if ref._state == STORED and ref not in asked:
+                        asked.add(ref)
+                        self.localize(ref, arrived.set)
+                self.check_alive()
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    return
+                if now >= lend_at:
+                    lend()
+                arrived.wait(_wait_s(SLEEP_S, deadline))  # others may be complete meanwhile
+                arrived.clear()
 
     def _await(
         self, wanted: list[ObjectRef], n: int, timeout: float | None, *, for_get: bool
@@ -832,6 +877,10 @@ class Runtime:
         except OSError as error:
             if not self.closed:
                 logger.debug("ract: could not send %s: %s", type(told[0]).__name__, error)
+
+    def warn(self, type: str, text: str) -> None:
+        """Have the driver of this job told of something; its tests can wait for the type."""
+        self.tell(messages.Warned(self.process, type, text))
 
     def check_open(self) -> None:
         """Raise if this process has left the cluster.

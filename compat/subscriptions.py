@@ -50,7 +50,7 @@ def get_error_message(
     while len(found) < num and time.monotonic() < deadline:
         for message in subscriber.take():
             if error_type is None or message.get("type") == error_type:
-                found.append(message)
+                found.append({**message, "error_message": message.get("message", "")})
         time.sleep(POLL_S)
     return found
 

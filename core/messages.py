@@ -353,6 +353,13 @@ class DumpStacks:
     process: int
 
 
+@message
+class CollectGarbage:
+    """node -> executor: free what only cycles of objects keep alive."""
+
+    process: int
+
+
 # --------------------------------------------------------------------------- process <-> scheduler
 
 
@@ -477,6 +484,15 @@ class ActorKillWanted:
     process: int
     actor_id: bytes
     no_restart: bool
+
+
+@message
+class Warned:
+    """process -> scheduler: something that the driver of its job should read."""
+
+    process: int
+    type: str  #: as in `Pushed.data`
+    text: str
 
 
 @message

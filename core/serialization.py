@@ -23,12 +23,15 @@ import pickle
 import struct
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
 
 from ract.core import pickle_trace, tensors
+from ract.core.errors import RactSystemError
+from ract.core.root_error import RactError
 
 ALIGNMENT = 64
 """Buffers start at multiples of this, in bytes (a cache line; what SIMD loads and Arrow want)."""
@@ -126,6 +129,20 @@ def pack_by_value(value: Any) -> Packed:
 def unpack(head: Any, buffers: Sequence[Any] = ()) -> Any:
     """Return the value. Arrays are views of ``buffers``: read-only if those are."""
     return pickle.loads(head, buffers=buffers)
+
+
+def unpack_users(head: Any, buffers: Sequence[Any] = ()) -> Any:
+    """As `unpack`, of a value that a program has made.
+
+    Raises:
+        RactSystemError: the code that reads it has raised, which is the cause.
+    """
+    try:
+        return pickle.loads(head, buffers=buffers)
+    except RactError:
+        raise
+    except Exception as error:  # code of the program runs here, and modules are imported
+        raise RactSystemError(error, traceback.format_exc()) from error
 
 
 _REGISTERED: tuple[frozenset[str], tuple[bytes, ...]] = (frozenset(), (b"__main__",))

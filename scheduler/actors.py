@@ -201,6 +201,8 @@ class Actors:
         """The actor's process is gone."""
         actor = self._current(event.node_id, event.actor_id, event.incarnation)
         if actor is not None:
+            if event.cause.kind == "crashed" and actor.body is not None:
+                self.reports.crashed(actor.body.executor, event.cause)
             self._body_gone(actor, event.cause)
 
     # ------------------------------------------------------------------ ends

@@ -5,7 +5,7 @@ Theory of operation
 `NodeAsker.ask` sends a `NodeAsked` and waits for the `NodeAnswered` with its number; a node that is
 lost, or does not answer in time, fails the question, never the scheduler. `OPS` are the requests of
 processes that need such an answer: coroutines, unlike the machine's `ract.scheduler.queries`. They
-only look, so the machine need not know of them.
+change nothing that the machine decides by, so it need not know of them.
 """
 
 from __future__ import annotations
@@ -211,6 +211,18 @@ async def stored(cluster: Cluster, args: Args) -> Any:
     return await cluster.ask_node(node.node_id, "stored", object_id=_id(args["object_id"]))
 
 
+async def collect_garbage(cluster: Cluster, args: Args) -> Any:
+    """Tell all executors to free what only cycles keep alive; answers how many were told."""
+
+    async def told(node: Node) -> int:
+        try:
+            return int(await cluster.ask_node(node.node_id, "collect_garbage"))
+        except NodeError:  # it is gone, and its garbage with it
+            return 0
+
+    return sum(await asyncio.gather(*map(told, cluster.machine.nodes.alive)))
+
+
 OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
     "log_files": log_files,
     "log": log,
@@ -218,6 +230,7 @@ OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
     "memory": memory,
     "object_locations": object_locations,
     "stored": stored,
+    "collect_garbage": collect_garbage,
 }
 
 

@@ -259,6 +259,8 @@ class SchedulerMachine:
         # The processes first: they must neither be told anything nor be counted as holders.
         for process in self.processes.on_node(event.node_id):
             self._process_gone(process.number, cause)
+        if severity == ERROR:
+            self.reports.node_lost(node, text_of(cause))
         self.leases.node_lost(node, cause)
         self.actors.node_lost(node, cause)
         self.groups.node_lost(node)
@@ -288,6 +290,9 @@ class SchedulerMachine:
         if process is None or process.node_id != event.node_id:
             self.turn.drop("unknown process exited")
             return
+        runs = event.process in self.leases.by_executor or event.process in self.actors.by_executor
+        if runs and event.cause.kind == "crashed":
+            self.reports.crashed(event.process, event.cause)
         self._process_gone(event.process, event.cause)
 
     def _process_gone(self, number: int, cause: m.ExitCause) -> None:
@@ -416,6 +421,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.ProcessExited: SchedulerMachine._process_exited,
     m.NodeMetrics: lambda s, e: s.metrics.reported(e),
     m.LogLines: lambda s, e: s.reports.log_lines(e),
+    m.Warned: lambda s, e: s.reports.warned(e),
     m.Request: queries.answer,
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
     m.UserSpans: lambda s, e: s.spans.report(s.processes.alive[e.process], e),

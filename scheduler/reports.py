@@ -1,10 +1,12 @@
-"""What drivers are told without having asked: demands that no node can satisfy, and log lines.
+"""What drivers are told without having asked: bad news, warnings and log lines.
 
 Theory of operation
 -------------------
 An infeasible demand is not an error: a node that satisfies it may join any time. But whoever waits
 deserves to know, once per demand. The text names the demand and what each node has, so that it can
-be acted on. Everything goes to the driver of the job; an executor could not show it to anybody.
+be acted on. That a process has crashed, or a node is lost, is news even if nobody notices, because
+what ran there runs again. Everything goes to the driver of the job; an executor could not show it
+to anybody.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ract.core.messages import LogLines, Pushed
+from ract.core.causes import text_of
+from ract.core.messages import ExitCause, LogLines, Pushed, Warned
 from ract.core.resources import describe
 from ract.scheduler.ask import Ask, lacks
 from ract.scheduler.chronicle import WARNING
 from ract.scheduler.group_records import Group
-from ract.scheduler.nodes import Nodes
+from ract.scheduler.nodes import Node, Nodes
 from ract.scheduler.processes import Processes
 
 
@@ -34,7 +37,7 @@ class Reports:
         """Tell the driver of ``process`` once that no node can satisfy ``ask``."""
         to = self._reader(process)
         if self._is_news(ask.queue, to):
-            self._tell(to, self.infeasible_text(ask, names))
+            self._tell(to, "infeasible", self.infeasible_text(ask, names))
             what = f"{', '.join(names) or 'a task'} demands {describe(ask.demand)}"
             self._note(f"{what}, which no node can ever satisfy")
 
@@ -42,7 +45,8 @@ class Reports:
         """Tell the driver once that the nodes could never hold a placement group."""
         to = self._reader(group.spec.owner)
         if self._is_news(group.queue, to):
-            self._tell(to, self.group_text(group) + "; it stays pending until nodes join that can")
+            text = self.group_text(group) + "; it stays pending until nodes join that can"
+            self._tell(to, "infeasible", text)
             self._note(self.group_text(group))
 
     def group_text(self, group: Group) -> str:
@@ -54,6 +58,29 @@ class Reports:
             f"placement group {group.spec.name or group.spec.group_id.hex()} demands {demands}"
             f"{more} ({group.spec.strategy}), which the nodes can never hold: {'; '.join(nodes)}"
         )
+
+    def crashed(self, process: int, cause: ExitCause) -> None:
+        """Tell the driver that a process of its job has died while it ran a task or an actor."""
+        asker = self.processes.alive.get(process)
+        if asker is None:
+            return
+        driver = self.processes.driver_of(asker.job_id)
+        if driver is not None:
+            what = "A worker died or was killed while executing a task or an actor"
+            node = f"node {asker.node_id.hex()[:8]}"
+            text = f"{what}: pid {asker.pid} on {node}, {text_of(cause)}"
+            self._tell(driver, "worker_died", text)
+
+    def node_lost(self, node: Node, why: str) -> None:
+        """Tell every driver that a node is gone that did not leave by itself."""
+        for process in list(self.processes.alive.values()):
+            if process.kind == "driver" and process.node_id != node.node_id:
+                text = f"The node {node.node_id.hex()} at {node.host} has been marked dead: {why}"
+                self._tell(process.number, "node_removed", text)
+
+    def warned(self, event: Warned) -> None:
+        """Pass a warning of a process to the driver of its job."""
+        self._tell(self._reader(event.process), event.type, event.text)
 
     def _note(self, text: str) -> None:
         self.processes.turn.note(WARNING, "SCHEDULER", "INFEASIBLE", text)
@@ -70,8 +97,8 @@ class Reports:
         known[to] = None
         return is_news
 
-    def _tell(self, to: int, text: str) -> None:
-        self.processes.tell(to, Pushed(to, "error", {"type": "infeasible", "message": text}))
+    def _tell(self, to: int, type: str, text: str) -> None:
+        self.processes.tell(to, Pushed(to, "error", {"type": type, "message": text}))
 
     def infeasible_text(self, ask: Ask, names: Sequence[str]) -> str:
         """Say what is demanded, by whom, and what each node lacks for it."""

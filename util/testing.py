@@ -131,6 +131,15 @@ def free(refs: ObjectRef | Sequence[ObjectRef]) -> None:
         runtime.link.request("object_exists", id=known[0])
 
 
+def collect_garbage() -> None:
+    """Free what only cycles of objects keep alive: here, and soon in all executors of the cluster.
+
+    Refs in such cycles keep values. Python collects them when it has made enough new objects.
+    """
+    _runtime().link.request("collect_garbage")
+    gc.collect()
+
+
 def memory_summary(
     address: str | None = None,
     group_by: str = "NODE_ADDRESS",

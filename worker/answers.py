@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ract.core import logs
-from ract.core.messages import DumpStacks, StacksDumped
-from ract.worker.machine import NodeMachine
+from ract.core.messages import CollectGarbage, DumpStacks, StacksDumped
+from ract.worker.machine import Executor, NodeMachine
 from ract.worker.statistics import Totals
 
 STACKS_TIMEOUT_S = 2.0
@@ -57,7 +57,8 @@ class Answers:
         ``log_files`` and ``log``: see `ract.core.logs`. ``stacks`` (``pid`` or None): what the
         threads of the executors do. ``stored`` (``most``): where the objects of the store are, and
         what was spilled and restored; or one with ``object_id``, and its ``place``. ``spilled``
-        (``ids``): those that are on disk, or away.
+        (``ids``): those that are on disk, or away. ``collect_garbage``:
+        how many executors were told to do so.
 
         Raises:
             ValueError, OSError: there is none.
@@ -69,6 +70,11 @@ class Answers:
         if op == "stored" and args.get("object_id"):
             found = self._machine.objects.store.described_one(args["object_id"])
             return {**found, "place": self._place_of(found["segment"], found["is_away"])}
+        if op == "collect_garbage":
+            connected = [each.process for each in self._connected()]
+            for process in connected:
+                self._tell(process, CollectGarbage(process))
+            return len(connected)
         if op == "stored":
             most = int(args.get("most") or 10_000)
             described = self._machine.objects.store.described(most)
@@ -83,11 +89,15 @@ class Answers:
             if not future.done():
                 future.set_result(message.text)
 
+    def _connected(self) -> list[Executor]:
+        executors = self._machine.executors.values()
+        return [each for each in executors if each.connected and each.exited is None]
+
     async def _stacks(self, pid: int | None) -> list[dict[str, Any]]:
         executors = [
             (executor.process, executor.pid, executor.state)
-            for executor in self._machine.executors.values()
-            if executor.connected and executor.exited is None and pid in (None, executor.pid)
+            for executor in self._connected()
+            if pid in (None, executor.pid)
         ]
         if pid is not None and not executors:
             raise ValueError(f"there is no executor with pid {pid}")

@@ -1,7 +1,6 @@
 """What can be made a remote function or class, when it is pickled, and what travels with it."""
 
 import functools
-import logging
 import operator
 import os
 import threading
@@ -11,6 +10,7 @@ import pytest
 import ract
 from ract.client import remote_function
 from ract.exceptions import RactTaskError
+from ract.testing import error_messages, wait_for_condition
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,7 +131,7 @@ def test_functions_of_one_name_are_different_functions():
 
 
 @pytest.mark.parametrize("kind", ["function", "class"])
-def test_large_definitions_are_warned_of_and_huge_ones_refused(kind, monkeypatch, caplog):
+def test_large_definitions_are_warned_of_and_huge_ones_refused(kind, monkeypatch):
     monkeypatch.setattr(remote_function, "FUNCTION_BYTES_WARN", 10_000)
     monkeypatch.setattr(remote_function, "FUNCTION_BYTES_MAX", 1_000_000)
     data = os.urandom(20_000)
@@ -146,9 +146,9 @@ def test_large_definitions_are_warned_of_and_huge_ones_refused(kind, monkeypatch
 
         return ract.remote(size if kind == "function" else Size)
 
-    with caplog.at_level(logging.WARNING):
-        made = make().remote()
-    assert "MiB pickled" in caplog.text
+    made = make().remote()
+    wait_for_condition(lambda: error_messages()[-1]["type"] == "pickling_large_object")
+    assert "MiB pickled" in error_messages()[-1]["message"]
     assert ract.get(made if kind == "function" else made.size.remote()) == 20_000
     data = os.urandom(1_000_000)
     with pytest.raises(ValueError, match=r"too large.*ract\.put"):

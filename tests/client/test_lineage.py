@@ -55,7 +55,7 @@ def runs_on_the_head(cluster):
 
 
 def made(ref):
-    ract.wait([ref])
+    ract.wait([ref], fetch_local=False)
     return ref
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import ract
 from ract.client.runtime import current
+from ract.exceptions import RactSystemError, RactTaskError
 from ract.testing import reference_counts, wait_for_condition
 
 
@@ -263,3 +264,31 @@ def test_locations_are_of_refs():
         ract.experimental.get_object_locations([1])
     with pytest.raises(TypeError, match="list"):
         ract.experimental.get_local_object_locations(ract.put(1))
+
+
+def fails_to_be_read():
+    raise LookupError("no such thing")
+
+
+class Unreadable:
+    def __init__(self, size):
+        self.data = b"x" * size
+
+    def __reduce__(self):
+        return fails_to_be_read, (), {"data": self.data}
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_a_value_that_cannot_be_read_raises_a_system_error_with_the_cause(size):
+    with pytest.raises(RactSystemError, match="no such thing") as raised:
+        ract.get(ract.put(Unreadable(size)))
+    assert isinstance(raised.value.__cause__, LookupError)
+    assert "fails_to_be_read" in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_a_call_whose_argument_cannot_be_read_fails_with_that(size):
+    for argument in (Unreadable(size), ract.put(Unreadable(size))):
+        with pytest.raises(RactSystemError, match="no such thing") as raised:
+            ract.get(total.remote(argument))
+        assert isinstance(raised.value, RactTaskError)

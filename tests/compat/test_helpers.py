@@ -19,8 +19,8 @@ from ract.util import placement_group
 def test_what_ract_does_not_have_is_named_when_it_is_called():
     with pytest.raises(ImportError, match=r"get_metric_check_condition.*Prometheus"):
         test_utils.get_metric_check_condition([], None)
-    with pytest.raises(AttributeError, match="core_worker"):
-        global_worker.core_worker
+    with pytest.raises(AttributeError, match="gcs_client"):
+        global_worker.gcs_client
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,25 @@ def test_tables_by_node_and_facts_about_the_process(ract_start):
     test_utils.wait_for_pid_to_exit(pid)
 
 
+def test_the_process_tells_of_its_refs_and_of_its_node(ract_start):
+    ref = ract.put(list(range(100)))
+    process, node = global_worker.core_worker, global_worker.node
+    assert process.object_exists(ref)
+    assert process.get_all_reference_counts() == {ref.hex().encode(): {"local": 1, "submitted": 0}}
+    assert node.node_id == node.unique_id == ract.get_runtime_context().get_node_id()
+    assert os.path.isdir(node.get_session_dir_path())
+    assert node.get_logs_dir_path().startswith(node.get_session_dir_path())
+    assert node.address == ract.get_runtime_context().gcs_address
+    assert node.remaining_processes_alive()
+    for holder, name in ((process, "submit_task"), (node, "kill_reaper")):
+        with pytest.raises(AttributeError, match=name):
+            getattr(holder, name)
+    ract.shutdown()
+    assert global_worker.node is None
+    with pytest.raises(ract.exceptions.RactSystemError):
+        global_worker.core_worker
+
+
 def test_lines_that_tasks_print_are_subscribed_to(ract_start):
     lines = test_utils.init_log_pubsub()
 
@@ -149,6 +168,7 @@ def test_modules_are_attributes_as_in_ray(tmp_path):
     import ract.compat.ray
     import ray
     assert ray._private.state.actors and ray._private.worker.global_worker
+    assert ray._private.worker._global_node is None
     assert ray.core.generated.gcs_pb2.ActorTableData
     assert ray.experimental.internal_kv and ray.util.state
     from ray.util.client.ray_client_helpers import connect_to_client_or_not

@@ -3,13 +3,14 @@
 import os
 import time
 
+import numpy as np
 import pytest
 
 import ract
 from ract.client.runtime import current
 from ract.cluster_utils import Cluster
 from ract.core.session import setting
-from ract.experimental import set_resource
+from ract.experimental import get_object_locations, set_resource
 
 
 @pytest.fixture
@@ -107,3 +108,33 @@ def test_a_task_is_retried_after_the_delay_that_is_set(disconnected, tmp_path):
 
     ract.init(num_cpus=1, _system_config={"task_retry_delay_ms": 300})
     assert ract.get(dies_once.remote()) >= 0.3
+
+
+@ract.remote(num_cpus=1)
+def large():
+    return np.zeros(200_000)
+
+
+def nodes_of(ref):
+    return get_object_locations([ref])[ref]["node_ids"]
+
+
+def test_wait_is_over_when_the_copy_is_here_unless_it_need_not_be(disconnected):
+    with Cluster(True, head_node_args={"num_cpus": 0}) as cluster:
+        node = cluster.add_node(num_cpus=1)
+        cluster.connect()
+        ref = large.remote()
+        assert ract.wait([ref], fetch_local=False) == ([ref], [])
+        assert nodes_of(ref) == [node.node_id]
+        assert ract.wait([ref]) == ([ref], [])
+        assert sorted(nodes_of(ref)) == sorted([node.node_id, cluster.head_node.node_id])
+
+
+def test_wait_does_not_wait_for_a_copy_when_enough_others_are_here(disconnected):
+    with Cluster(True, head_node_args={"num_cpus": 0}) as cluster:
+        cluster.add_node(num_cpus=1)
+        cluster.connect()
+        far, here = large.remote(), ract.put(1)
+        ract.wait([far], fetch_local=False)
+        assert ract.wait([far, here], timeout=0) == ([here], [far])
+        assert ract.wait([far, here], num_returns=2) == ([far, here], [])

@@ -61,7 +61,7 @@ class AsyncEcho:
 def test_work_actors_and_objects_leave_a_node_without_loss(cluster):
     old = cluster.add_node(num_cpus=3)
     objects = [make.remote(i) for i in range(20)]
-    ract.wait(objects, num_returns=20)
+    ract.wait(objects, num_returns=20, fetch_local=False)
     actors = [Echo.remote(), AsyncEcho.remote()]
     assert ract.get([actor.where.remote() for actor in actors]) == [old.node_id] * 2
     tasks = [slow_square.remote(i) for i in range(60)]

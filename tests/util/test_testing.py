@@ -1,8 +1,10 @@
 """`ract.testing` on an embedded cluster."""
 
+import gc
 import os
 import re
 import time
+import weakref
 
 import numpy as np
 import psutil
@@ -224,3 +226,64 @@ def test_kill_node_kills_this_node_without_goodbye():
     assert {child.pid for child in alive} <= before
     ract.init(num_cpus=2)
     assert time.time() > 0
+
+
+@ract.remote
+class Idle:
+    def wait_for(self, signal):
+        ract.get(signal.wait.remote())
+
+    def nothing(self):
+        pass
+
+
+@ract.remote
+class Litters:
+    def litter(self):
+        gc.disable()
+        cycle = Cycle()
+        cycle.me = cycle
+        self.watched = weakref.ref(cycle)
+
+    def is_there(self):
+        return self.watched() is not None
+
+
+class Cycle:
+    pass
+
+
+def test_garbage_is_collected_in_all_executors():
+    litters = [Litters.remote() for _ in range(2)]
+    ract.get([each.litter.remote() for each in litters])
+    assert ract.get([each.is_there.remote() for each in litters]) == [True, True]
+    testing.collect_garbage()
+    testing.wait_for_condition(
+        lambda: not any(ract.get([each.is_there.remote() for each in litters]))
+    )
+
+
+def is_told_of(type):
+    testing.wait_for_condition(lambda: any(m["type"] == type for m in testing.error_messages()))
+    return True
+
+
+def test_a_crash_is_pushed_to_the_driver():
+    with pytest.raises(ract.exceptions.WorkerCrashedError):
+        ract.get(ract.remote(max_retries=0)(os._exit).remote(1))
+    assert is_told_of("worker_died")
+
+
+def test_too_many_waiting_calls_of_an_actor_are_pushed_to_the_driver(monkeypatch):
+    monkeypatch.setattr("ract.client.actor_client.EXCESS_CALLS", 10)
+    signal, idle = testing.SignalActor.remote(), Idle.remote()
+    refs = [idle.wait_for.remote(signal), *(idle.nothing.remote() for _ in range(11))]
+    assert is_told_of("excess_queueing_warning")
+    ract.get(signal.send.remote())
+    ract.get(refs)
+
+
+def test_a_detached_actor_in_a_random_namespace_is_warned_of():
+    actor = Idle.options(lifetime="detached").remote()
+    assert is_told_of("detached_actor_anonymous_namespace")
+    ract.kill(actor)

@@ -78,9 +78,9 @@ class Execution:
         kept = [runtime.table.adopt(i, n) for i, n in extra.get("refs", ())]
         if "stored" in extra:
             head, buffers = self._stored(extra["stored"], kept)
-            args, kwargs = serialization.unpack(head, buffers)
+            args, kwargs = serialization.unpack_users(head, buffers)
         elif "packed" in extra:
-            args, kwargs = serialization.unpack(*extra["packed"])
+            args, kwargs = serialization.unpack_users(*extra["packed"])
         else:
             return (), {}, kept
         deps = extra.get("deps")
@@ -98,9 +98,9 @@ class Execution:
         if dep[0] == calls.PLAIN:
             return dep[1]
         if dep[0] == calls.INLINE:
-            return serialization.unpack(dep[1], dep[2])
+            return serialization.unpack_users(dep[1], dep[2])
         head, buffers = self._stored(dep[1:], kept)
-        return serialization.unpack(head, buffers)
+        return serialization.unpack_users(head, buffers)
 
     def _stored(self, place: tuple[Any, ...], kept: list[Any]) -> tuple[Any, list[Any]]:
         object_id, node_id, path, offset, size, _ = place

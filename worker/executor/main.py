@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import inspect
 import json
 import logging
@@ -15,6 +16,7 @@ import os
 import pickle
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -33,6 +35,7 @@ from ract.core.messages import (
     ActorStarted,
     Blob,
     CancelCall,
+    CollectGarbage,
     CreateActor,
     DumpStacks,
     EndProcess,
@@ -174,6 +177,8 @@ class Executor:
             self.link.send(
                 StacksDumped(self.runtime.process, stacks.text(self.execution.in_progress()))
             )
+        elif isinstance(message, CollectGarbage):
+            threading.Thread(target=gc.collect, name="garbage", daemon=True).start()
         elif isinstance(message, ReopenLogs):
             self._reopen_logs()
         elif isinstance(message, (UseLease, CreateActor, EndProcess)):
@@ -299,7 +304,7 @@ class Executor:
         running = context.Running(0, f"{spec.class_name}.__init__")
         token = context.enter(running)
         try:
-            args, kwargs = serialization.unpack(*self._arguments)
+            args, kwargs = serialization.unpack_users(*self._arguments)
             args = tuple(self._resolved(value) for value in args)
             kwargs = {key: self._resolved(value) for key, value in kwargs.items()}
             instance = self._class.__new__(self._class)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 
 from ract.client.refs import ObjectRef
@@ -18,5 +17,5 @@ def free(object_refs: ObjectRef | Sequence[ObjectRef], local_only: bool = False)
 
 
 def global_gc() -> None:
-    """Collect garbage, in this process: others do not wait for it here."""
-    gc.collect()
+    """Collect garbage in this process, and soon in all executors."""
+    testing.collect_garbage()

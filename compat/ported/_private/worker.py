@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ract import (
@@ -25,7 +26,9 @@ from ract import (
     wait,
 )
 from ract.client import context
+from ract.client.refs import ObjectRef
 from ract.core import ids
+from ract.util import testing
 
 RayContext = RactContext
 
@@ -51,6 +54,89 @@ __all__ = [
 ]
 
 
+class CoreWorker:
+    """What Ray's tests ask of the process itself."""
+
+    def object_exists(self, object_ref: ObjectRef, memory_store_only: bool = False) -> bool:
+        """Whether the value of a ref is kept anywhere."""
+        return testing.object_exists(object_ref)
+
+    def get_all_reference_counts(self) -> dict[bytes, dict[str, int]]:
+        """References of this process: by hex id, ``local`` and ``submitted`` ones."""
+        return {id.encode(): counts for id, counts in testing.reference_counts().items()}
+
+    def get_current_task_id(self) -> ids.TaskID:
+        """The task that runs; nil in a driver."""
+        return global_worker.current_task_id
+
+    def get_current_job_id(self) -> ids.JobID:
+        """The job."""
+        return global_worker.current_job_id
+
+    def get_current_node_id(self) -> ids.NodeID:
+        """The node."""
+        return global_worker.current_node_id
+
+    def get_actor_id(self) -> ids.ActorID:
+        """The actor that this process is; nil if it is none."""
+        return global_worker.actor_id
+
+    def get_worker_id(self) -> ids.WorkerID:
+        """This process."""
+        return ids.WorkerID(global_worker.worker_id)
+
+    def get_placement_group_id(self) -> ids.PlacementGroupID:
+        """The placement group that it runs in; nil if there is none."""
+        return global_worker.placement_group_id
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"ract, which stands in for Ray here, has no core_worker.{name}")
+
+
+class Node:
+    """The node of this process."""
+
+    def __init__(self, address_info: dict[str, Any]) -> None:
+        self.address_info = address_info
+
+    @property
+    def unique_id(self) -> str:
+        """Its id: 56 hex digits."""
+        return self.node_id
+
+    @property
+    def node_id(self) -> str:
+        """Its id: 56 hex digits."""
+        return get_runtime_context().get_node_id()
+
+    @property
+    def node_ip_address(self) -> str:
+        """Its address."""
+        return global_worker.node_ip_address
+
+    def get_session_dir_path(self) -> str:
+        """The folder of its sockets and logs."""
+        return testing.session_dir()
+
+    def get_logs_dir_path(self) -> str:
+        """The folder of its logs."""
+        return os.path.join(testing.session_dir(), "logs")
+
+    def kill_raylet(self, check_alive: bool = True) -> None:
+        """End the node as a crash does, and with it what runs there."""
+        testing.kill_node(self.node_id)
+
+    def remaining_processes_alive(self) -> bool:
+        """Whether none of its own processes has ended."""
+        return testing.all_processes_alive()
+
+    def __getattr__(self, name: str) -> Any:
+        known = self.__dict__.get("address_info", {})
+        if name not in known:
+            raise AttributeError(f"ract, which stands in for Ray here, has no node.{name}")
+        return known[name]
+
+
 class Worker:
     """Facts about this process and what runs in it; what of Ray's is not here raises."""
 
@@ -67,6 +153,17 @@ class Worker:
             raise RactSystemError(
                 "Ray has not been started yet. You can start Ray with ray.init()."
             )
+
+    @property
+    def core_worker(self) -> CoreWorker:
+        """This process; raises RactSystemError if it is in no cluster."""
+        self.check_connected()
+        return CoreWorker()
+
+    @property
+    def node(self) -> Node | None:
+        """The node of this process; None outside of a cluster."""
+        return Node(init(ignore_reinit_error=True).address_info) if self.connected else None
 
     @property
     def mode(self) -> int | None:
@@ -127,3 +224,9 @@ class Worker:
 
 
 global_worker = Worker()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_global_node":
+        return global_worker.node
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
