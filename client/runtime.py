@@ -439,7 +439,7 @@ class Runtime:
         left = threading.Semaphore(0)
         for ref in wanted:
             self.localize(ref, left.release, seen_on)
-        with self._lending() as lend:
+        with self._lending(IN_GET) as lend:
             for _ in wanted:
                 while not left.acquire(timeout=_wait_s(FETCH_GRACE_S, deadline)):
                     self.check_alive()
@@ -449,7 +449,7 @@ class Runtime:
         return True
 
     @contextlib.contextmanager
-    def _lending(self) -> Iterator[Callable[[], None]]:
+    def _lending(self, state: str) -> Iterator[Callable[[], None]]:
         """From the first call of what it gives on, the CPUs of the task that runs here are free.
 
         What is waited for may have to be made again, for which CPUs are needed.
@@ -460,7 +460,7 @@ class Runtime:
             nonlocal blocked
             if self.on_block is not None and not blocked:
                 blocked = True
-                self._block(IN_GET)
+                self._block(state)
 
         try:
             yield lend
@@ -640,7 +640,7 @@ class Runtime:
         arrived = threading.Event()
         asked: set[ObjectRef] = set()
         lend_at = time.monotonic() + FETCH_GRACE_S
-        with self._lending() as lend:
+        with self._lending(IN_WAIT) as lend:
             while sum(map(self.is_here, wanted)) < n:
                 for ref in wanted:
                     if ref._state == STORED and ref not in asked:

@@ -66,7 +66,7 @@ class Reports:
             return
         driver = self.processes.driver_of(asker.job_id)
         if driver is not None:
-            what = "A worker died or was killed while executing a task or an actor"
+            what = "A worker process has died while it ran a task or an actor"
             node = f"node {asker.node_id.hex()[:8]}"
             text = f"{what}: pid {asker.pid} on {node}, {text_of(cause)}"
             self._tell(driver, "worker_died", text)
@@ -75,7 +75,7 @@ class Reports:
         """Tell every driver that a node is gone that did not leave by itself."""
         for process in list(self.processes.alive.values()):
             if process.kind == "driver" and process.node_id != node.node_id:
-                text = f"The node {node.node_id.hex()} at {node.host} has been marked dead: {why}"
+                text = f"Node {node.node_id.hex()} at {node.host} is dead: {why}"
                 self._tell(process.number, "node_removed", text)
 
     def warned(self, event: Warned) -> None:
