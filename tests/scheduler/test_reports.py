@@ -27,7 +27,7 @@ def test_a_driver_hears_that_an_executor_crashed_at_its_work(cluster):
     cluster.dies(50)
     pushed = cluster.one(m.Pushed)
     assert (pushed.process, pushed.data["type"]) == (1, "worker_died")
-    assert "died or was killed while executing a task" in pushed.data["message"]
+    assert "has died while it ran a task" in pushed.data["message"]
 
 
 def test_a_driver_hears_once_that_an_actor_crashed(cluster):
