@@ -1,6 +1,7 @@
 """``/metrics``: its text, what it says of a real cluster, who may read it, and what hangs on it."""
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -179,19 +180,27 @@ def test_numbers_are_the_truth(page):
     wait_for_condition(lambda: value(page(), "ract_tasks_finished_total", Name="Box.done") == 3)
     ract.kill(boxes[0])
 
-    def is_there():
-        found = page()
-        return (
-            value(found, "ract_tasks_finished_total", Name="square") == 25
-            and value(found, "ract_tasks_failed_total", Name="square") == 2
-            and value(found, "ract_tasks_finished_total", Name="Box.done") == 3
-            and value(found, "ract_actors", State="ALIVE") == 2
-            and value(found, "ract_actors", State="DEAD") == 1
-            and value(found, "ract_object_store_pinned_bytes") >= 8 * MIB
-            and value(found, "ract_executors", Kind="actor") == 2
-        )
+    expected = {
+        ("ract_tasks_finished_total", "square"): 25,
+        ("ract_tasks_failed_total", "square"): 2,
+        ("ract_tasks_finished_total", "Box.done"): 3,
+        ("ract_actors", "ALIVE"): 2,
+        ("ract_actors", "DEAD"): 1,
+        ("ract_executors", "actor"): 2,
+    }
+    labels = {"ract_actors": "State", "ract_executors": "Kind"}
 
-    wait_for_condition(is_there)
+    def said():
+        found = page()
+        return {
+            (name, which): value(found, name, **{labels.get(name, "Name"): which})
+            for name, which in expected
+        }
+
+    with contextlib.suppress(RuntimeError):  # then the comparison says what is missing
+        wait_for_condition(lambda: said() == expected, timeout=30)
+    assert said() == expected
+    wait_for_condition(lambda: value(page(), "ract_object_store_pinned_bytes") >= 8 * MIB)
     found = page()
     node = ract.get_runtime_context().get_node_id()
     assert value(found, "ract_nodes", State="ALIVE") == 1
