@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ract.client.refs import REMOTE, STORED, ObjectRef
+from ract.client.refs import PENDING, REMOTE, STORED, ObjectRef
 from ract.client.runtime import current
 
 
@@ -20,7 +20,7 @@ def get_object_locations(
     Returns:
         By ref, ``{"node_ids": [hex, ...], "object_size": bytes, "did_spill": bool}``; spilled is
         what a node has on disk, or behind a URL, now. Small values are in no node's store: they
-        have no nodes, and size 0.
+        have no nodes, and size 0. What is not ready has no nodes, and size None.
 
     Raises:
         RuntimeError: this process is in no cluster.
@@ -33,7 +33,11 @@ def get_object_locations(
     known = [ref for ref in obj_refs if ref._holds or ref._state <= REMOTE]
     found = runtime.link.request("object_locations", ids=[ref.binary() for ref in known])
     nowhere = {"node_ids": [], "object_size": 0, "did_spill": False}
-    return {ref: {**nowhere, **found.get(ref.hex(), {})} for ref in obj_refs}
+    places = {ref: {**nowhere, **found.get(ref.hex(), {})} for ref in obj_refs}
+    for ref, place in places.items():
+        if ref._state == PENDING:
+            place["object_size"] = None
+    return places
 
 
 def get_local_object_locations(obj_refs: list[ObjectRef]) -> dict[ObjectRef, dict[str, Any]]:

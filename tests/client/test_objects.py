@@ -10,7 +10,7 @@ import pytest
 import ract
 from ract.client.runtime import current
 from ract.exceptions import RactSystemError, RactTaskError
-from ract.testing import reference_counts, wait_for_condition
+from ract.testing import SignalActor, reference_counts, wait_for_condition
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -257,6 +257,15 @@ def test_what_objects_take_is_not_available():
     del view
     gc.collect()
     wait_for_condition(lambda: free() == before)
+
+
+def test_what_is_not_ready_is_nowhere():
+    signal = SignalActor.remote()
+    pending = ract.remote(lambda s: ract.get(s.wait.remote())).remote(signal)
+    nowhere = {"node_ids": [], "object_size": None, "did_spill": False}
+    assert ract.experimental.get_object_locations([pending]) == {pending: nowhere}
+    ract.get([signal.send.remote(), pending])
+    assert ract.experimental.get_object_locations([pending])[pending]["object_size"] == 0
 
 
 def test_locations_are_of_refs():

@@ -9,7 +9,13 @@ import pytest
 
 import ract
 from ract.compat.ported._common import network_utils, utils
-from ract.compat.ported._private import accelerators, label_utils, state, test_utils
+from ract.compat.ported._private import (
+    accelerators,
+    internal_api,
+    label_utils,
+    state,
+    test_utils,
+)
 from ract.compat.ported._private.utils import parse_pg_formatted_resources_to_original
 from ract.compat.ported._private.worker import global_worker
 from ract.compat.ported.core.generated.gcs_pb2 import ActorTableData
@@ -187,3 +193,9 @@ def test_modules_are_attributes_as_in_ray(tmp_path):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_stores_tell_what_they_hold(ract_module):
+    here = ract.get_runtime_context().get_node_id()
+    assert internal_api.node_stats()[here]["objects"] >= 0
+    assert "Plasma memory usage" in internal_api.store_stats()
