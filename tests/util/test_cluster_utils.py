@@ -11,6 +11,7 @@ from ract.client.runtime import current
 from ract.cluster_utils import Cluster
 from ract.core.session import setting
 from ract.experimental import get_object_locations, set_resource
+from ract.testing import wait_for_condition
 
 
 @pytest.fixture
@@ -125,9 +126,11 @@ def test_wait_is_over_when_the_copy_is_here_unless_it_need_not_be(disconnected):
         cluster.connect()
         ref = large.remote()
         assert ract.wait([ref], fetch_local=False) == ([ref], [])
-        assert nodes_of(ref) == [node.node_id]
+        # Nodes tell the scheduler a little later than those who wait.
+        wait_for_condition(lambda: nodes_of(ref) == [node.node_id])
         assert ract.wait([ref]) == ([ref], [])
-        assert sorted(nodes_of(ref)) == sorted([node.node_id, cluster.head_node.node_id])
+        both = sorted([node.node_id, cluster.head_node.node_id])
+        wait_for_condition(lambda: sorted(nodes_of(ref)) == both)
 
 
 def test_wait_does_not_wait_for_a_copy_when_enough_others_are_here(disconnected):

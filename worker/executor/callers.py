@@ -85,6 +85,8 @@ class Caller:
         self._frames = calls.FrameReader()
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent: deque[memoryview] = deque()
+        # While the thread that runs calls is about to wait, the IO thread answers in its place.
+        self._flush_lock = threading.Lock()
 
     @classmethod
     def accept(cls, listener: socket.socket) -> Caller | None:
@@ -131,7 +133,11 @@ class Caller:
         return bool(self._unsent)
 
     def flush(self) -> None:
-        """Write replies, as far as the socket takes them."""
+        """Write replies, as far as the socket takes them; any thread may."""
+        with self._flush_lock:
+            self._flush()
+
+    def _flush(self) -> None:
         if self.out:
             if recorder.is_dirty:
                 recorder.flush_before_reply()
