@@ -162,12 +162,15 @@ class RefTable:
         self.held[id] = weakref.ref(ref)
         return ref
 
-    def become_held(self, ref: ObjectRef, count: int) -> None:
+    def become_held(self, ref: ObjectRef, count: int) -> bool:
+        """Add holds that were announced; returns whether the ref had escaped before."""
         with self.lock:
-            if not ref._holds:
+            had = ref._holds
+            if not had:
                 self.held[ref._make_id()] = weakref.ref(ref)
                 ref.__class__ = HeldRef
             ref._holds += count
+        return had > 0
 
     def drop_hold(self, id: bytes, count: int) -> None:
         """A finalizer: only appends. The reactor tells the cluster."""
@@ -235,12 +238,15 @@ class RefTable:
             self.publish(ref, [])
 
     def publish(self, ref: ObjectRef, holds: list[Hold]) -> None:
-        """Tell the directory of a ref, with its value if it is there."""
+        """Tell the directory of a ref, with its value or where that is stored, if it is there."""
         state = ref._state
         value: Any = ref._value if state >= READY else None
         blob = None
         contains: list[Contained] = []
-        if state == PLAIN:
+        seen_on = b""
+        if state == STORED:
+            seen_on = value[0]
+        elif state == PLAIN:
             blob = Blob(pickle.dumps(value, 5))
         elif state in (INLINE, ERROR):
             head, buffers, contained = value
@@ -250,7 +256,7 @@ class RefTable:
         name = call.name if call is not None else ""
         site = call.extra.get("site", "") if call is not None and call.extra else ""
         message = ObjectPublished(
-            self._runtime.process, ref.binary(), blob, contains, holds, name, site
+            self._runtime.process, ref.binary(), blob, contains, holds, name, site, seen_on
         )
         self._runtime.tell(message)
 

@@ -245,12 +245,15 @@ class Runtime:
         if status == calls.PLAIN:
             ref._complete(PLAIN, result[1])
         elif status == calls.STORED:
+            has_escaped = False
             if type(ref) is not RemadeRef:
-                self.table.become_held(ref, 1)
+                has_escaped = self.table.become_held(ref, 1)
                 call = ref._call
                 if call is not None and (call.retries or "attempt" in (call.extra or ())):
                     self.lineage.add(call, result[1])
             ref._complete(STORED, result[2:])
+            if has_escaped:  # whoever waits for it counts on us, if that node cannot tell any more
+                self.table.publish(ref, [])
         elif status == calls.ERROR:
             self._fail_refs([ref], result)
         else:
@@ -282,6 +285,8 @@ class Runtime:
                     ref._value = made._value
             else:
                 ref._complete(STORED, made._value)
+            if is_wanted:
+                self.table.publish(made, [])
         elif is_wanted:
             known = self.table.find(id)
             if known is not None and known._state == STORED:

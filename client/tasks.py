@@ -162,6 +162,7 @@ class TaskPool:
                 names,
                 self._machine.priority,
                 self.near,
+                len(self._leases),
             )
             self.runtime.keep_pool(self)  # it may have been dropped for want of work
             self.runtime.tell(message)

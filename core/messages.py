@@ -394,6 +394,7 @@ class LeasesWanted:
     names: list[str] = field(default_factory=list)  #: function names, for ``explain`` and status
     priority: int = 0  #: the highest of the waiting tasks
     near: bytes = b""  #: the node that stores most of their large arguments
+    held: int = 0  #: leases of this shape that it has; others granted are still on their way to it
 
 
 @message
@@ -592,6 +593,9 @@ class ObjectPublished:
     holds: list[Hold]
     task_name: str = ""
     call_site: str = ""  #: where the ref was made, if that is recorded
+    #: The node that stores the value, says the reply that brought `process` a hold of it. That node
+    #: tells of it too, unless it dies first.
+    seen_on: bytes = b""
 
 
 @message

@@ -24,7 +24,7 @@ class Want:
     ask: Ask
     names: list[str]
     backlog: int = 0
-    granted: int = 0  #: since `backlog` was stated
+    granted: int = 0  #: that `backlog` does not know of
     starting: int = 0  #: its leases in STARTING
     held: int = 0  #: its leases in HELD
     recalled: int = 0  #: a lease asked back for it, 0 if none

@@ -14,8 +14,8 @@ with its tasks, until the executor's exit is reported. Its resources are taken f
 end. While STARTING it is never withdrawn, so that node and scheduler cannot disagree; if nobody
 wants it any more once it is up, it ends at once.
 
-How many more a want gets: its backlog, minus what was granted since it was last stated, minus what
-is STARTING. So never more than the newest backlog beyond those held, however late it is.
+How many more a want gets: its backlog, minus what was granted but not known to its process when it
+said so (`LeasesWanted.held`), minus what is STARTING. So never more than wait, however late it is.
 
 When a queue finds no room, whoever keeps clearly more than the waiting want is asked to give a
 lease back after what runs there is done (`ract.scheduler.recalls`).
@@ -107,7 +107,7 @@ class Leases:
             if want is None:
                 return
         is_news = not want.backlog
-        want.backlog, want.granted = max(0, event.backlog), 0
+        want.backlog, want.granted = max(0, event.backlog), max(0, want.held - event.held)
         want.priority, want.near = event.priority, event.near
         want.names = event.names or want.names
         if is_news and want.backlog and not self._judge(want):

@@ -65,6 +65,7 @@ TRANSITIONS = {
     (PENDING, "valued"): READY,
     (PENDING, "lost"): LOST,
     (PENDING, "freed"): FREED,
+    (PENDING, "asked for"): REBUILDING,  # the value was there, and went before it was told
     (READY, "announced"): READY,  # an overtaken announcement: the value stays
     (READY, "valued"): READY,  # a further copy
     (READY, "lost"): LOST,
@@ -74,6 +75,7 @@ TRANSITIONS = {
     (REBUILDING, "valued"): READY,
     (REBUILDING, "lost"): LOST,
     (REBUILDING, "freed"): FREED,
+    (REBUILDING, "asked for"): REBUILDING,
     (LOST, "announced"): PENDING,  # its task runs again
     (LOST, "valued"): READY,
     (LOST, "lost"): LOST,
@@ -96,7 +98,9 @@ class Entry:
     object_id: bytes
     state: str = UNKNOWN
     publisher: int = 0  #: who will bring the value, while PENDING or REBUILDING
-    seen_on: bytes = b""  #: who stores it, as those say that seek it while it is UNKNOWN
+    seen_on: bytes = b""  #: who stores it, as others say; itself it has not told
+    owed: int = 0  #: the process whose hold comes with what that node will tell
+    told: bytes = b""  #: the node that told last that it stores what a call made
     is_maker_asked: bool = False  #: who made it has been asked what became of it
     rebuilder: int = 0  #: a process without a hold that could make it again, and waits for its end
     blob: Blob | None = None
@@ -147,9 +151,13 @@ class Directory:
             if entry.state == READY and not entry.nodes:
                 entry.blob = entry.blob or event.blob
                 entry.size = entry.size or _size(event.blob)
-        elif entry.state in (UNKNOWN, LOST):
-            self._step(entry, "announced")
-            self._promise(entry, event.process)
+        else:
+            if entry.state in (UNKNOWN, LOST):
+                self._step(entry, "announced")
+                self._promise(entry, event.process)
+            if event.seen_on and event.seen_on != entry.told:
+                entry.seen_on, entry.owed = event.seen_on, event.process
+                self._lose_if_untold(entry)
         self._settle(entry)
 
     def stored(self, event: ObjectStored) -> None:
@@ -162,6 +170,10 @@ class Directory:
             self.turn.send(node_id, FreeObject(event.object_id))
             return
         entry = self._entry(event.object_id)
+        if not event.is_copy:
+            entry.told = node_id
+            if entry.seen_on == node_id:
+                entry.seen_on, entry.owed = b"", 0
         if event.is_copy:
             self._step(entry, "valued")  # it may be the last one, made before its source died
         else:
@@ -363,7 +375,7 @@ class Directory:
 
     def _step(self, entry: Entry, what: str) -> None:
         was, entry.state = entry.state, TRANSITIONS[entry.state, what]
-        if was in PROMISED and entry.state not in PROMISED:
+        if was in PROMISED and (entry.state not in PROMISED or what == "asked for"):
             mine = self.by_publisher[entry.publisher]
             del mine[entry.object_id]
             if not mine:
@@ -413,8 +425,14 @@ class Directory:
 
     def _lose_if_untold(self, entry: Entry) -> None:
         """A node that stored the object may have died before it could tell of it."""
-        if entry.state == UNKNOWN and entry.seen_on and self.nodes.get(entry.seen_on) is None:
-            self._lose_if_gone(entry, f"node {entry.seen_on.hex()[:8]} that stored it died")
+        if not entry.seen_on or self.nodes.get(entry.seen_on) is not None:
+            return
+        reason = f"node {entry.seen_on.hex()[:8]} that stored it died"
+        owed, entry.seen_on, entry.owed = entry.owed, b"", 0
+        if owed in self.processes.alive:
+            self.holds.change(entry.object_id, owed, 1)
+        if entry.state in (UNKNOWN, *PROMISED):
+            self._lose_if_gone(entry, reason)
 
     def _ask_maker(self, entry: Entry, reason: str) -> bool:
         """Have the process whose call made an object run it again; False if it is dead."""

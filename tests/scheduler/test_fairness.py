@@ -20,7 +20,8 @@ def cluster():
 def want(cluster, process, backlog, key=1, job=JOB_1, priority=0, near=b"", **demand):
     demand = {name: int(n * CPU) for name, n in (demand or {"CPU": 1}).items()}
     shape = m.Shape(demand, job)
-    cluster.say(m.LeasesWanted(process, key, shape, backlog, ["f"], priority, near))
+    held = cluster.held(process, key)
+    cluster.say(m.LeasesWanted(process, key, shape, backlog, ["f"], priority, near, held))
 
 
 def start_all(cluster):

@@ -32,6 +32,19 @@ def test_no_more_leases_than_backlog(cluster):
     assert cluster.starts() == []
 
 
+def test_lease_on_its_way_counts_for_a_backlog_that_was_stated_before_it_came(cluster):
+    cluster.want(1, backlog=1)
+    [(node, lease)] = cluster.starts()
+    cluster.up(node, lease, 50)  # granted, but not heard of when the next is sent
+    shape = m.Shape({"CPU": CPU}, b"\0\0\0\1", "", {}, {})
+    cluster.say(m.LeasesWanted(1, 1, shape, 2, ["f"], held=0))
+    assert len(cluster.starts()) == 1
+    cluster.want(1, backlog=2)  # it has come, and two more wait
+    assert len(cluster.starts()) == 0, "there are but two CPUs"
+    cluster.node("b", cpus=2)
+    assert len(cluster.starts()) == 1
+
+
 def test_no_more_leases_than_resources(cluster):
     cluster.want(1, backlog=100)
     assert len(cluster.starts()) == 2

@@ -223,6 +223,64 @@ def test_who_made_a_lost_object_is_asked_to_make_it_again(cluster):
     assert cluster.one(m.ObjectLocated, cluster.b).node_ids == [cluster.b]
 
 
+def say_where(cluster, object_id, node, process=2):
+    """Its caller has read in the reply which node stores it, and holds it once more."""
+    cluster.say(m.ObjectPublished(process, object_id, None, [], [], seen_on=node))
+
+
+@pytest.mark.parametrize("dies_first", [True, False])
+def test_promised_value_that_its_node_could_not_tell_of_is_made_again(cluster, dies_first):
+    object_id = made_by(2)
+    cluster.say(m.ObjectPublished(2, object_id, None, [], [m.Hold(object_id, 2, 1)]))
+    cluster.say(m.ObjectSought(cluster.b, object_id))
+    if dies_first:
+        cluster.lose(cluster.a)
+        say_where(cluster, object_id, cluster.a)
+    else:
+        say_where(cluster, object_id, cluster.a)
+        assert cluster.sent == []
+        cluster.lose(cluster.a)
+    asked = cluster.one(m.ObjectLost, cluster.b)
+    assert (asked.process, asked.object_id, asked.is_held) == (2, object_id, True)
+    store(cluster, cluster.b, object_id, holders=(2,))
+    assert cluster.one(m.ObjectLocated, cluster.b).node_ids == [cluster.b]
+    for _ in range(3):  # as often as it was given: the node could not tell of the second
+        drop(cluster, object_id, 2)
+    assert known(cluster) == set()
+    assert not cluster.machine.holds.by_id
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_what_the_node_has_told_is_not_made_again_for_what_its_caller_says(cluster, told_first):
+    object_id = made_by(2)
+    cluster.say(m.ObjectPublished(2, object_id, None, [], [m.Hold(object_id, 2, 1)]))
+    if told_first:
+        store(cluster, cluster.a, object_id, holders=(2,))
+        say_where(cluster, object_id, cluster.a)
+    else:
+        say_where(cluster, object_id, cluster.a)
+        store(cluster, cluster.a, object_id, holders=(2,))
+    store(cluster, cluster.b, object_id, holders=(), is_copy=True)
+    cluster.lose(cluster.a)
+    assert not cluster.told(m.ObjectLost)
+    for _ in range(2):
+        drop(cluster, object_id, 2)
+    assert known(cluster) == set()
+    assert not cluster.machine.holds.by_id
+
+
+def test_value_made_again_that_its_node_could_not_tell_of_is_made_once_more(cluster):
+    object_id = made_by(2)
+    cluster.process(3, cluster.b)
+    cluster.c = cluster.node("c")
+    store(cluster, cluster.a, object_id, holders=(3,))
+    cluster.lose(cluster.a)
+    assert cluster.one(m.ObjectLost, cluster.b).is_held is False
+    say_where(cluster, object_id, cluster.c)
+    cluster.lose(cluster.c)
+    assert cluster.one(m.ObjectLost, cluster.b).is_held is True  # by the reply of the second run
+
+
 def test_object_that_cannot_be_made_again_is_lost_with_the_reason(cluster):
     object_id = made_by(2)
     store(cluster, cluster.a, object_id, holders=(2,))

@@ -129,11 +129,14 @@ class Scheduling(RuleBasedStateMachine):
         kind=st.sampled_from(KINDS),
         backlog=st.integers(0, 6),
         priority=st.integers(0, 2),
+        unheard=st.integers(0, 2),
     )
-    def want(self, process, which, kind, backlog, priority):
+    def want(self, process, which, kind, backlog, priority, unheard):
+        """Of what was granted, ``unheard`` is on its way when the process says so."""
         shape = m.Shape(units(DEMANDS[which]), process.to_bytes(4, "big"), "", dict(kind))
         key = which * 10 + KINDS.index(kind)
-        self.say(m.LeasesWanted(process, key, shape, backlog, ["f"], priority))
+        held = max(0, self.cluster.held(process, key) - unheard)
+        self.say(m.LeasesWanted(process, key, shape, backlog, ["f"], priority, held=held))
 
     @rule(
         process=st.sampled_from((1, 2)),
@@ -145,7 +148,8 @@ class Scheduling(RuleBasedStateMachine):
         strategy = {"kind": "PLACEMENT_GROUP", "group_id": group.hex(), "bundle": index}
         shape = m.Shape({"CPU": CPU}, process.to_bytes(4, "big"), "", strategy)
         key = 1000 + 10 * int.from_bytes(group, "big") + index
-        self.say(m.LeasesWanted(process, key, shape, backlog, ["f"]))
+        held = self.cluster.held(process, key)
+        self.say(m.LeasesWanted(process, key, shape, backlog, ["f"], held=held))
 
     @rule()
     def executors_come_up(self):

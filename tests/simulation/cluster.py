@@ -79,7 +79,12 @@ class Cluster:
         strategy, labels = more.pop("strategy", {}), more.pop("labels", {})
         demand = {"CPU": int(cpus * CPU), **{k: int(n * CPU) for k, n in more.items()}}
         shape = m.Shape(demand, b"\0\0\0\1", "", strategy, labels)
-        self.say(m.LeasesWanted(process, key, shape, backlog, ["f"]))
+        self.say(m.LeasesWanted(process, key, shape, backlog, ["f"], held=self.held(process, key)))
+
+    def held(self, process: int, key: int) -> int:
+        """How many leases of a shape a process has that has heard everything."""
+        want = self.machine.leases.wants.get((process, key))
+        return want.held if want is not None else 0
 
     def starts(self) -> list[tuple[bytes, int]]:
         """(node, lease) of the leases started by the newest commands."""

@@ -115,6 +115,7 @@ class SimProcess:
         self.groups: dict[bytes, str] = {}  #: states of the placement groups it has made
         self.queues: dict[int, deque[Task]] = {}
         self.uses: dict[int, Use] = {}
+        self.stored: set[bytes] = set()  #: objects that it has put into its node's store
         self.announced: Counter[int] = Counter()
         self.held: Counter[bytes] = Counter()
         self.pins: Counter[bytes] = Counter()
@@ -323,6 +324,7 @@ class SimProcess:
             is_own = size >= OWN_SEGMENT_BYTES_MIN
             offset = 0 if is_own else self.used
             self.node.write(object_id, (segment.segment, offset, size))
+            self.stored.add(object_id)
             sealed = (object_id, segment.segment, offset, size, contains, holds)
             self.say(m.ObjectSealed(self.number, *sealed))
             if is_own:
@@ -548,7 +550,8 @@ class SimProcess:
         if len(queue) != self.announced[shape]:
             self.announced[shape] = len(queue)
             wanted = replace(self.shapes[shape], job_id=self.job_id)
-            self.say(m.LeasesWanted(self.number, shape, wanted, len(queue), ["sim"]))
+            held = sum(use.shape == shape for use in self.uses.values())
+            self.say(m.LeasesWanted(self.number, shape, wanted, len(queue), ["sim"], held=held))
 
     def _push(self, use: Use, task: Task) -> None:
         use.task = task
@@ -598,7 +601,7 @@ class SimProcess:
             self._finished(task)
         self._fill(use.shape)
 
-    def replied(self, lease: int, task: Task, result: bytes) -> None:
+    def replied(self, lease: int, task: Task, result: bytes, seen_on: bytes) -> None:
         """The executor has answered."""
         if not self.is_alive:
             return
@@ -608,6 +611,8 @@ class SimProcess:
             if self.kind == "driver":
                 self.made[result] = task
         use = self.uses.get(lease)
+        if seen_on and task.is_again:
+            self.say(m.ObjectPublished(self.number, result, None, [], [], seen_on=seen_on))
         if use is None or use.task is not task:
             return  # lost meanwhile, and retried
         use.task = None
@@ -754,7 +759,8 @@ class SimProcess:
             for id_ in list(self.held):
                 self.drop(id_)
             self.task, self.is_replying = None, False
-            self.direct(caller, lambda: caller.replied(lease, task, task.result))
+            seen_on = self.node.node_id if task.result in self.stored else b""
+            self.direct(caller, lambda: caller.replied(lease, task, task.result, seen_on))
 
         self._publish_result(caller, task, answer)
 

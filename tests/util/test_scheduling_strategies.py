@@ -140,14 +140,15 @@ def test_task_goes_to_the_node_with_its_large_arguments(ids):
     def make(n):
         return np.ones(n)
 
+    def is_idle():
+        return ract.available_resources()["CPU"] == ract.cluster_resources()["CPU"]
+
     for name, node_id in zip("bca", [ids[1], ids[2], ids[0]], strict=True):
         large = make.options(resources={name: 1}).remote(200_000)
         small = make.options(resources={"c": 1}).remote(20_000)
-        found = []
-        for _ in range(5):
-            found += ract.get([where.remote(small, large) for _ in range(2)])
-        # Not always all: where the data is there may be no room for a moment.
-        assert found.count(node_id) >= 8, (node_id, found)
+        ract.wait([large, small], num_returns=2, fetch_local=False)
+        wait_for_condition(is_idle)  # else they would go where there is room
+        assert ract.get([where.remote(small, large) for _ in range(2)]) == [node_id] * 2
         inner = where.options(scheduling_strategy="SPREAD")
         assert len({*ract.get([inner.remote(large) for _ in range(6)])}) > 1
 
