@@ -27,7 +27,7 @@ ASSETS = {
     "ract.js": "text/javascript; charset=utf-8",
 }
 
-POLL_MS_MIN = 2000
+POLL_MS_MIN = 3000
 COST_PART = 0.02
 """Of the scheduler's time a viewer of a table may take: what is slow is asked for less often."""
 

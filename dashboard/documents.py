@@ -22,7 +22,7 @@ from ract.dashboard.source import Source
 
 logger = logging.getLogger(__name__)
 
-UPDATE_MS = 3000
+UPDATE_MS = 4000
 COST_PART = 0.02
 """Of the scheduler's time that one plot of one viewer may take."""
 
