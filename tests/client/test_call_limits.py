@@ -346,9 +346,18 @@ def test_other_actors_finish_what_they_run(signal):
     worker = Worker.remote()
     ref = worker.wait_for.remote(signal)
     wait_for_condition(lambda: ract.get(signal.cur_num_waiters.remote()) == 1)
-    ract.cancel(ref)
+    ract.cancel(ref, recursive=False)  # what it waits for would be cancelled, too
     ract.get(signal.send.remote())
     assert ract.get(ref) == "done"
+
+
+def test_what_they_call_is_cancelled(signal):
+    worker = Worker.remote()
+    ref = worker.wait_for.remote(signal)
+    wait_for_condition(lambda: ract.get(signal.cur_num_waiters.remote()) == 1)
+    ract.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        ract.get(ref)
 
 
 # --------------------------------------------------------------------------- errors that explain
