@@ -20,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ract.client import context, node_processes
 from ract.client.node_processes import NodeProcess
@@ -85,7 +86,7 @@ class RactContext(Mapping[str, Any]):
             "raylet_socket_name": os.path.join(welcome.session_dir, "node.sock"),
             "webui_url": dashboard_url,
             "session_dir": welcome.session_dir,
-            "metrics_export_port": None,
+            "metrics_export_port": urlsplit(dashboard_url).port,
             "gcs_address": welcome.scheduler_address,
             "address": welcome.scheduler_address,
             "dashboard_agent_listen_port": None,

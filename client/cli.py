@@ -80,6 +80,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands)
+@click.version_option(__version__, prog_name="ract")
 def main() -> None:
     """Look at ract clusters, and end them."""
 

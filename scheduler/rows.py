@@ -42,7 +42,9 @@ def amounts(quantities: dict[str, int]) -> dict[str, float]:
 
 def ray_nodes(machine: SchedulerMachine) -> list[Row]:
     """``ract.nodes()``: the dead stay, without resources."""
-    return [_ray_node(node) for node in machine.nodes.table.values()]
+    port = machine.dashboard_address.rpartition(":")[2]
+    metrics_port = int(port) if port.isdigit() else 0  # one page, with the head, for all nodes
+    return [_ray_node(node, metrics_port) for node in machine.nodes.table.values()]
 
 
 def node(machine: SchedulerMachine, node: Node) -> Row:
@@ -313,7 +315,7 @@ _EXITS = {
 }
 
 
-def _ray_node(node: Node) -> Row:
+def _ray_node(node: Node, metrics_port: int) -> Row:
     cause = node.cause
     expected = cause is not None and cause.kind in ORDERLY
     port = node.address.rpartition(":")[2]
@@ -328,7 +330,7 @@ def _ray_node(node: Node) -> Row:
         "ObjectManagerPort": 0,
         "ObjectStoreSocketName": node.session_dir + "/node.sock",
         "RayletSocketName": node.session_dir + "/node.sock",
-        "MetricsExportPort": 0,
+        "MetricsExportPort": metrics_port if node.is_head else 0,
         "NodeName": node.name or node.host,
         "RuntimeEnvAgentPort": 0,
         "DeathReason": list(reasons).index(None if cause is None else expected),

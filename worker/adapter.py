@@ -452,16 +452,14 @@ class RactWorkerPlugin(WorkerPlugin):
         async with self._disk_turns:
             assert self._machine is not None
             spill = self._folders.spill if self._urls is None else self._urls.upload
-            found = self._machine.objects.store.segments.get(segment)
+            sizes = self._machine.objects.store.sizes_in(segment)
             began = time.perf_counter()
             try:
                 await asyncio.to_thread(spill, self._segment_path(segment), segment)
             except OSError as error:
                 self._turn(ev.SpillFailed(segment, str(error)))
             else:
-                if found is not None:
-                    took_s = time.perf_counter() - began
-                    self._totals.spilled(found.size, len(found.objects), took_s)
+                self._totals.spilled(sizes, time.perf_counter() - began)
                 self._turn(ev.SpillDone(segment))
 
     async def _restore(self, command: ev.Restore) -> None:
@@ -480,9 +478,8 @@ class RactWorkerPlugin(WorkerPlugin):
                 self._turn(ev.RestoreFailed(segment, str(error)))
             else:
                 assert self._machine is not None
-                found = self._machine.objects.store.segments.get(segment)
-                count = len(found.objects) if found is not None else 0
-                self._totals.restored(size, count, time.perf_counter() - began)
+                sizes = self._machine.objects.store.sizes_in(segment)
+                self._totals.restored(sizes, time.perf_counter() - began)
                 self._turn(ev.RestoreDone(segment))
 
     async def _remove_spilled(self, urls: Urls, segment: int) -> None:

@@ -62,10 +62,10 @@ class Totals:
     """What the node has done since it started."""
 
     spills: int = 0  #: segments that were copied to disk
-    spilled_bytes: int = 0
+    spilled_bytes: int = 0  #: of the objects in them
     spilled_objects: int = 0
     spill_s: float = 0.0  #: that this took
-    restored_bytes: int = 0  #: of segments that were copied back from behind a URL
+    restored_bytes: int = 0  #: of objects that were copied back from behind a URL
     restored_objects: int = 0
     restore_s: float = 0.0
     pulls: int = 0  #: objects that were copied from other nodes
@@ -74,17 +74,17 @@ class Totals:
     served_bytes: int = 0
     received_from: Counter[str] = field(default_factory=Counter)  #: bytes, by node id (hex)
 
-    def spilled(self, size: int, objects: int, took_s: float) -> None:
-        """A segment of ``size`` bytes was copied to disk, or away."""
+    def spilled(self, sizes: list[int], took_s: float) -> None:
+        """A segment with objects of these sizes was copied to disk, or away."""
         self.spills += 1
-        self.spilled_bytes += size
-        self.spilled_objects += objects
+        self.spilled_bytes += sum(sizes)
+        self.spilled_objects += len(sizes)
         self.spill_s += took_s
 
-    def restored(self, size: int, objects: int, took_s: float) -> None:
-        """A segment of ``size`` bytes was copied back."""
-        self.restored_bytes += size
-        self.restored_objects += objects
+    def restored(self, sizes: list[int], took_s: float) -> None:
+        """A segment with objects of these sizes was copied back."""
+        self.restored_bytes += sum(sizes)
+        self.restored_objects += len(sizes)
         self.restore_s += took_s
 
     def of_spilling(self) -> dict[str, float]:

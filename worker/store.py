@@ -145,6 +145,11 @@ class StoreIndex:
         found = ((id_, self.objects.get(id_)) for id_ in ids)
         return [id_ for id_, at in found if at is not None and self.segments[at.segment].is_spilled]
 
+    def sizes_in(self, segment_id: int) -> list[int]:
+        """The sizes of the objects in a segment."""
+        segment = self.segments.get(segment_id)
+        return [self.objects[each].size for each in segment.objects] if segment else []
+
     def described_one(self, object_id: bytes) -> dict[str, Any]:
         """One object: how large it is, and in which segment. Raises ValueError if it is not here.
 

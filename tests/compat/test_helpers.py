@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import ract
@@ -19,12 +20,15 @@ from ract.compat.ported._private import (
 from ract.compat.ported._private.utils import parse_pg_formatted_resources_to_original
 from ract.compat.ported._private.worker import global_worker
 from ract.compat.ported.core.generated.gcs_pb2 import ActorTableData
+from ract.testing import Cluster
 from ract.util import placement_group
+from ract.util.metrics import Counter
+from ract.util.testing import SignalActor
 
 
 def test_what_ract_does_not_have_is_named_when_it_is_called():
-    with pytest.raises(ImportError, match=r"get_metric_check_condition.*Prometheus"):
-        test_utils.get_metric_check_condition([], None)
+    with pytest.raises(ImportError, match=r"get_node_stats.*statistics by RPC"):
+        test_utils.get_node_stats({})
     with pytest.raises(AttributeError, match="gcs_client"):
         global_worker.gcs_client
 
@@ -199,3 +203,82 @@ def test_stores_tell_what_they_hold(ract_module):
     here = ract.get_runtime_context().get_node_id()
     assert internal_api.node_stats()[here]["objects"] >= 0
     assert "Plasma memory usage" in internal_api.store_stats()
+
+
+def test_metrics_are_read_under_the_names_of_ray(tmp_path):
+    ract.shutdown()
+    with ract.init(num_cpus=1, include_dashboard=True) as info:
+        counter = Counter("seen", description="d", tag_keys=("a",))
+        counter.inc(2, tags={"a": "x"})
+        series = test_utils.PrometheusTimeseries()
+        pattern = test_utils.MetricSamplePattern("ray_seen_total", 2.0, {"a": "x"})
+        test_utils.wait_for_condition(
+            test_utils.get_metric_check_condition([pattern], series), timeout=30
+        )
+        [sample] = test_utils.raw_metric_timeseries(info, series)["ray_seen_total"]
+        assert sample.labels["a"] == "x"
+        node = ract.nodes()[0]
+        address = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+        assert info["metrics_export_port"] == node["MetricsExportPort"]
+        assert "ray_seen_total" in test_utils.fetch_prometheus_metrics([address])
+        pattern.value = 3.0
+        assert not test_utils.get_metric_check_condition([pattern], series)()
+        assert test_utils.wait_until_server_available(address)
+    assert test_utils.fetch_prometheus([address]) == ({address: set()}, {}, [])
+
+
+def test_killers_kill_what_they_are_for():
+    ract.shutdown()
+    with Cluster(True, head_node_args={"num_cpus": 2, "resources": {"head": 1}}) as cluster:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        cluster.connect()
+        signal = SignalActor.options(resources={"head": 0.1}).remote()
+
+        @ract.remote(max_retries=-1, num_cpus=1, resources={"head": 0.1})
+        def work():
+            ract.get(signal.wait.remote())
+            return os.getpid()
+
+        ref = work.remote()
+        killer = test_utils.get_and_run_resource_killer(
+            test_utils.WorkerKillerActor,
+            0.05,
+            max_to_kill=1,
+            kill_filter_fn=lambda task: task.name == "work",
+        )
+        test_utils.wait_for_condition(
+            lambda: len(ract.get(killer.get_killed_nodes.remote())) == 1, timeout=30
+        )
+        [(_, pid, node_id)] = ract.get(killer.get_killed_nodes.remote())
+        assert node_id == ract.get_runtime_context().get_node_id()
+        ract.get(signal.send.remote())
+        assert ract.get(ref) != pid
+        ract.kill(killer)
+        killer = test_utils.get_and_run_resource_killer(
+            test_utils.RayletKiller, 0.05, max_to_kill=None, namespace="other"
+        )
+        test_utils.wait_for_num_nodes(1, 30)
+        assert ract.get(killer.stop_run.remote())
+        assert len(ract.get(killer.get_total_killed.remote())) == 1
+        node = cluster.add_node(num_cpus=1)
+        test_utils.wait_for_num_nodes(2, 30)
+        [row] = [row for row in ract.nodes() if row["NodeID"] == node.node_id]
+        test_utils.kill_raylet(row)
+        test_utils.wait_for_num_nodes(1, 30)
+
+
+def test_what_was_spilled_is_told_in_megabytes():
+    ract.shutdown()
+    with ract.init(num_cpus=1, object_store_memory=150 * 2**20) as address:
+        test_utils.check_spilled_mb(address)
+        refs = [ract.put(np.zeros(50 * 2**20, np.uint8)) for _ in range(5)]
+        test_utils.check_spilled_mb(address, spilled=150)
+        del refs
+
+
+def test_commands_are_run():
+    said, _ = test_utils.check_call_ray(["--version"], capture_stdout=True)
+    assert ract.__version__ in said
+    with pytest.raises(subprocess.CalledProcessError):
+        test_utils.check_call_ray(["no-such-command"], capture_stderr=True)

@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ract.compat.absent import absent
+from ract.compat.prometheus import (
+    MetricSamplePattern,
+    PrometheusTimeseries,
+    fetch_prometheus,
+    fetch_prometheus_metric_timeseries,
+    fetch_prometheus_metrics,
+    fetch_prometheus_timeseries,
+    fetch_raw_prometheus,
+)
 from ract.util.testing import Semaphore, SignalActor, wait_for_condition
 
 __all__ = [
@@ -21,7 +29,10 @@ __all__ = [
     "SignalActor",
     "async_wait_for_condition",
     "fetch_prometheus",
+    "fetch_prometheus_metric_timeseries",
     "fetch_prometheus_metrics",
+    "fetch_prometheus_timeseries",
+    "fetch_raw_prometheus",
     "is_named_tuple",
     "run_string_as_driver",
     "run_string_as_driver_nonblocking",
@@ -30,12 +41,6 @@ __all__ = [
 ]
 
 DEFAULT_DRIVER_TIMEOUT_SECONDS = 300.0
-
-_METRICS = "Prometheus metrics"
-MetricSamplePattern = absent("MetricSamplePattern", _METRICS)
-PrometheusTimeseries = absent("PrometheusTimeseries", _METRICS)
-fetch_prometheus = absent("fetch_prometheus", _METRICS)
-fetch_prometheus_metrics = absent("fetch_prometheus_metrics", _METRICS)
 
 
 async def async_wait_for_condition(

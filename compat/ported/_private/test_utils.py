@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,6 +15,12 @@ import psutil
 
 import ract
 from ract.compat.absent import absent
+from ract.compat.killers import (
+    RayletKiller,
+    ResourceKiller,
+    WorkerKillerActor,
+    get_and_run_resource_killer,
+)
 from ract.compat.ported._common.network_utils import find_free_port
 from ract.compat.ported._common.test_utils import (
     MetricSamplePattern,
@@ -20,13 +29,17 @@ from ract.compat.ported._common.test_utils import (
     SignalActor,
     async_wait_for_condition,
     fetch_prometheus,
+    fetch_prometheus_metric_timeseries,
     fetch_prometheus_metrics,
+    fetch_prometheus_timeseries,
+    fetch_raw_prometheus,
     run_string_as_driver,
     run_string_as_driver_nonblocking,
     run_string_as_driver_stdout_stderr,
     wait_for_condition,
 )
 from ract.compat.ported.core.generated.gcs_pb2 import ActorTableData
+from ract.compat.prometheus import get_metric_check_condition, raw_metric_timeseries
 from ract.compat.subscriptions import (
     get_error_message,
     get_log_batch,
@@ -43,24 +56,32 @@ from ract.util.placement_group import (
 )
 from ract.util.state.api import get_actor, list_actors
 from ract.util.state.common import MAX_LIMIT
+from ract.util.testing import memory_summary
 
 __all__ = [
     "MetricSamplePattern",
     "PrometheusTimeseries",
     "RayletKiller",
+    "ResourceKiller",
     "Semaphore",
     "SignalActor",
     "WorkerKillerActor",
     "async_wait_for_condition",
     "chdir",
     "check_call_ray",
+    "check_call_subprocess",
+    "check_spilled_mb",
     "client_test_enabled",
     "convert_actor_state",
     "dicts_equal",
     "external_redis_test_enabled",
     "fetch_prometheus",
+    "fetch_prometheus_metric_timeseries",
     "fetch_prometheus_metrics",
+    "fetch_prometheus_timeseries",
+    "fetch_raw_prometheus",
     "find_free_port",
+    "format_web_url",
     "generate_system_config_map",
     "get_actor_node_id",
     "get_and_run_resource_killer",
@@ -81,12 +102,14 @@ __all__ = [
     "is_placement_group_removed",
     "is_process_alive",
     "kill_actor_and_wait_for_failure",
+    "kill_process_by_name",
     "kill_raylet",
     "make_global_state_accessor",
     "no_resource_leaks_excluding_node_resources",
     "object_memory_usage",
     "placement_group_assert_no_leak",
     "put_object",
+    "raw_metric_timeseries",
     "run_string_as_driver",
     "run_string_as_driver_nonblocking",
     "run_string_as_driver_stdout_stderr",
@@ -98,6 +121,7 @@ __all__ = [
     "wait_for_num_actors",
     "wait_for_num_nodes",
     "wait_for_pid_to_exit",
+    "wait_until_server_available",
     "wait_until_succeeded_without_exception",
 ]
 
@@ -332,15 +356,98 @@ def is_process_alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-RayletKiller = absent("RayletKiller", "chaos tests")
-WorkerKillerActor = absent("WorkerKillerActor", "chaos tests")
-get_and_run_resource_killer = absent("get_and_run_resource_killer", "chaos tests")
-get_metric_check_condition = absent("get_metric_check_condition", "Prometheus metrics")
+def kill_raylet(raylet: dict[str, Any], graceful: bool = False) -> None:
+    """Kill the daemon of a node of this machine, which `ract.nodes` tells of, and wait for that."""
+    try:
+        daemon = psutil.Process(raylet["pid"])
+        daemon.terminate() if graceful else daemon.kill()
+        daemon.wait(20)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def kill_process_by_name(name: str, SIGKILL: bool = False) -> None:
+    """End the processes of this machine whose name is ``name`` and something."""
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] in (name, f"{name}.exe"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill() if SIGKILL else process.terminate()
+
+
+def wait_until_server_available(
+    address: str, timeout_ms: float = 5000, retry_interval_ms: float = 100
+) -> bool:
+    """Whether somebody listens at ``host:port`` in time."""
+    host, _, port = address.removeprefix("http://").rpartition(":")
+
+    def connect() -> None:
+        socket.create_connection((host, int(port)), timeout=1).close()
+
+    return wait_until_succeeded_without_exception(
+        connect, OSError, timeout_ms=timeout_ms, retry_interval_ms=retry_interval_ms
+    )
+
+
+def format_web_url(url: str) -> str:
+    """An address with its scheme."""
+    return url if url.startswith(("http://", "https://")) else f"http://{url}"
+
+
+def check_spilled_mb(
+    address: Any,
+    spilled: int | None = None,
+    restored: int | None = None,
+    fallback: int | None = None,
+) -> None:
+    """Wait until so many MiB were spilled (or none), restored, and are behind files of their own.
+
+    Raises:
+        RuntimeError: it does not come to that.
+    """
+
+    def is_so() -> bool:
+        text = memory_summary(address=address["address"], stats_only=True)
+        lines = {"Spilled": spilled, "Restored": restored}
+        told = [
+            f"{verb} {n} MiB" in text if n else verb not in text
+            for verb, n in lines.items()
+            if n is not None or verb == "Spilled"
+        ]
+        return all(told) and (not fallback or f"mmap usage: {fallback} MiB" in text)
+
+    wait_for_condition(is_so, timeout=20)
+
+
+def check_call_subprocess(
+    argv: list[str], capture_stdout: bool = False, capture_stderr: bool = False
+) -> tuple[str, str]:
+    """Run a command; its (stdout, stderr), as far as they are captured.
+
+    Raises:
+        subprocess.CalledProcessError: it ended with another exit code than 0.
+    """
+    pipe = subprocess.PIPE
+    done = subprocess.run(
+        argv,
+        stdout=pipe if capture_stdout else None,
+        stderr=pipe if capture_stderr else None,
+        text=True,
+        check=True,
+    )
+    return done.stdout or "", done.stderr or ""
+
+
+def check_call_ray(
+    args: list[str], capture_stdout: bool = False, capture_stderr: bool = False
+) -> tuple[str, str]:
+    """Run ract's command with these arguments."""
+    command = [sys.executable, "-m", "ract", *args]
+    return check_call_subprocess(command, capture_stdout, capture_stderr)
+
+
 get_node_stats = absent("get_node_stats", "statistics by RPC")
 get_resource_usage = absent("get_resource_usage", "statistics by RPC")
 get_load_metrics_report = absent("get_load_metrics_report", "metrics of an autoscaler")
 make_global_state_accessor = absent(
     "make_global_state_accessor", "accessor of a global control store"
 )
-check_call_ray = absent("check_call_ray", "command `ray`")
-kill_raylet = absent("kill_raylet", "separate raylet process")
