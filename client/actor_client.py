@@ -301,7 +301,7 @@ class ActorClient:
                 self._drain()
                 return
             executor = call.channel.executor
-        self.runtime.ask_to_cancel(call, executor, False, recursive)
+        self.runtime.cancelling.ask_executor(call, executor, False, recursive)
 
     # ------------------------------------------------------------------ what the scheduler says
 

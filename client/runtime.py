@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import itertools
 import logging
 import pickle
@@ -24,8 +23,10 @@ from typing import Any
 from ract.client import connections, context, faults, metrics, refs, sites
 from ract.client.actor_client import ActorClient
 from ract.client.arguments import INLINE_BYTES_MAX
+from ract.client.cancelling import Cancelling
 from ract.client.channel import Call, Channel
 from ract.client.groups import GroupClient
+from ract.client.inbox import Inbox
 from ract.client.lineage import Lineage, RemadeRef
 from ract.client.mailbox_reports import MailboxReports
 from ract.client.node_link import NodeLink
@@ -51,10 +52,7 @@ from ract.core import calls, errors, ids, messages, naming, serialization
 from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.messages import (
     CallsLost,
-    CancelAsked,
-    CancelWanted,
     Hold,
-    LeaseReleased,
     ObjectWanted,
 )
 from ract.core.serialization import Packed
@@ -107,14 +105,15 @@ class Runtime:
         self.pushed: list[messages.Pushed] = []
         self._first_number = self.process << ids.COUNTER_BITS
         self._counter = itertools.count(1)
-        self._groups: weakref.WeakValueDictionary[bytes, GroupClient]
-        self._groups = weakref.WeakValueDictionary()
+        self.groups: weakref.WeakValueDictionary[bytes, GroupClient]
+        self.groups = weakref.WeakValueDictionary()
         self._pools: dict[Any, TaskPool] = {}
-        self._pools_by_key: dict[int, TaskPool] = {}
+        self.pools_by_key: dict[int, TaskPool] = {}
         self._pool_numbers = itertools.count(1)
         self.table = RefTable(self)
         self._lock = self.table.lock
-        self._localizing: dict[bytes, list[Callable[[], None]]] = {}
+        #: Objects that the node was asked for -> what to do when they are here.
+        self.localizing: dict[bytes, list[Callable[[], None]]] = {}
         #: Values of refs of failed tasks that nobody has read.
         self.lineage = Lineage(self)
         self.unhandled: deque[tuple[bytes, list[bytes], list[Any]]] = deque()
@@ -122,11 +121,11 @@ class Runtime:
         self._dropped_handles: deque[bytes] = deque()
         self._dropped_streams: deque[Stream] = deque()
         self._failures: deque[tuple[Call, BaseException]] = deque()
-        self._errors = 0
-        self._timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  # a heap
+        self.error_count = 0  #: of values that came here, so that who waits for many looks again
+        self.cancelling = Cancelling(self)
         self.story = Story(self)
         self.reactor = Reactor(self._tick)
-        link.on_message = self._on_message
+        link.on_message = Inbox(self).receive
         link.on_lost = self._on_lost
 
     def start(self) -> None:
@@ -170,14 +169,14 @@ class Runtime:
 
     def keep_pool(self, pool: TaskPool) -> None:
         """What the cluster says of the pool's shape is for it."""
-        self._pools_by_key[pool.key] = pool
+        self.pools_by_key[pool.key] = pool
 
     def _drop_idle_pools(self) -> None:
         """Forget pools without work: programs may make ever new shapes, one per placement group."""
         for key, pool in list(self._pools.items()):
             if not pool.is_active and not pool.waiting:
                 del self._pools[key]
-                self._pools_by_key.pop(pool.key, None)
+                self.pools_by_key.pop(pool.key, None)
         refs._scope = object()  # remote functions find theirs anew
 
     def pool_near(self, pool: TaskPool, node_id: bytes) -> TaskPool:
@@ -264,7 +263,7 @@ class Runtime:
         """Complete refs with one error, which brought one hold of each ref that is in it."""
         _, head, buffers, counts = result
         contained = [self.table.adopt(i, n) for i, n in counts]
-        self._errors += 1
+        self.error_count += 1
         for ref in failed:
             if type(ref) is ObjectRef and ref._state < READY:
                 ref.__class__ = FailedRef  # before whoever waits for it reads it
@@ -297,7 +296,7 @@ class Runtime:
     def submit_again(self, call: Call) -> None:
         """Run a call that has run before; its arguments are there."""
         pool = call.owner
-        if isinstance(pool, TaskPool) and pool.key not in self._pools_by_key:
+        if isinstance(pool, TaskPool) and pool.key not in self.pools_by_key:
             with self._lock:
                 self.keep_pool(pool)
                 self._pools["again", pool.key] = pool
@@ -328,7 +327,7 @@ class Runtime:
         """Complete every ref of the call with an error made in this process."""
         packed = faults.pack(error)
         value = (packed.head, packed.copied_buffers(), packed.refs)
-        self._errors += 1
+        self.error_count += 1
         for ref in call.refs:
             ref._complete(ERROR, value)
         if call.stream is not None:
@@ -512,7 +511,7 @@ class Runtime:
         if ref._state == STORED:
             seen_on = ref._value[0]
         with self._lock:
-            waiting = self._localizing.setdefault(id, [])
+            waiting = self.localizing.setdefault(id, [])
             waiting.append(then)
             if len(waiting) > 1:
                 return
@@ -523,7 +522,7 @@ class Runtime:
         # The waiting list keeps the ref: its hold must outlast the copy.
         def keep(_ref: ObjectRef = ref) -> None: ...
 
-        self._localizing[id].append(keep)
+        self.localizing[id].append(keep)
 
     def seek(self, ref: ObjectRef) -> None:
         """Ask the node for the value of a ref that another process made."""
@@ -763,63 +762,11 @@ class Runtime:
         if call is not None and call.channel is not None:
             call.channel.expedite()
 
-    # ------------------------------------------------------------------ cancel
-
-    def set_timeout(self, call: Call, seconds: float) -> None:
-        """Fail and cancel the call if it is not complete by then."""
-        at = time.monotonic() + seconds
-        with self._lock:
-            heapq.heappush(self._timeouts, (at, call.number, seconds, weakref.ref(call)))
-        self.reactor.wake()
-
-    def _expire(self) -> None:
-        now = time.monotonic()
-        while self._timeouts:
-            with self._lock:  # for both: another thread may add one that comes earlier
-                at, _, seconds, known = self._timeouts[0]
-                call = known()
-                is_over = call is None or _is_over(call)
-                if at > now and not is_over:
-                    return
-                heapq.heappop(self._timeouts)
-            if call is None or is_over:
-                continue
-            waited = self.describe_wait(call.refs[0]) if call.refs else call.name
-            error = errors.TaskTimeoutError(f"not finished within {seconds} s: {waited}")
-            self.fail_call(call, error)
-            call.owner.cancel(call, False, True)
+    # ------------------------------------------------------------------ calls that have not ended
 
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
-        """Cancel the call that makes ``ref``; nothing happens if it has finished.
-
-        Raises:
-            ValueError: ``force`` for an actor call.
-        """
-        if force and ids.is_actor_call(ref.binary()):
-            raise ValueError(
-                "force=True would kill the actor's process and with it its state: it is not "
-                "allowed for actor calls. Use ract.kill(actor) for that."
-            )
-        call = ref._call
-        if call is not None:
-            call.owner.cancel(call, force, recursive)
-        elif ref._state < READY:  # another process made the call
-            self.tell(CancelAsked(self.process, ref.binary(), force, recursive))
-
-    def _cancel_asked(self, message: CancelAsked) -> None:
-        with self._lock:
-            ref = self.table._find(message.object_id)
-        call = ref._call if ref is not None else None
-        if call is not None:
-            # Who asked does not know what kind of call it is; actor calls cannot be forced.
-            force = message.force and call.actor_id is None
-            call.owner.cancel(call, force, message.recursive)
-
-    def ask_to_cancel(self, call: Call, executor: int, force: bool, recursive: bool) -> None:
-        """Cancel a call that an executor has."""
-        if call.channel is not None:
-            call.channel.flush()
-        self.tell(CancelWanted(self.process, executor, call.number, force, recursive))
+        """Cancel the call that makes ``ref``: see `Cancelling.cancel`."""
+        self.cancelling.cancel(ref, force, recursive)
 
     def _release_waiting(self) -> None:
         """Futures and coroutines that wait for refs hear that there will be no value."""
@@ -832,12 +779,6 @@ class Runtime:
                 ref._value, ref._state = value, ERROR  # nobody else is told
                 refs.notify(ref)
 
-    def cancel_children(self, parent: int) -> None:
-        """Cancel unfinished calls that task ``parent`` (running here) submitted."""
-        for call in self.unfinished_calls():
-            if call.parent == parent and not call.cancelled:
-                call.owner.cancel(call, False, True)
-
     def unfinished_calls(self) -> list[Call]:
         """Calls of this process that wait or run."""
         found: list[Call] = []
@@ -847,7 +788,7 @@ class Runtime:
             found += client.waiting
         for channel in list(self.channels.values()):
             found += list(channel.inflight.values())
-        for group in list(self._groups.values()):
+        for group in list(self.groups.values()):
             found += group.waiting
         return found
 
@@ -919,7 +860,7 @@ class Runtime:
                 self.fail_call(call, error)
         for client in list(self.actors.values()):
             client.lost_cluster(error)
-        for group in list(self._groups.values()):
+        for group in list(self.groups.values()):
             for call in group.waiting:
                 self.fail_call(call, error)
         for known in list(self.table.held.values()):
@@ -927,107 +868,6 @@ class Runtime:
             if ref is not None and ref._state == SOUGHT:
                 ref._complete(ERROR, (pickle.dumps(error, 5), [], []))
         self.on_control(None)
-
-    # ------------------------------------------------------------------ what the node says
-
-    def _on_message(self, message: Any) -> None:
-        if isinstance(message, messages.LeaseGranted):
-            pool = self._pools_by_key.get(message.shape_key)
-            if pool is not None:
-                pool.granted(message)
-            else:  # it was dropped; nothing of it waits
-                self.tell(LeaseReleased(self.process, message.lease))
-        elif isinstance(message, messages.LeaseLost):
-            for pool in list(self._pools.values()):
-                pool.lease_lost(message)
-        elif isinstance(message, messages.LeaseRecalled):
-            for pool in list(self._pools.values()):
-                pool.recalled(message.lease)
-        elif isinstance(message, messages.LeaseRefused):
-            pool = self._pools_by_key.get(message.shape_key)
-            if pool is not None:
-                pool.lease_refused(message.error, message.detail)
-        elif isinstance(message, messages.ActorChanged):
-            client = self.actors.get(message.actor_id)
-            if client is not None:
-                client.changed(message)
-        elif isinstance(message, messages.GroupChanged):
-            group = self._groups.get(message.group_id)
-            if group is not None:
-                group.changed(message)
-        elif isinstance(message, messages.ObjectHere):
-            self._object_here(message)
-        elif isinstance(message, messages.ObjectLost):
-            self._object_lost(message)
-        elif isinstance(message, messages.ObjectUntold):
-            self._object_untold(message.object_id)
-        elif isinstance(message, messages.LineageOver):
-            self.lineage.over(message.object_ids)
-        elif isinstance(message, messages.SegmentsMoved):
-            self.store.forget(message.paths)
-        elif isinstance(message, CancelAsked):
-            self._cancel_asked(message)
-        elif isinstance(message, (messages.SegmentGranted, messages.SegmentRefused)):
-            if isinstance(message, messages.SegmentGranted):
-                self.link.answer(message.request, message)
-            else:
-                error = errors.error_by_name(message.error, message.detail)
-                self.link.answer(message.request, None, error)
-        elif isinstance(message, messages.Pushed):
-            self.pushed.append(message)
-            del self.pushed[:-10_000]
-            self.on_control(message)
-        else:
-            self.on_control(message)
-
-    def _object_lost(self, message: messages.ObjectLost) -> None:
-        if not message.is_held:
-            # The hold that came with the value was lost together with it.
-            with self._lock:
-                ref = self.table._find(message.object_id)
-                if ref is not None and ref._holds:
-                    ref._holds -= 1
-        self.lineage.lost(message.object_id, message.reason)
-
-    def _object_untold(self, id: bytes) -> None:
-        """Somebody waits for an object of which the cluster knows nothing."""
-        ref = self.table.find(id)
-        if ref is None:
-            return
-        if ref._state == STORED:
-            # Its node may have died before it could tell: say which one it is.
-            self.tell(ObjectWanted(self.process, id, ref._value[0]))
-        elif not ref._holds:
-            self.table.escape(ref)
-
-    def _object_here(self, message: messages.ObjectHere) -> None:
-        with self._lock:
-            waiting = self._localizing.pop(message.object_id, [])
-            ref = self.table._find(message.object_id)
-        if ref is not None:
-            value: tuple[Any, ...]
-            if message.blob is not None:
-                blob = message.blob
-                if blob.is_error:
-                    value, state = (faults.directory_error(blob.head, ref), blob.buffers, []), ERROR
-                    self._errors += 1
-                else:
-                    value, state = (blob.head, blob.buffers, []), INLINE
-            else:
-                place = (self.node_id, message.path, message.offset, message.size)
-                value, state = (*place, message.is_error), STORED
-            if ref._state == STORED:
-                ref._value = value
-                ref._state = state
-            else:
-                # Already in the directory: no need to publish what came from there.
-                ref._value = value
-                ref._state = state
-                ref._call = None
-                if ref._waiters is not None:
-                    refs.notify(ref)
-        for then in waiting:
-            then()
 
     # ------------------------------------------------------------------ upkeep
 
@@ -1042,10 +882,10 @@ class Runtime:
     def group(self, group_id: bytes, *, is_new: bool = False) -> GroupClient:
         """This process' end of a placement group; ``is_new`` if it is made here and now."""
         with self._lock:
-            client = self._groups.get(group_id)
+            client = self.groups.get(group_id)
             if client is None:
                 client = GroupClient(self, group_id, is_watched=is_new)
-                self._groups[group_id] = client
+                self.groups[group_id] = client
             return client
 
     def drop_handle(self, actor_id: bytes) -> None:
@@ -1069,9 +909,7 @@ class Runtime:
         while self.unhandled:
             self._report_unhandled(self.unhandled.popleft())
         busy = self.on_tick()
-        if self._timeouts:
-            self._expire()
-            busy = True
+        busy |= self.cancelling.tick()
         if self.table.is_busy:
             self.table.sort_out()
             busy = True
@@ -1122,11 +960,6 @@ class Runtime:
 def _wait_s(longest: float, deadline: float | None) -> float:
     """How long to wait at once."""
     return longest if deadline is None else max(0.0, min(longest, deadline - time.monotonic()))
-
-
-def _is_over(call: Call) -> bool:
-    """Whether the call has ended, or its caller has been told so."""
-    return all(ref._state >= READY for ref in call.refs) if call.refs else call.is_over
 
 
 _warned_in_coroutine = False

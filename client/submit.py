@@ -64,7 +64,7 @@ def submit_task(
         call.extra = call.extra or {}
         call.extra["trace"] = tracing.submitted(name)
     if options.timeout is not None:
-        runtime.set_timeout(call, options.timeout)
+        runtime.cancelling.set_timeout(call, options.timeout)
     if args or kwargs:
         arguments.dispatch(runtime, call, args, kwargs)
     else:
@@ -122,7 +122,7 @@ def submit_actor_call(
             )
         result = _several(runtime, call, returns, limit)
     if given and given.get("timeout") is not None:  # now that the call has its refs
-        runtime.set_timeout(call, given["timeout"])
+        runtime.cancelling.set_timeout(call, given["timeout"])
     if method.on_full:
         if client.find_room(method.on_full):
             call.extra = call.extra or {}

@@ -124,7 +124,7 @@ class TaskPool:
                     self._machine.queue.remove(call)
                 self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
                 return
-        self.runtime.ask_to_cancel(call, channel.executor, force, recursive)
+        self.runtime.cancelling.ask_executor(call, channel.executor, force, recursive)
 
     @property
     def waiting(self) -> list[Call]:

@@ -58,8 +58,8 @@ class Waiter:
         # In order: the first incomplete ref decides, unless some error came in meanwhile.
         if self._first_incomplete() is None:
             return True
-        if self._errors != self._runtime._errors:
-            self._errors = self._runtime._errors
+        if self._errors != self._runtime.error_count:
+            self._errors = self._runtime.error_count
             return any(ref._state == ERROR for ref in self._wanted)
         return False
 
@@ -112,7 +112,7 @@ class Waiter:
                 return
             seen = self._errors
             channel.read_until(
-                lambda: first._state >= READY or self._runtime._errors != seen, deadline
+                lambda: first._state >= READY or self._runtime.error_count != seen, deadline
             )
         finally:
             channel.end_reading()

@@ -113,8 +113,8 @@ def test_a_call_without_returns_that_has_finished_is_waited_for_no_more(tmp_path
     note.options(num_returns=0, timeout=60).remote(str(path), "x")
     worker.note.options(num_returns=0, timeout=60).remote(str(path), "x")
     with runtime._lock:
-        calls = [known() for *_, known in runtime._timeouts]  # as long as they are in use
-    wait_for_condition(lambda: not runtime._timeouts)
+        calls = [known() for *_, known in runtime.cancelling.timeouts]  # as long as they are in use
+    wait_for_condition(lambda: not runtime.cancelling.timeouts)
     assert read(path) == ["x", "x"]
     assert not any(call.cancelled for call in calls if call is not None)
 

@@ -501,7 +501,7 @@ class ConcurrentServer:
             return
         running.is_cancelled = True
         if recursive:
-            self.runtime.cancel_children(number)
+            self.runtime.cancelling.cancel_children(number)
         if running.task is not None:
             running.task.cancel()
 

@@ -477,7 +477,7 @@ class SerialServer:
         if running is not None and running.number == message.task:
             running.is_cancelled = True
             if message.recursive:
-                self.runtime.cancel_children(message.task)
+                self.runtime.cancelling.cancel_children(message.task)
             if self.may_interrupt and self._main is not None:
                 signal.pthread_kill(self._main, signal.SIGUSR1)
 

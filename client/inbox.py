@@ -1,0 +1,127 @@
+"""What the node says to a process, and who is told of it. All of this happens on the IO thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ract.client import faults, refs
+from ract.client.refs import ERROR, INLINE, STORED
+from ract.core import errors, messages
+from ract.core.messages import CancelAsked, LeaseReleased, ObjectWanted
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+
+PUSHED_MAX = 10_000
+"""So many messages for people are kept, for those that ask later."""
+
+
+class Inbox:
+    """Takes messages of the node."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def receive(self, message: Any) -> None:
+        """Tell those whom a message concerns."""
+        runtime = self._runtime
+        if isinstance(message, messages.LeaseGranted):
+            pool = runtime.pools_by_key.get(message.shape_key)
+            if pool is not None:
+                pool.granted(message)
+            else:  # it was dropped; nothing of it waits
+                runtime.tell(LeaseReleased(runtime.process, message.lease))
+        elif isinstance(message, messages.LeaseLost):
+            for pool in runtime.pools:
+                pool.lease_lost(message)
+        elif isinstance(message, messages.LeaseRecalled):
+            for pool in runtime.pools:
+                pool.recalled(message.lease)
+        elif isinstance(message, messages.LeaseRefused):
+            pool = runtime.pools_by_key.get(message.shape_key)
+            if pool is not None:
+                pool.lease_refused(message.error, message.detail)
+        elif isinstance(message, messages.ActorChanged):
+            client = runtime.actors.get(message.actor_id)
+            if client is not None:
+                client.changed(message)
+        elif isinstance(message, messages.GroupChanged):
+            group = runtime.groups.get(message.group_id)
+            if group is not None:
+                group.changed(message)
+        elif isinstance(message, messages.ObjectHere):
+            self._object_here(message)
+        elif isinstance(message, messages.ObjectLost):
+            self._object_lost(message)
+        elif isinstance(message, messages.ObjectUntold):
+            self._object_untold(message.object_id)
+        elif isinstance(message, messages.LineageOver):
+            runtime.lineage.over(message.object_ids)
+        elif isinstance(message, messages.SegmentsMoved):
+            runtime.store.forget(message.paths)
+        elif isinstance(message, CancelAsked):
+            runtime.cancelling.asked(message)
+        elif isinstance(message, (messages.SegmentGranted, messages.SegmentRefused)):
+            if isinstance(message, messages.SegmentGranted):
+                runtime.link.answer(message.request, message)
+            else:
+                error = errors.error_by_name(message.error, message.detail)
+                runtime.link.answer(message.request, None, error)
+        elif isinstance(message, messages.Pushed):
+            runtime.pushed.append(message)
+            del runtime.pushed[:-PUSHED_MAX]
+            runtime.on_control(message)
+        else:
+            runtime.on_control(message)
+
+    def _object_lost(self, message: messages.ObjectLost) -> None:
+        runtime = self._runtime
+        if not message.is_held:
+            # The hold that came with the value was lost together with it.
+            with runtime.table.lock:
+                ref = runtime.table._find(message.object_id)
+                if ref is not None and ref._holds:
+                    ref._holds -= 1
+        runtime.lineage.lost(message.object_id, message.reason)
+
+    def _object_untold(self, id: bytes) -> None:
+        """Somebody waits for an object of which the cluster knows nothing."""
+        runtime = self._runtime
+        ref = runtime.table.find(id)
+        if ref is None:
+            return
+        if ref._state == STORED:
+            # Its node may have died before it could tell: say which one it is.
+            runtime.tell(ObjectWanted(runtime.process, id, ref._value[0]))
+        elif not ref._holds:
+            runtime.table.escape(ref)
+
+    def _object_here(self, message: messages.ObjectHere) -> None:
+        runtime = self._runtime
+        with runtime.table.lock:
+            waiting = runtime.localizing.pop(message.object_id, [])
+            ref = runtime.table._find(message.object_id)
+        if ref is not None:
+            value: tuple[Any, ...]
+            if message.blob is not None:
+                blob = message.blob
+                if blob.is_error:
+                    value, state = (faults.directory_error(blob.head, ref), blob.buffers, []), ERROR
+                    runtime.error_count += 1
+                else:
+                    value, state = (blob.head, blob.buffers, []), INLINE
+            else:
+                place = (runtime.node_id, message.path, message.offset, message.size)
+                value, state = (*place, message.is_error), STORED
+            if ref._state == STORED:
+                ref._value = value
+                ref._state = state
+            else:
+                # Already in the directory: no need to publish what came from there.
+                ref._value = value
+                ref._state = state
+                ref._call = None
+                if ref._waiters is not None:
+                    refs.notify(ref)
+        for then in waiting:
+            then()
