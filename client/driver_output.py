@@ -15,6 +15,9 @@ from ract.core.messages import Pushed
 BAR_MARK = "__ract_tqdm__:"
 """In lines that move a progress bar; what they mean is `ract.util.tqdm`'s, if there are any."""
 
+LOOK_S = 0.25
+"""How often is looked whether the time of repeated lines is over."""
+
 RECORD_MARK = '{"asctime": "'
 """How a record in JSON begins; a program that reads it wants nothing before it."""
 
@@ -44,11 +47,11 @@ class DriverOutput:
             kind = message.data.get("type", "error")
             print(f"({naming.program} {kind}) {message.data.get('message', '')}", file=sys.stderr)
 
-    def tick(self) -> bool:
-        """Show repeated lines whose time is over; returns whether there will be more."""
+    def tick(self) -> float | None:
+        """Show repeated lines whose time is over; returns in how many seconds to look again."""
         if self._filter.is_waiting:
             _show(self._filter.due(time.monotonic()))
-        return self._filter.is_waiting
+        return LOOK_S if self._filter.is_waiting else None
 
     def close(self) -> None:
         """Show what is still held back."""

@@ -5,8 +5,12 @@ on the path costs about 25 µs a call. The reactor is there for everything that 
 control messages from the node, replies while the program computes, buffered calls that must go out.
 
 Reply channels are registered one-shot: after an event the channel stays silent until somebody who
-stops reading it (or the tick) arms it again. Between bursts the thread sleeps without a timeout;
-while calls are in flight it ticks, so that what the program submits and forgets still moves.
+stops reading it (or the tick) arms it again.
+
+While calls are in flight the thread ticks, so that what the program submits and forgets still
+moves. Between bursts it is *asleep*: who has work for it wakes it. It ticks then only if something
+is to be done some time (`nap_s`); if nothing is, it is *dormant*. Both are said before it looks for
+work for the last time, so that what comes at that moment is seen by one side or the other.
 """
 
 from __future__ import annotations
@@ -33,6 +37,11 @@ class Reactor:
 
     Args:
         tick: Called every `TICK_S` while work is in flight; returns whether there is any.
+
+    Attributes:
+        is_asleep: It does not tick every `TICK_S`.
+        is_dormant: It does not tick at all.
+        nap_s: Asleep, it ticks after so many seconds all the same; None: not at all. The tick's.
     """
 
     def __init__(self, tick: Callable[[], bool]) -> None:
@@ -42,7 +51,7 @@ class Reactor:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._tick = tick
         self.is_asleep = False
-        #: Asleep, it ticks this often all the same (seconds); None: it sleeps until it is woken.
+        self.is_dormant = False
         self.nap_s: float | None = None
         self._closed = False
         self._posted: list[Callable[[], None]] = []
@@ -85,7 +94,7 @@ class Reactor:
     def wake(self) -> None:
         """Make sure that ticks happen. Cheap when they do; safe in finalizers."""
         if self.is_asleep:
-            self.is_asleep = False
+            self.is_asleep = self.is_dormant = False
             self._notify()
 
     def close(self) -> None:
@@ -111,34 +120,48 @@ class Reactor:
         idle = 0
         next_tick = time.monotonic() + TICK_S
         while not self._closed:
-            self.is_asleep = idle >= TICKS_IDLE_MAX
-            nap = -1 if self.nap_s is None else self.nap_s
-            timeout = nap if self.is_asleep else max(0.0, next_tick - time.monotonic())
+            if idle >= TICKS_IDLE_MAX and self._finds_work():
+                idle = 0
+            if idle >= TICKS_IDLE_MAX:
+                timeout = -1 if self.nap_s is None else self.nap_s
+            else:
+                timeout = max(0.0, next_tick - time.monotonic())
             try:
                 events = self._epoll.poll(timeout)
             except (OSError, ValueError):
                 return
             if self._closed:
                 return
-            if self.is_asleep or (not self.is_asleep and idle >= TICKS_IDLE_MAX):
+            if events:
                 idle = 0
+                self.is_asleep = self.is_dormant = False
             while self._posted:
                 self._call(self._posted.pop(0))
             for fd, _ in events:
                 if fd == self._wake_fd:
                     os.eventfd_read(self._wake_fd)
-                    idle = 0
                 else:
                     self._call(self._handlers.get(fd))
             now = time.monotonic()
-            if now >= next_tick:
+            if now >= next_tick and idle < TICKS_IDLE_MAX:
                 next_tick = now + TICK_S
-                busy = False
-                try:
-                    busy = self._tick()
-                except Exception:
-                    logger.exception("ract: the IO thread's tick failed")
-                idle = 0 if busy else idle + 1
+                idle = 0 if self._is_busy() else idle + 1
+
+    def _finds_work(self) -> bool:
+        """Look for work before it sleeps (on); False if there is none."""
+        self.is_asleep = self.is_dormant = True  # first: who has work from now on wakes it
+        if self._is_busy():
+            self.is_asleep = self.is_dormant = False
+            return True
+        self.is_dormant = self.nap_s is None
+        return False
+
+    def _is_busy(self) -> bool:
+        try:
+            return self._tick()
+        except Exception:
+            logger.exception("ract: the IO thread's tick failed")
+            return False
 
     def _call(self, handler: Callable[[], None] | None) -> None:
         if handler is None:

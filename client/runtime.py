@@ -100,7 +100,8 @@ class Runtime:
         self.on_block: Callable[[], None] | None = None
         self.on_unblock: Callable[[], None] | None = None
         self.on_control: Callable[[Any], None] = lambda message: None
-        self.on_tick: Callable[[], bool] = lambda: False
+        #: Called at every tick; returns in how many seconds it must be called again, if at all.
+        self.on_tick: Callable[[], float | None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.pushed: list[messages.Pushed] = []
         self._first_number = self.process << ids.COUNTER_BITS
@@ -908,8 +909,8 @@ class Runtime:
             self.actors[self._dropped_handles.popleft()].handle_dropped()
         while self.unhandled:
             self._report_unhandled(self.unhandled.popleft())
-        busy = self.on_tick()
-        busy |= self.cancelling.tick()
+        nap_s = self.on_tick()
+        busy = self.cancelling.tick()
         if self.table.is_busy:
             self.table.sort_out()
             busy = True
@@ -925,7 +926,7 @@ class Runtime:
             if pool.is_active:
                 pool.tick(now)
                 busy = True
-        self.story.tick(now)
+        self.reactor.nap_s = _sooner(nap_s, self.story.tick(now))
         return busy
 
     def _report_unhandled(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
@@ -955,6 +956,10 @@ class Runtime:
         self.channels.clear()
         self.link.close()
         self.on_close()
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 def _wait_s(longest: float, deadline: float | None) -> float:

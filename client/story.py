@@ -51,8 +51,8 @@ class Story:
         self._told_at = 0.0
         self._lost: deque[events.Event] = deque()
 
-    def tick(self, now: float) -> None:
-        """Tell what there is to tell (``now``: monotonic); ticks come once a second at least."""
+    def tick(self, now: float) -> float | None:
+        """Tell what there is to tell (``now``: monotonic); returns when to look again (seconds)."""
         if now - self._marked_at >= MARK_S:
             self._marked_at = now
             self._marks.append((self._runtime.next_number(), time.time()))
@@ -63,7 +63,7 @@ class Story:
             self._told_at = now
             self._tell_waiting()
         is_needed = bool(self._told) or self._has_calls()
-        self._runtime.reactor.nap_s = PERIOD_S if is_needed else None
+        return PERIOD_S if is_needed else None
 
     def _has_calls(self) -> bool:
         """Whether anything waits or runs that may have to be told of."""

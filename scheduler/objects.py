@@ -14,8 +14,8 @@ States of an entry, the only table is `TRANSITIONS`:
 Nodes that wait for a value are *seekers*; each gets one `ObjectLocated` as soon as the entry is
 READY and a copy is free to serve it (`ract.scheduler.spread`), or an error blob whose head starts
 with ``lost:``, ``owner_died:``, ``freed:`` or one of `UNRECOVERABLE`. An entry that is UNKNOWN, or
-that nothing holds, keeps seekers waiting no longer than ``unknown_timeout_s``, or
-``untold_timeout_s`` while the node that is said to store it lives.
+that nothing holds and nobody has promised, keeps seekers waiting no longer than
+``unknown_timeout_s``, or ``untold_timeout_s`` while the node that is said to store it lives.
 
 An entry goes when `HoldTable` says that nothing holds it: copies are freed, what it contained is
 released. A copy that is reported afterwards is freed at once. Values stay opaque.
@@ -173,7 +173,7 @@ class Directory:
         if not event.is_copy:
             entry.told = node_id
             if entry.seen_on == node_id:
-                entry.seen_on, entry.owed = b"", 0
+                entry.owed = 0
         if event.is_copy:
             self._step(entry, "valued")  # it may be the last one, made before its source died
         else:
@@ -427,12 +427,11 @@ class Directory:
         """A node that stored the object may have died before it could tell of it."""
         if not entry.seen_on or self.nodes.get(entry.seen_on) is not None:
             return
-        reason = f"node {entry.seen_on.hex()[:8]} that stored it died"
-        owed, entry.seen_on, entry.owed = entry.owed, b"", 0
+        owed, entry.owed = entry.owed, 0
         if owed in self.processes.alive:
             self.holds.change(entry.object_id, owed, 1)
-        if entry.state in (UNKNOWN, *PROMISED):
-            self._lose_if_gone(entry, reason)
+        if entry.state == UNKNOWN or (owed and entry.state in PROMISED):
+            self._lose_if_gone(entry, f"node {entry.seen_on.hex()[:8]} that stored it died")
 
     def _ask_maker(self, entry: Entry, reason: str) -> bool:
         """Have the process whose call made an object run it again; False if it is dead."""
@@ -463,8 +462,8 @@ class Directory:
         elif entry.seekers and entry.state in (LOST, FREED):
             self._answer(entry, _error(entry.answer))
         if is_held or entry.seekers:
-            must_end = bool(entry.seekers) and (entry.state == UNKNOWN or not is_held)
-            self._set_deadline(entry, must_end)
+            is_sure = entry.state in PROMISED or (is_held and entry.state != UNKNOWN)
+            self._set_deadline(entry, bool(entry.seekers) and not is_sure)
         else:
             self._remove(entry)
 

@@ -281,6 +281,16 @@ def test_value_made_again_that_its_node_could_not_tell_of_is_made_once_more(clus
     assert cluster.one(m.ObjectLost, cluster.b).is_held is True  # by the reply of the second run
 
 
+def test_object_that_nobody_is_known_to_hold_is_waited_for_while_it_is_made_again(cluster):
+    object_id = made_by(2)
+    cluster.lose(cluster.a)
+    cluster.say(m.ObjectSought(cluster.b, object_id, seen_on=cluster.a))
+    assert cluster.one(m.ObjectLost, cluster.b).is_held is False
+    assert cluster.wait(600) == []
+    store(cluster, cluster.b, object_id, holders=(2,))
+    assert cluster.one(m.ObjectLocated, cluster.b).node_ids == [cluster.b]
+
+
 def test_object_that_cannot_be_made_again_is_lost_with_the_reason(cluster):
     object_id = made_by(2)
     store(cluster, cluster.a, object_id, holders=(2,))

@@ -268,8 +268,8 @@ class ConcurrentServer:
         if extra is not None and "name" in extra:
             name = running.name = extra["name"]
         self._active[number] = running
-        if self.runtime.reactor.is_asleep:
-            self.runtime.reactor.wake()
+        if self.runtime.reactor.is_dormant:
+            self.runtime.reactor.wake()  # its tick tells of calls that run for long
         set_title(name)
         if self.is_async:
             run = self._run_async(group, running, caller, item)

@@ -260,7 +260,7 @@ class Execution:
         is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
         if not is_noted:
             return
-        if self.runtime.reactor.is_asleep:  # its tick sends what is noted
+        if self.runtime.reactor.is_dormant:  # its tick sends what is noted
             self.runtime.reactor.wake()
         is_plain = error is None and not is_cancelled and not running.reported
         if is_plain and (extra is None or _is_ordinary(extra)):
@@ -349,8 +349,8 @@ class Execution:
             old, self._runs = self._runs, {}
             self._closed_runs.extend(old.values())
 
-    def flush_events(self, *, at_once: bool = False) -> bool:
-        """Send what is remembered, if it is old enough; returns whether anything is left.
+    def flush_events(self, *, at_once: bool = False) -> float | None:
+        """Send what is remembered, if it is old enough; returns in how many seconds to look again.
 
         Args:
             at_once: However old it is, for the process ends.
@@ -358,16 +358,16 @@ class Execution:
         with self._flush_lock:  # at the end, nothing may be half sent by the IO thread
             return self._flush_events(at_once)
 
-    def _flush_events(self, at_once: bool) -> bool:
+    def _flush_events(self, at_once: bool) -> float | None:
         closed = list(self._closed_runs)
         runs = [run for run in (*closed, *list(self._runs.values())) if run.calls]
         if not self._events and not runs and not self.active:
-            return False
+            return None
         now = time.monotonic()
         most = max([len(self._events), *(len(run.calls) for run in runs)])
-        is_due = at_once or most > EVENTS_BUFFERED_MAX or now - self._events_at >= EVENTS_PERIOD_S
-        if not is_due:
-            return True
+        due_in = self._events_at + EVENTS_PERIOD_S - now
+        if due_in > 0 and most <= EVENTS_BUFFERED_MAX and not at_once:
+            return due_in
         self._events_at = now
         is_young = self._note_running()
         batch = [self._events.popleft() for _ in range(len(self._events))]
@@ -382,7 +382,7 @@ class Execution:
             self._closed_runs.extend(
                 old.values()
             )  # the thread that runs calls may have one in hand
-        return is_young
+        return EVENTS_PERIOD_S if is_young else None
 
     def in_progress(self) -> list[context.Running]:
         """The calls that run now; for any thread."""

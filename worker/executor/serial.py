@@ -242,7 +242,7 @@ class SerialServer:
         running = context.Running(number, name, caller, parent, extra)
         self._running = running  # already: it may wait for its code and its arguments
         execution.active[number] = running
-        if self.runtime.reactor.is_asleep:
+        if self.runtime.reactor.is_dormant:
             self.runtime.reactor.wake()  # its tick tells of calls that run for long
         token = None
         try:
