@@ -241,7 +241,7 @@
   function table(part, place) {
     const prefix = part === first ? "" : `${part.view}.`;
     const start = (name, value) => params.get(prefix + name) ?? value;
-    const state = { q: start("q", ""), sort: start("sort", part.sort), page: Number(start("page", 0)), size: part.size };
+    const state = { q: start("q", ""), sort: start("sort", part.sort), page: Number(start("page", 0)) || 0, size: part.size };
     for (const [name] of part.facets) state[name] = start(name, "");
     const passed = {};
     if (part === first) for (const name of Object.keys(PASSED_ON)) if (params.get(name) && page.name !== "logs") passed[name] = params.get(name);
@@ -759,6 +759,8 @@
 
   // ------------------------------------------------------------------ begin
 
+  const here = document.querySelector("nav a.here");
+  if (here) here.scrollIntoView({ block: "nearest", inline: "nearest" }); // in a narrow window
   const PARTS = { table, facts, tiles, alerts, death, log, logs };
   for (const place of document.querySelectorAll("[data-part]")) {
     const part = page.parts[Number(place.dataset.part)];
