@@ -181,7 +181,7 @@
     const response = await fetch(`${path}?${query}`, { headers: { Accept: "application/json" }, cache: "no-store" });
     let body = null;
     try { body = await response.json(); } catch (error) { body = null; }
-    if (response.status === 401) throw new Error("this browser is no longer let in: open a new link (ract status prints one)");
+    if (response.status === 401) throw new Error("this browser is no longer let in: ract.dashboard.display() makes a new link");
     if (!response.ok) {
       const error = new Error((body && body.error) || `${response.status} ${response.statusText}`);
       error.isAnswer = response.status === 404 || response.status === 400;
