@@ -68,7 +68,8 @@ class RactContext(Mapping[str, Any]):
     """What `init` returns: facts about the cluster; as a context manager it shuts down at its end.
 
     Attributes:
-        dashboard_url: Where the dashboard is, "" if there is none.
+        dashboard_url: A link to the dashboard, if this call has started the cluster and there is
+            one, else "": `ract.dashboard.display` makes links to that of any cluster.
         address_info: Addresses and paths, also by ``ctx[key]``.
     """
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ract.core import events, ids
-from ract.core.causes import text_of
+from ract.core.causes import error_type_of, text_of
 from ract.core.messages import ExitCause, TaskEvents, TasksWaiting
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ PERIOD_S = 1.0
 MARK_S = 0.25
 MARKS_MAX = 10_000
 TOLD_MAX = 1000
-
-_ERRORS = {"out_of_memory": "OUT_OF_MEMORY", "node_died": "NODE_DIED", "node_left": "NODE_DIED"}
 
 
 class Story:
@@ -84,19 +82,20 @@ class Story:
         if cause.stderr_tail:
             text += f"\n{cause.stderr_tail}"
         actor_id = call.actor_id or b""
+        task_type = events.ACTOR_TASK if actor_id else events.NORMAL_TASK
         self._lost.append(
             [
                 ids.task_id_bytes(call.number, self._runtime.job_id, actor_id),
                 attempt_of(call),
                 call.name,
                 call.name,
-                events.ACTOR_TASK if actor_id else events.NORMAL_TASK,
+                task_type,
                 events.FAILED,
                 -1.0,
                 cause.at or time.time(),
                 call.parent,
                 actor_id,
-                _ERRORS.get(cause.kind, "WORKER_DIED"),
+                error_type_of(cause, task_type),
                 text,
                 facts,
             ]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from ract.core import events
 from ract.core.messages import ExitCause
+
+_ERROR_TYPES = {
+    "out_of_memory": "OUT_OF_MEMORY",
+    "node_died": "NODE_DIED",
+    "node_left": "NODE_DIED",
+}
 
 
 def text_of(cause: ExitCause | None) -> str:
@@ -15,3 +22,11 @@ def text_of(cause: ExitCause | None) -> str:
     if not how and cause.signal is not None:
         how = f"signal {cause.signal}"
     return f"{cause.kind}: {how}" if how else cause.kind
+
+
+def error_type_of(cause: ExitCause | None, task_type: str) -> str:
+    """What a call that ended with its process has for an error type, see `ract.core.events`."""
+    kind = "" if cause is None else cause.kind
+    if kind == "killed" and task_type == events.NORMAL_TASK:
+        return "TASK_CANCELLED"  # with force: nothing else kills executors of tasks
+    return _ERROR_TYPES.get(kind, "WORKER_DIED")

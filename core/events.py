@@ -14,7 +14,8 @@ One event is a list of plain values, in this order:
   7   end             seconds since the epoch; 0.0 while running
   8   parent          task number of the parent call; 0 for a driver
   9   actor_id        16 bytes, or b""
- 10   error_type      "" | "TASK_EXECUTION_EXCEPTION" | "TASK_CANCELLED" | "WORKER_DIED"
+ 10   error_type      "" | "TASK_EXECUTION_EXCEPTION" | "TASK_CANCELLED" | "WORKER_DIED" |
+                      "OUT_OF_MEMORY" | "NODE_DIED"
  11   error_message   the error and its traceback; ""
  12   facts           what else is known: see `FACTS`
 ====  ==============  ========================================================

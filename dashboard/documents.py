@@ -96,9 +96,19 @@ def _bokeh(root: str) -> str:
 
 
 def _arguments(doc: Document) -> dict[str, str]:
+    """What stands in the address. For what is no id there, the id of nothing: tables say so."""
     context = doc.session_context
     found = context.request.arguments if context is not None and context.request else {}
-    return {name: values[-1].decode("utf-8", "replace") for name, values in found.items() if values}
+    given = {name: each[-1].decode("utf-8", "replace") for name, each in found.items() if each}
+    for name in _IDS.intersection(given):
+        try:
+            bytes.fromhex(given[name])
+        except ValueError:
+            given[name] = "00"
+    return given
+
+
+_IDS = frozenset({"id", "job_id"})
 
 
 def _keep_fresh(doc: Document, drawings: list[Drawing]) -> None:

@@ -237,9 +237,15 @@ def _kind(task: Task) -> str:
     if task.error_type == "TASK_EXECUTION_EXCEPTION":
         head = headline(task.error_message).partition(":")[0]
         return head[:100] or "an exception"
-    return {"TASK_CANCELLED": "cancelled", "WORKER_DIED": "its process died"}.get(
-        task.error_type, task.error_type or "unknown"
-    )
+    return _KINDS.get(task.error_type, task.error_type or "unknown")
+
+
+_KINDS = {
+    "TASK_CANCELLED": "cancelled",
+    "WORKER_DIED": "its process died",
+    "OUT_OF_MEMORY": "out of memory",
+    "NODE_DIED": "its node died",
+}
 
 
 def headline(text: str) -> str:

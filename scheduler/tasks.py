@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ract.core import events
-from ract.core.causes import text_of
+from ract.core.causes import error_type_of, text_of
 from ract.core.ids import JobID, task_id_bytes
 from ract.scheduler.processes import Process
 from ract.scheduler.task_stats import TaskStats
@@ -247,7 +247,7 @@ class Tasks:
                 continue
             self.counts[task.name, task.type, task.state] -= 1
             task.state, task.end = events.FAILED, self.turn.epoch_s
-            task.error_type = "WORKER_DIED"
+            task.error_type = error_type_of(process.cause, task.type)
             task.error_message = text_of(process.cause)
             self.counts[task.name, task.type, task.state] += 1
             self.stats.ended(task, self.turn.now)

@@ -69,10 +69,12 @@ class FedCluster(Bench):
         run = [name, name, kind, actor_id, JOB, numbers.tobytes(), times.tobytes(), b"", {}]
         self.say(m.TaskEvents(executor, [], [run]))
 
-    def failed(self, executor, name, message, error_type="TASK_EXECUTION_EXCEPTION"):
+    def failed(
+        self, executor, name, message, error_type="TASK_EXECUTION_EXCEPTION", is_start_known=True
+    ):
         """A call has failed."""
         task_id = (1 << 36 | next(self._task_numbers)).to_bytes(8, "big") + b"\xff" * 12 + JOB
-        start, end = self.now - 0.01, self.now
+        start, end = self.now - 0.01 if is_start_known else -1.0, self.now
         event = [task_id, 0, name, name, "NORMAL_TASK", "FAILED", start, end, 0, b""]
         self.say(m.TaskEvents(executor, [[*event, error_type, message, {}]]))
 

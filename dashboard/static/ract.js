@@ -60,10 +60,11 @@
     return `${day}${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
   }
 
-  // What tells ids apart: they begin with zeros, and end with what many share.
+  // What tells ids apart: they begin with zeros, those of constructors with 16 f and zeros, and end
+  // with what many share.
   function short(id) {
     if (id.length <= 8) return id;
-    const rest = id.replace(/^0+/, "");
+    const rest = id.replace(/^(f{16})?0*/, "");
     return rest.length > 18 ? `${rest.slice(0, 16)}…` : rest;
   }
 
@@ -180,7 +181,7 @@
     const response = await fetch(`${path}?${query}`, { headers: { Accept: "application/json" }, cache: "no-store" });
     let body = null;
     try { body = await response.json(); } catch (error) { body = null; }
-    if (response.status === 401) throw new Error("this browser is no longer let in: open a new link (ract status prints one)");
+    if (response.status === 401) throw new Error("this browser is no longer let in: ract.dashboard.display() makes a new link");
     if (!response.ok) {
       const error = new Error((body && body.error) || `${response.status} ${response.statusText}`);
       error.isAnswer = response.status === 404 || response.status === 400;
@@ -240,7 +241,7 @@
   function table(part, place) {
     const prefix = part === first ? "" : `${part.view}.`;
     const start = (name, value) => params.get(prefix + name) ?? value;
-    const state = { q: start("q", ""), sort: start("sort", part.sort), page: Number(start("page", 0)), size: part.size };
+    const state = { q: start("q", ""), sort: start("sort", part.sort), page: Number(start("page", 0)) || 0, size: part.size };
     for (const [name] of part.facets) state[name] = start(name, "");
     const passed = {};
     if (part === first) for (const name of Object.keys(PASSED_ON)) if (params.get(name) && page.name !== "logs") passed[name] = params.get(name);
@@ -436,7 +437,7 @@
         put(line.lastChild, column, value);
         if (line !== at) list.insertBefore(line, at); else at = at.nextSibling;
       });
-      const name = value.class_name || value.node || value.name || value.entrypoint || "";
+      const name = (page.name === "node" ? value.node : value.class_name || value.name || value.entrypoint) || "";
       if (name) document.title = `ract: ${part.title} ${name}`;
       const full = name && !String(name).includes("/") ? `${part.title} ${name}` : part.title;
       if (title.textContent !== full) title.textContent = full;
@@ -592,7 +593,7 @@
 
     return {
       show(wanted) { if (JSON.stringify(wanted) !== JSON.stringify(file)) { file = wanted; restart(); } },
-      say,
+      say(text) { file = null; restart(); say(text); }, // instead of a file
     };
   }
 
@@ -638,7 +639,8 @@
 
     function remember() {
       const query = new URLSearchParams();
-      for (const name of ["node_id", "name"]) if (wanted[name]) query.set(name, wanted[name]);
+      for (const name of ["node_id", "name", "process"]) if (wanted[name]) query.set(name, wanted[name]);
+      if (wanted.process && params.get("pid")) query.set("pid", params.get("pid"));
       if (filter.value) query.set("q", filter.value);
       history.replaceState(null, "", `${location.pathname}?${query}`);
     }
@@ -646,13 +648,15 @@
     function choose() {
       const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
       const fitting = listed.filter((file) => words.every((word) => file.name.toLowerCase().includes(word)));
+      let missing = "";
       if (wanted.process) {
         const mine = fitting.filter((file) => file.process === Number(wanted.process));
         const best = mine.find((file) => file.size && file.name.includes(".out")) || mine.find((file) => file.size) || mine[0];
-        wanted.process = "";
-        if (best) wanted.name = best.name;
+        if (best) Object.assign(wanted, { name: best.name, process: "" });
+        else missing = `Process ${params.get("pid") || wanted.process} has left no log file on its node.`;
       }
-      if (!fitting.some((file) => file.name === wanted.name)) wanted.name = (fitting.find((file) => file.size) || fitting[0] || { name: "" }).name;
+      if (missing) wanted.name = "";
+      else if (!fitting.some((file) => file.name === wanted.name)) wanted.name = (fitting.find((file) => file.size) || fitting[0] || { name: "" }).name;
       const texts = fitting.map((file) => [file.name, `${file.name} (${bytes(file.size)})`]);
       const mark = JSON.stringify(texts);
       if (files.mark !== mark && document.activeElement !== files) {
@@ -661,7 +665,7 @@
       }
       files.value = wanted.name;
       if (wanted.name) view.show({ node_id: wanted.node_id, name: wanted.name });
-      else view.say(listed.length ? "No file fits the filter." : "This node has no log files yet: no executor was started on it.");
+      else view.say(missing || (listed.length ? "No file fits the filter." : "This node has no log files yet: no executor was started on it."));
       remember();
     }
 
@@ -675,9 +679,9 @@
       }
     }
 
-    filter.addEventListener("input", () => { wanted.name = ""; choose(); });
-    files.addEventListener("change", () => { wanted.name = files.value; choose(); });
-    nodes.addEventListener("change", () => { wanted.node_id = nodes.value; wanted.name = ""; list(); });
+    filter.addEventListener("input", () => { Object.assign(wanted, { name: "", process: "" }); choose(); });
+    files.addEventListener("change", () => { Object.assign(wanted, { name: files.value, process: "" }); choose(); });
+    nodes.addEventListener("change", () => { Object.assign(wanted, { node_id: nodes.value, name: "", process: "" }); list(); });
     follow("nodes", () => ({ size: 200, state: "" }), (answer) => {
       const alive = answer.rows.filter((node) => node.state !== "DEAD" || node.node_id === wanted.node_id);
       const texts = alive.map((node) => [node.node_id, node.state === "DEAD" ? `${node.node} (dead)` : node.node]);
@@ -755,6 +759,8 @@
 
   // ------------------------------------------------------------------ begin
 
+  const here = document.querySelector("nav a.here");
+  if (here) here.scrollIntoView({ block: "nearest", inline: "nearest" }); // in a narrow window
   const PARTS = { table, facts, tiles, alerts, death, log, logs };
   for (const place of document.querySelectorAll("[data-part]")) {
     const part = page.parts[Number(place.dataset.part)];

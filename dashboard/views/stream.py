@@ -41,7 +41,10 @@ Bar = tuple[float, float, int, str, str, str]
 
 
 def stream(machine: SchedulerMachine, args: Args) -> Row:
-    """``window_s``, ``job_id``, ``actor_id``: bars of the calls that ended in the last seconds."""
+    """``window_s``, ``job_id``, ``actor_id``: bars of the calls that ended in the last seconds.
+
+    One that died with its process before that told when it began gets the shortest bar.
+    """
     window = min(3600.0, max(1.0, float(args.get("window_s") or WINDOW_S)))
     now = machine.turn.epoch_s
     wanted = {
@@ -72,7 +75,9 @@ def stream(machine: SchedulerMachine, args: Args) -> Row:
             bars.extend(_bars(item, lane, window * GAP_PART, now - window))
         else:
             calls += 1
-            bars.append((item.start, item.end or now, 1, item.name, lane, item.state))
+            end = item.end or now
+            start = item.start if item.start >= 0 else end - window * GAP_PART
+            bars.append((start, end, 1, item.name, lane, item.state))
     return {
         "bars": bars,
         "lanes": sorted(lanes.values()),

@@ -133,6 +133,11 @@ def test_list_sorts_where_it_asks(finished):
     assert [row["start_time_ms"] for row in rows] == starts[:5]
 
 
+def test_list_has_no_order_by_a_column_that_is_not_there(finished):
+    said = run("list", "tasks", "--sort", "-colour", "--limit", 2, code=1).stderr
+    assert said.startswith("Error: tasks have no column colour to sort by; they have task_id, ")
+
+
 @pytest.mark.parametrize(
     "resource",
     ["nodes", "workers", "jobs", "objects", "placement-groups", "runtime-envs", "cluster-events"],

@@ -1,10 +1,12 @@
 """Pieces of log files."""
 
+import os
 import random
 
 import pytest
 
 from ract.core import logs
+from ract.worker.executor.streams import NamedStream
 
 
 def mark(name, number):
@@ -37,6 +39,16 @@ class Folder:
 @pytest.fixture
 def files(tmp_path):
     return Folder(tmp_path)
+
+
+def test_a_name_of_several_lines_stands_in_one_mark(files):
+    fd = os.open(files.path / "worker-3-77.out", os.O_CREAT | os.O_WRONLY)
+    with NamedStream(fd, lambda: ("Matrix(1 0\n       0 1)", 31)) as stream:
+        print("hello", file=stream)
+    os.close(fd)
+    assert files.whole() == files.whole(task=31) == b"hello\n"
+    name = (files.path / "worker-3-77.out").read_bytes().splitlines()[0]
+    assert logs.name_of(name) == "Matrix(1 0        0 1)"
 
 
 def test_files_are_listed_with_who_writes_them(files):

@@ -21,6 +21,8 @@ from ract.util.state import (
     list_nodes,
     list_objects,
     list_placement_groups,
+    list_tasks,
+    list_workers,
     summarize_tasks,
 )
 
@@ -29,6 +31,7 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
+NODES = ("head", "left", "right")
 PAGES = ("overview", "nodes", "actors", "tasks", "memory", "groups", "jobs", "logs")
 
 
@@ -107,7 +110,7 @@ class Busy:
 def cluster():
     head = {"num_cpus": 2, "include_dashboard": True, "node_name": "head"}
     made = Cluster(initialize_head=True, head_node_args=head)
-    made.extra = [made.add_node(num_cpus=1, node_name=name) for name in ("left", "right")]
+    made.extra = [made.add_node(num_cpus=1, node_name=name) for name in NODES[1:]]
     ract.init(address=made.address)
     try:
         made.busy = Busy()
@@ -218,6 +221,20 @@ def test_tables_link_to_what_they_name(cluster, watched):
         page.wait_for_url(f"**/ract/{target}?id=*")
         page.wait_for_selector("dl dd")
         assert page.locator(".empty.error:visible").count() == 0
+
+
+def test_a_page_of_one_thing_is_headed_with_its_name_not_its_nodes(cluster, watched):
+    page = watched.page
+    [job] = list_jobs()
+    [call] = list_tasks(filters=[("name", "=", "work"), ("state", "=", "FINISHED")], limit=1)
+    for path, headings in (
+        (f"job?id={job.job_id}", {"Job", f"Job {job.entrypoint}"}),
+        (f"task?id={call.task_id}", {"Task work"}),
+        (f"node?id={call.node_id}", {f"Node {name}({call.node_id[:8]})" for name in NODES}),
+    ):
+        page.goto(address(cluster, path))
+        page.wait_for_selector("dl dd")
+        assert page.locator(".facts h2").inner_text() in headings
 
 
 # --------------------------------------------------------------------------- numbers
@@ -402,6 +419,24 @@ def test_log_is_followed_and_searched(cluster, watched):
     lines.get_by_text("the first line").wait_for()
     ract.get(counter.say.remote("a third line"))
     lines.get_by_text("a third line").wait_for()
+
+
+def test_no_other_log_is_shown_for_a_process_that_has_none(cluster, watched):
+    page = watched.page
+    counter = cluster.busy.counters[0]
+    ract.get(counter.say.remote("what an actor says"))
+    node_id = get_actor(counter._actor_id.hex()).node_id
+    [driver] = list_workers(filters=[("worker_type", "=", "DRIVER")])
+    number = int(driver.worker_id, 16)
+    page.goto(address(cluster, f"logs?node_id={node_id}&process={number}&pid={driver.pid}"))
+    nothing = f"Process {driver.pid} has left no log file on its node."
+    page.get_by_text(nothing).wait_for()
+    page.reload()
+    page.get_by_text(nothing).wait_for()
+    page.get_by_label("Filter the files").fill("no such file")
+    page.get_by_text("No file fits the filter.").wait_for()
+    page.get_by_label("Filter the files").fill(str(get_actor(counter._actor_id.hex()).pid))
+    page.locator(".lines").get_by_text("what an actor says").wait_for()
 
 
 def test_dark_is_what_the_system_says_or_the_person_chose(cluster, context, chromium):

@@ -118,6 +118,11 @@ def test_other_addresses_are_none(pages):
         assert pages(path).code == 404, path
 
 
+@pytest.mark.parametrize("name", ["actor", "job", "node", "tasks"])
+def test_page_with_what_is_no_id_is_there_to_say_so(name, pages):
+    assert pages(f"/ract/{name}?id=xyz&job_id=xyz").code == 200
+
+
 def test_pages_are_there_beside_those_of_a_dask_dashboard_too():
     async def story(scheduler, made, source, fetch):
         for path in ("/ract/overview", "/status", "/workers", "/static/js/bokeh.min.js"):

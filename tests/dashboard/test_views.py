@@ -298,6 +298,15 @@ def test_separate_calls_are_separate_bars():
     assert [bar[2] for bar in bars] == [1] * 5
 
 
+def test_a_call_that_began_nobody_knows_when_is_no_long_bar():
+    cluster = FedCluster(1)
+    cluster.wait(100)
+    worker = cluster.executor()
+    cluster.failed(worker, "f", "crashed: exit code 5", "WORKER_DIED", is_start_known=False)
+    ((start, end, *_),) = ask(cluster, "stream", window_s=60)["bars"]
+    assert cluster.time - 1 < start < end
+
+
 def test_graph_says_who_calls_whom():
     cluster = FedCluster(1)
     cluster.wait(100)

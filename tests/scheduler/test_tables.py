@@ -252,6 +252,22 @@ def test_malformed_queues_are_dropped(cluster, queue):
 # --------------------------------------------------------------------------- attempts
 
 
+@pytest.mark.parametrize(
+    ("cause", "error_type"),
+    [
+        ("crashed", "WORKER_DIED"),
+        ("out_of_memory", "OUT_OF_MEMORY"),
+        ("node_died", "NODE_DIED"),
+        ("killed", "TASK_CANCELLED"),
+    ],
+)
+def test_task_that_ran_when_its_process_ended_says_why_that_was(cluster, cause, error_type):
+    cluster.say(m.TaskEvents(50, [event(1, events.RUNNING)]))
+    cluster.say(m.ProcessExited(cluster.a, 50, m.ExitCause(cause)))
+    (row,) = tasks(cluster)["rows"]
+    assert (row["state"], row["error_type"]) == ("FAILED", error_type)
+
+
 def test_each_attempt_has_a_row_and_lost_ones_name_who_ran_them(cluster):
     where = {"executor": 50, "pid": 77, "node_id": cluster.a}
     lost = event(7, "FAILED", start=-1.0, end=8.0, error="WORKER_DIED", facts=where)

@@ -468,9 +468,13 @@ def test_what_is_cut_is_said(caplog):
     assert "100 of 150 rows" in caplog.text
     assert len(state.list_tasks(filters=many, limit=1000)) == 150
     caplog.clear()
-    state.list_tasks(filters=[("colour", "=", "red")])
+    assert state.list_tasks(filters=[("colour", "=", "red")]) == []
+    assert "tasks have no column colour" in caplog.text
     state.list_nodes(filters=[("colour", "!=", "red")])
     assert "nodes have no column colour" in caplog.text
+    caplog.clear()
+    assert state.list_tasks(filters=[("language", "=", "COBOL")]) == []
+    assert caplog.text == ""
 
 
 def test_a_cluster_that_is_not_there_is_unavailable():

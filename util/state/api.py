@@ -107,7 +107,7 @@ def rows(
 
     Raises:
         RayStateApiException: the limit is too large; nothing could be found out.
-        ValueError: a filter is malformed.
+        ValueError: a filter is malformed; there is no column to sort by.
     """
     if not 0 < limit <= MAX_LIMIT:
         raise RayStateApiException(f"limit={limit}: 1 to {MAX_LIMIT} rows can be asked for")
@@ -121,9 +121,17 @@ def rows(
     else:
         found = ask(address, table, timeout, sort=sort, **asked)
     made = Rows((kind(row) for row in found["rows"]), found["total"], found.get("note", ""))
-    unknown = [key for key, _, _ in filters or [] if made and key not in made[0]]
+    wanted = [key for key, _, _ in filters or [] if key not in kind.COLUMNS]
+    if wanted and not made and session is None:  # perhaps because no row can pass
+        found = ask(address, table, timeout, filters=[], limit=1)
+    row = next(iter(found["rows"]), None)
+    unknown = [key for key in wanted if row is not None and key not in row]
     if unknown:
         logger.warning("%s have no column %s to filter by", resource.value, ", ".join(unknown))
+    column = sort.removeprefix("-")
+    if column and row is not None and column not in row:
+        known = ", ".join(row)
+        raise ValueError(f"{resource.value} have no column {column} to sort by; they have {known}")
     return made
 
 

@@ -51,7 +51,8 @@ class NamedStream(io.TextIOWrapper):
         if not self._is_line_open and (who := self._who()) != self._named:
             self._named = who
             name, number = who
-            super().write(f"{MARK}{name}{NUMBER}{number:x}\n")
+            line = " ".join(name.splitlines())  # what an actor's __repr__ says may have several
+            super().write(f"{MARK}{line}{NUMBER}{number:x}\n")
         self._is_line_open = not text.endswith("\n")
         return super().write(text)
 
