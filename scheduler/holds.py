@@ -11,6 +11,10 @@ here of what the ids stand for, nor whether it exists yet.
 
 A process that died drops all its counts, negative ones included; a hold that arrives for it later
 is ignored by the machine, because it can have no end.
+
+A hold that was announced by way of a node that died may never come, although what it came with did:
+then its release leaves a negative count for ever. So after the loss of a node, counts that stay
+negative are dropped (`drop_negative`).
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ class HoldTable:
         self.by_process: dict[int, dict[bytes, None]] = {}
         #: id -> number of containers; no zeros. Never negative.
         self.contained: dict[bytes, int] = {}
+        #: (id, process) of all negative counts: whether they were at the last `drop_negative`.
+        self.negative: dict[tuple[bytes, int], bool] = {}
         #: Ids to look at: they were held, or should have been, and may not be any more.
         self.released: deque[bytes] = deque()
 
@@ -42,6 +48,10 @@ class HoldTable:
         """Add a difference to one count."""
         counts = self.by_id.setdefault(id_, {})
         count = counts.get(process, 0) + change
+        if count < 0:
+            self.negative.setdefault((id_, process), False)
+        elif self.negative:
+            self.negative.pop((id_, process), None)
         if count:
             counts[process] = count
             self.by_process.setdefault(process, {})[id_] = None
@@ -75,9 +85,22 @@ class HoldTable:
         for id_ in self.by_process.pop(process, {}):
             counts = self.by_id[id_]
             del counts[process]
+            self.negative.pop((id_, process), None)
             if not counts:
                 del self.by_id[id_]
                 self.touch(id_)
+
+    def drop_negative(self) -> None:
+        """Set counts to zero that were negative last time too, and ever since."""
+        for (id_, process), was_before in list(self.negative.items()):
+            if was_before:
+                self.change(id_, process, -self.by_id[id_][process])
+            else:
+                self.negative[id_, process] = True
+
+    def wait_anew(self) -> None:
+        """No count has been negative for long, since messages were late."""
+        self.negative = dict.fromkeys(self.negative, False)
 
     def touch(self, id_: bytes) -> None:
         """Look at the id at the end of the turn: it goes if it is not held."""
@@ -101,6 +124,8 @@ class HoldTable:
                 assert id_ in self.by_process[process]
         assert sum(map(len, self.by_process.values())) == sum(map(len, self.by_id.values()))
         assert all(count > 0 for count in self.contained.values())
+        below = {(i, p) for i, counts in self.by_id.items() for p, n in counts.items() if n < 0}
+        assert below == set(self.negative)
 
     def _unindex(self, process: int, id_: bytes) -> None:
         ids = self.by_process.get(process)

@@ -41,7 +41,7 @@ from ract.scheduler.durable import CLUSTER_ID_BYTES, SEED_BITS, Durable, Record
 
 logger = logging.getLogger("ract.scheduler")
 
-FORMAT = 3
+FORMAT = 4
 """Changes with the layout of the file, or the meaning of its rows."""
 
 SNAPSHOT_BYTES_MIN = 32 * 2**20

@@ -83,6 +83,8 @@ class SchedulerMachine:
         self.reports = Reports(self.nodes, self.processes)
         self.holds = HoldTable()
         self.handed = Handed()
+        #: When holds are looked for that were lost with a node; None until they may be.
+        self._lost_holds_at: float | None = None
         self.leases = Leases(self.turn, self.nodes, self.processes, self.placement, self.reports)
         self.actors = Actors(
             self.turn, self.processes, self.placement, self.holds, self.leases, self.reports
@@ -158,6 +160,7 @@ class SchedulerMachine:
         deadlines = (
             None if is_patient else self.objects.next_deadline(),
             None if is_patient else self.actors.next_deadline(),
+            None if is_patient or not self.holds.negative else self._lost_holds_at,
             self.leases.recalls.next_at,
             self.ageing.next_deadline(),
             self.drains.next_deadline(),
@@ -198,6 +201,9 @@ class SchedulerMachine:
         if not self.turn.is_patient:
             self.objects.tick()
             self.actors.tick()
+            if self._lost_holds_at is not None and self._lost_holds_at <= self.turn.now:
+                self.holds.drop_negative()
+                self._look_for_lost_holds()
         self.turn.retry = True  # a recall may be due
 
     def _restarted(self, event: Restarted) -> None:
@@ -208,6 +214,10 @@ class SchedulerMachine:
         self.turn.is_patient = False
         self.objects.postpone()
         self.actors.postpone()
+        self.holds.wait_anew()
+
+    def _look_for_lost_holds(self) -> None:
+        self._lost_holds_at = self.turn.now + self.turn.settings.lost_hold_s
 
     def _served(self, event: DashboardServed) -> None:
         self.dashboard_address = event.address
@@ -267,6 +277,8 @@ class SchedulerMachine:
         self.objects.node_lost(event.node_id)
         self.drains.node_lost(event.node_id)
         self.metrics.node_lost(event.node_id)
+        if self._lost_holds_at is None:
+            self._look_for_lost_holds()
         self.nodes.announce()
 
     def _node_leaving(self, event: m.NodeLeaving) -> None:

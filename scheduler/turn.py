@@ -83,6 +83,7 @@ class Settings:
     process_block: int = 4096  #: process numbers given to a node at a time
     unknown_timeout_s: float = 2.0  #: how long a publish may be overtaken by who asks for it
     untold_timeout_s: float = 60.0  #: the same where a living node is to tell of it
+    lost_hold_s: float = 15.0  #: what a living node has said of holds arrives in less
     pack_below: float = 0.5  #: a node that is used less than this takes work as if it were idle
     lease_quantum_s: float = 0.1  #: a lease is not recalled before it was of some use
     starve_s: float = 2.0  #: who waits longer while others are served claims a node

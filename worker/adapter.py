@@ -185,10 +185,11 @@ class RactWorkerPlugin(WorkerPlugin):
         name, own = folder_name(self.node_id), [self._session.dir]
         self._folders = Folders(own if away else places or own, name)
         self._undo.callback(self._folders.close)
+        if places:
+            note_places(self._session.dir, places, name)
         self._urls = Urls(away, name) if away else None
         if self._urls is not None:
             self._undo.callback(self._remove_all_spilled)
-            note_places(self._session.dir, away, name)
             await asyncio.to_thread(self._urls.probe)
 
     async def teardown(self, worker: Worker) -> None:

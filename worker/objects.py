@@ -136,25 +136,31 @@ class Objects:
         if self._config.spills and error.is_final and isinstance(wanted, m.SegmentWanted):
             self._grant_on_disk(process, wanted)
             return
+        if until is None:
+            self._disk_error = ""  # of an attempt before: by now there may be room on the disk
         if not self._disk_error:
             self._spill(wanted.size)
         is_spilling = self.store.spilling_bytes > 0
         until = self.now + (SPILL_S if is_spilling else ROOM_S) if until is None else until
         if until > self.now and not error.is_final and not (self._disk_error and not is_spilling):
             self._roomless.append((until, process, wanted))
-        elif isinstance(wanted, m.SegmentWanted):
-            name = "OutOfDiskError" if self._disk_error else "ObjectStoreFullError"
-            why = (
-                f"{error}; spilling failed: {self._disk_error}" if self._disk_error else str(error)
-            )
-            self._command(
-                ev.ToProcess(process, m.SegmentRefused(process, wanted.request, name, why))
-            )
-            self._disk_error = ""  # who asks next may be luckier
         elif isinstance(wanted, _Away):
             self._restore_to(wanted, on_disk=True)
         else:
-            self._refuse(wanted.object_id, b"full:", str(error))
+            self._refuse_room(process, wanted, error)
+
+    def _refuse_room(
+        self, process: int, wanted: m.SegmentWanted | m.ObjectLocated, error: StoreFull
+    ) -> None:
+        name, why = "ObjectStoreFullError", str(error)
+        if self._disk_error:
+            name, why = "OutOfDiskError", f"{error}; spilling failed: {self._disk_error}"
+        if isinstance(wanted, m.SegmentWanted):
+            refused = m.SegmentRefused(process, wanted.request, name, why)
+            self._command(ev.ToProcess(process, refused))
+        else:
+            self._refuse(wanted.object_id, b"full:", why)
+        self._disk_error = ""  # who asks next may be luckier
 
     def _grant_on_disk(self, process: int, wanted: m.SegmentWanted) -> None:
         segment = self.store.allocate_on_disk(process, wanted.size)

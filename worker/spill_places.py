@@ -116,11 +116,15 @@ def note_places(session_dir: str, places: Sequence[str], name: str) -> None:
 
 
 def remove_left(session_dir: str) -> None:
-    """Remove what a killed node has left behind URLs, as far as that is possible."""
+    """Remove what a killed node has left where it was told to spill, as far as that is possible.
+
+    No link leads to what it was just copying to a folder.
+    """
     try:
         name, *places = json.loads(Path(session_dir, NOTE).read_text())
-        Urls(places, name).close()
-    except (OSError, ValueError):  # it had no URLs, or they cannot be reached any more
+        kind = Urls if is_url(places[0]) else Folders
+        kind(places, name).close()
+    except (OSError, ValueError):  # it was told nothing, or they cannot be reached any more
         pass
 
 

@@ -134,16 +134,17 @@ def test_spilled_object_is_read_on_another_node(start, tmp_path, prefix):
         ract.shutdown()
 
 
-def test_a_node_that_is_killed_leaves_nothing_behind_its_url(start, tmp_path):
+@pytest.mark.parametrize("prefix", ["", "local://"])
+def test_a_node_that_is_killed_leaves_nothing_where_it_spilled(start, tmp_path, prefix):
     with Cluster(True, head_node_args={"num_cpus": 0}) as cluster:
-        url = f"local://{tmp_path}"
         node = cluster.add_node(
-            num_cpus=1, object_store_memory=STORE, object_spilling_directory=url
+            num_cpus=1, object_store_memory=STORE, object_spilling_directory=f"{prefix}{tmp_path}"
         )
         cluster.connect()
         refs = [ract.remote(array).remote(i) for i in range(12)]
         ract.wait(refs, num_returns=12, fetch_local=False)
         wait_for_condition(lambda: on_disk(tmp_path))
+        (next(tmp_path.iterdir()) / "half").touch()  # as if it was just copying
         cluster.remove_node(node, allow_graceful=False)
         wait_for_condition(lambda: list(tmp_path.iterdir()) == [])
         ract.shutdown()

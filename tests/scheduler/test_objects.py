@@ -5,6 +5,7 @@ from simulation.cluster import Cluster
 
 from ract.core import messages as m
 from ract.core.ids import COUNTER_BITS
+from ract.scheduler.turn import AllBack, Restarted
 
 
 @pytest.fixture
@@ -75,6 +76,52 @@ def test_release_that_overtakes_its_hold_does_no_harm(cluster):
     assert known(cluster) == {cluster.x}, "a negative count waits for its hold"
     cluster.say(m.HoldsChanged(1, [m.Hold(cluster.x, 2, 1)]))
     assert known(cluster) == set()
+
+
+def test_count_that_stays_negative_after_the_loss_of_a_node_is_dropped(cluster):
+    lost_hold_s = cluster.machine.turn.settings.lost_hold_s
+    cluster.lose(cluster.node("c"))  # with the hold of a result whose reply had arrived
+    store(cluster, cluster.a, cluster.x)  # it was made again
+    cluster.say(m.HoldsChanged(1, [m.Hold(cluster.x, 1, -2)]))
+    cluster.wait(lost_hold_s)
+    assert known(cluster) == {cluster.x}, "the hold may be on its way"
+    cluster.wait(lost_hold_s)
+    assert known(cluster) == set()
+    assert cluster.told(m.FreeObject)
+    assert cluster.machine.next_deadline() is None
+
+
+def test_count_that_was_negative_for_a_while_counts_on(cluster):
+    lost_hold_s = cluster.machine.turn.settings.lost_hold_s
+    cluster.lose(cluster.node("c"))
+    publish(cluster, cluster.x)
+    drop(cluster, cluster.x, process=2)
+    cluster.wait(lost_hold_s)
+    cluster.say(m.HoldsChanged(1, [m.Hold(cluster.x, 2, 2)]))
+    cluster.wait(3 * lost_hold_s)
+    assert cluster.machine.holds.by_id[cluster.x] == {1: 1, 2: 1}
+
+
+def test_without_the_loss_of_a_node_a_negative_count_waits_for_its_hold(cluster):
+    publish(cluster, cluster.x)
+    drop(cluster, cluster.x, process=2)
+    cluster.wait(1000)
+    assert cluster.machine.holds.by_id[cluster.x] == {1: 1, 2: -1}
+
+
+def test_negative_count_waits_anew_when_messages_were_late(cluster):
+    lost_hold_s = cluster.machine.turn.settings.lost_hold_s
+    cluster.lose(cluster.node("c"))
+    publish(cluster, cluster.x)
+    drop(cluster, cluster.x, process=2)
+    cluster.wait(lost_hold_s)
+    cluster.say(Restarted(0.0))
+    cluster.wait(1000)
+    cluster.say(AllBack())
+    cluster.wait(lost_hold_s / 2)
+    assert cluster.machine.holds.by_id[cluster.x] == {1: 1, 2: -1}
+    cluster.wait(2 * lost_hold_s)
+    assert cluster.machine.holds.by_id[cluster.x] == {1: 1}
 
 
 def test_holds_of_unknown_ids_are_kept_for_their_publication(cluster):

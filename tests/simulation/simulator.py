@@ -404,6 +404,8 @@ class World:
         for process in self._living("driver"):
             # What a node said before it crashed may have been lost, and a count stay negative.
             assert self.crashes or not process.leaving, f"{process.number}: {process.leaving}"
+        assert not self.machine.holds.negative, "dropped after a while"
+        for process in self._living("driver"):
             process.die(0)
         self.run()
         self._assert_released()

@@ -151,6 +151,13 @@ def sealed(node, process, request, object_id):
     return granted.segment
 
 
+def spills_of_sealing(node, process, request):
+    """Write an object as `sealed`; returns the segments that are to be spilled early."""
+    granted, object_id = node.answers[request], bytes([request]) * 28
+    message = m.ObjectSealed(process, object_id, granted.segment, 0, granted.size, [], [])
+    return spills(node.do(ev.FromProcess(process, message)))
+
+
 def spills(commands):
     return [command.segment for command in commands if isinstance(command, ev.Spill)]
 
@@ -216,6 +223,30 @@ def test_full_disk_is_an_error_and_the_object_stays():
         second,
         third,
     }
+
+
+def test_what_found_the_disk_full_before_is_tried_again_for_who_asks_next():
+    node = Node(spills=True)
+    filled(node)
+    want(node, 1, 4, 16 * MIB)
+    (early,) = spills_of_sealing(node, 1, 4)
+    node.do(ev.SpillFailed(early, "the disk is full"))
+    assert spills(want(node, 2, 9, 16 * MIB))  # it may have room by now
+    assert 9 not in node.answers
+
+
+def test_a_fetch_that_found_the_disk_full_says_so_and_the_next_one_is_tried():
+    node = Node(spills=True)
+    filled(node)
+    for wanted in (b"v" * 28, b"w" * 28):
+        node.do(ev.FromProcess(1, m.ObjectWanted(1, wanted)))
+        located = m.ObjectLocated(wanted, None, [THERE], ["tls://t:1"], 32 * MIB, False)
+        tried = spills(node.do(located))
+        assert tried
+        for segment in tried:
+            told = node.do(ev.SpillFailed(segment, "the disk is full"))
+        (refused,) = [each.message for each in told if isinstance(each, ev.ToProcess)]
+        assert b"the disk is full" in refused.blob.head
 
 
 def test_what_is_larger_than_the_store_is_written_to_disk():

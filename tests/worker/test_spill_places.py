@@ -109,3 +109,14 @@ def test_what_a_killed_node_left_is_found_by_its_note(tmp_path):
     assert len(list((tmp_path / "there").rglob("1"))) == 1
     spill_places.remove_left(str(session))
     assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_of_a_killed_node_goes_what_it_was_just_copying_to_a_folder(tmp_path):
+    session = tmp_path / "session"
+    session.mkdir()
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "7").write_bytes(b"half")
+    spill_places.note_places(str(session), [f"file://{tmp_path}"], "here")
+    spill_places.remove_left(str(session))
+    assert not folder.exists()
