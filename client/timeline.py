@@ -1,7 +1,8 @@
 """When which task ran where, as a Chrome trace: ``chrome://tracing`` and Perfetto open it.
 
 One *process* of the trace is a node, one *thread* an executor. Spans are complete events ("X") with
-times in microseconds since the epoch.
+times in microseconds since the epoch. Those of one thread must nest: Perfetto leaves others out. So
+an executor that runs several calls at a time has further threads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ from ract.client import ambient
 from ract.core.ids import task_id_bytes
 
 FAILED_COLOUR = "terrible"
+
+ROWS_MAX = 100
+"""Of one executor; what still overlaps then is in the last one."""
+
+FURTHER_ROWS_FROM = 2**30
+"""Numbers of further threads: those of executors are smaller."""
+
+SLACK_US = 1.0
+"""So much may spans overlap that follow each other: what is left of such times in a float."""
 
 
 def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
@@ -41,6 +51,44 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
 
 def trace(spans: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Events of a trace, from what the request ``task_spans`` answers."""
+    found = []
+    names: dict[tuple[int, int], str] = {}
+    for event in _events(spans):
+        if event["ph"] == "X":
+            found.append(event)
+            continue
+        if event["name"] == "thread_name":
+            names[event["pid"], event["tid"]] = event["args"]["name"]
+        yield event
+    found.sort(key=lambda event: (event["ts"], -event["dur"]))
+    rows: dict[tuple[int, int], list[list[float]]] = {}
+    further: dict[tuple[int, int, int], int] = {}
+    for event in found:
+        place = event["pid"], event["tid"]
+        number = _row(rows.setdefault(place, []), event["ts"], event["ts"] + event["dur"])
+        if number:
+            if (*place, number) not in further:
+                further[*place, number] = FURTHER_ROWS_FROM + len(further)
+                text = f"{names[place]}, row {number + 1}"
+                yield _named("thread_name", event["pid"], further[*place, number], text)
+            event["tid"] = further[*place, number]
+        yield event
+
+
+def _row(rows: list[list[float]], start: float, end: float) -> int:
+    """The first row with room for a span; ``rows``: ends of what is open, the innermost last."""
+    for i, ends in enumerate(rows):
+        while ends and ends[-1] <= start + SLACK_US:
+            ends.pop()
+        if not ends or end <= ends[-1] + SLACK_US or i + 1 == ROWS_MAX:
+            ends.append(end)
+            return i
+    rows.append([end])
+    return len(rows) - 1
+
+
+def _events(spans: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same with all spans of an executor in its one thread."""
     places = _Places(spans["hosts"])
     for name, kind, node_id, pid, executor, actor_id, job_id, numbers, times in spans["runs"]:
         yield from places.named(node_id, executor, pid)

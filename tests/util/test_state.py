@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import time
+from array import array
 
 import pytest
 
 import ract
+from ract.client.timeline import trace
 from ract.testing import wait_for_condition
 from ract.util import placement_group, profiling, remove_placement_group, state
 from ract.util.state.common import GetApiOptions, ListApiOptions, StateResource, SummaryApiOptions
@@ -530,6 +532,18 @@ def test_the_timeline_is_a_chrome_trace(tmp_path):
     assert round(span["ts"] / 1000) == row.start_time_ms
     assert span["dur"] >= 0
     assert len(ract.timeline()) >= len(events)
+
+
+def test_spans_of_a_row_of_the_timeline_follow_each_other_or_nest():
+    times = array("d", [1, 4, 2, 5, 2, 3, 6, 7]).tobytes()
+    numbers = array("Q", range(4)).tobytes()
+    node, actor = b"n" * 28, b"a" * 16
+    run = ["f", "ACTOR_TASK", node, 77, 3, actor, b"job0", numbers, times]
+    events = list(trace({"hosts": {}, "runs": [run], "tasks": [], "marked": []}))
+    rows = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    spans = [(e["ts"] / 1e6, e["dur"] / 1e6, rows[e["tid"]]) for e in events if e["ph"] == "X"]
+    one, two = "worker (pid 77)", "worker (pid 77), row 2"
+    assert spans == [(1, 3, one), (2, 3, two), (2, 1, one), (6, 1, one)]
 
 
 def test_processes_have_the_ids_that_they_know_themselves():
