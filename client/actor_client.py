@@ -297,6 +297,7 @@ class ActorClient:
                     if call in waiting:
                         waiting.remove(call)
                 error = errors.TaskCancelledError(task_id=call.refs_task_id())
+                self.runtime.story.cancelled(call)
                 self.runtime.fail_soon(call, error)
                 self._drain()
                 return

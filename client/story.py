@@ -74,30 +74,36 @@ class Story:
 
     def lost(self, call: Call, executor: int, cause: ExitCause) -> None:
         """An attempt at a call ended with its process."""
-        if (call.extra or {}).get("events") is False:
-            return
-        facts = facts_of(call)
-        facts.update(executor=executor, pid=cause.pid, node_id=cause.node_id)
+        facts = {"executor": executor, "pid": cause.pid, "node_id": cause.node_id}
         text = text_of(cause)
         if cause.stderr_tail:
             text += f"\n{cause.stderr_tail}"
+        task_type = events.ACTOR_TASK if call.actor_id else events.NORMAL_TASK
+        self._failed(call, error_type_of(cause, task_type), text, cause.at or time.time(), facts)
+
+    def cancelled(self, call: Call) -> None:
+        """A call was cancelled before anybody had begun it."""
+        self._failed(call, "TASK_CANCELLED", "cancelled before it began", time.time(), {})
+
+    def _failed(self, call: Call, kind: str, text: str, at: float, facts: dict[str, Any]) -> None:
+        if (call.extra or {}).get("events") is False:
+            return
         actor_id = call.actor_id or b""
-        task_type = events.ACTOR_TASK if actor_id else events.NORMAL_TASK
         self._lost.append(
             [
                 ids.task_id_bytes(call.number, self._runtime.job_id, actor_id),
                 attempt_of(call),
                 call.name,
                 call.name,
-                task_type,
+                events.ACTOR_TASK if actor_id else events.NORMAL_TASK,
                 events.FAILED,
                 -1.0,
-                cause.at or time.time(),
+                at,
                 call.parent,
                 actor_id,
-                error_type_of(cause, task_type),
+                kind,
                 text,
-                facts,
+                {**facts_of(call), **facts},
             ]
         )
         self._runtime.reactor.wake()

@@ -122,6 +122,7 @@ class TaskPool:
                 self._delayed = [each for each in self._delayed if each[1] is not call]
                 if call in self._machine.queue:
                     self._machine.queue.remove(call)
+                self.runtime.story.cancelled(call)
                 self.runtime.fail_soon(call, TaskCancelledError(task_id=call.refs_task_id()))
                 return
         self.runtime.cancelling.ask_executor(call, channel.executor, force, recursive)

@@ -28,6 +28,9 @@ from ract.util.state.common import DEFAULT_LIMIT, MAX_LIMIT, Rows, StateResource
 
 RULE = "-" * 30
 RESOURCES = [each.value.replace("_", "-") for each in StateResource]
+WORDS = {"token_normalize_func": lambda word: word.replace("_", "-")}
+"""Names of tables may be written as the state API has them."""
+
 SESSION_COLUMNS = ("name", "state", "started", "ended", "size", "path")
 
 
@@ -50,7 +53,7 @@ def parse_filter(text: str) -> tuple[str, str, str]:
     return key.strip(), sign, value.strip()
 
 
-@click.command("list")
+@click.command("list", context_settings=WORDS)
 @click.argument("resource", type=click.Choice([*RESOURCES, "sessions"]))
 @format_option()
 @click.option("-f", "--filter", "filters", multiple=True, help="key=value or key!=value; all hold.")
@@ -147,7 +150,7 @@ def _when(at: float) -> str:
 # --------------------------------------------------------------------------- get
 
 
-@click.command("get")
+@click.command("get", context_settings=WORDS)
 @click.argument("resource", type=click.Choice(RESOURCES))
 @click.argument("id")
 @format_option("yaml")

@@ -140,7 +140,7 @@ def test_list_has_no_order_by_a_column_that_is_not_there(finished):
 
 @pytest.mark.parametrize(
     "resource",
-    ["nodes", "workers", "jobs", "objects", "placement-groups", "runtime-envs", "cluster-events"],
+    ["nodes", "workers", "jobs", "objects", "placement-groups", "runtime_envs", "cluster_events"],
 )
 def test_every_table_can_be_listed(actor, resource):
     listed = ["list", resource, "--format", "json", "--limit", 1000]

@@ -253,6 +253,29 @@ def test_tasks_know_their_parents_and_errors_their_tracebacks():
     assert (made.name, made.state) == ("Parent.__init__", "FINISHED")
 
 
+def test_what_is_cancelled_before_it_begins_is_listed():
+    late = ract.remote(num_cpus=0, resources={"nowhere": 1})(lambda: None).options(name="late")
+    refs = [late.remote() for _ in range(3)]
+    for ref in refs:
+        ract.cancel(ref)
+        with pytest.raises(ract.exceptions.TaskCancelledError):
+            ract.get(ref)
+    wait_for_condition(lambda: [*map(state_of, refs)] == ["FAILED"] * 3)
+    row = state.get_task(refs[0])
+    assert (row.name, row.error_type) == ("late", "TASK_CANCELLED")
+
+
+def test_constructors_of_restarted_actors_are_attempts():
+    actor = Listed.options(max_restarts=1).remote()
+    ract.get(actor.ping.remote())
+    wanted = [("type", "=", "ACTOR_CREATION_TASK"), ("actor_id", "=", actor._actor_id.hex())]
+    wait_for_condition(lambda: len(state.list_tasks(filters=wanted)) == 1)
+    os.kill(state.get_actor(actor._actor_id.hex()).pid, signal.SIGKILL)
+    wait_for_condition(lambda: len(state.list_tasks(filters=wanted)) == 2, timeout=30)
+    rows = state.list_tasks(filters=wanted)
+    assert {(row.attempt_number, row.state) for row in rows} == {(0, "FINISHED"), (1, "FINISHED")}
+
+
 def test_tasks_in_a_placement_group_name_it():
     group = placement_group([{"CPU": 1}])
     assert group.wait(30)

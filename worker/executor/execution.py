@@ -292,7 +292,7 @@ class Execution:
         self._events.append(
             [
                 ids.creation_task_id(self.actor_id),
-                0,
+                max(0, context.process.actor_incarnation - 1),
                 name,
                 name,
                 events.ACTOR_CREATION_TASK,
