@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 import ract
+from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ract.util.state.api import list_tasks
 from ract.util.state.common import MAX_LIMIT
@@ -112,10 +113,10 @@ class WorkerKillerActor(ResourceKiller):
     def victims(self) -> list[tuple[Any, Any, int]]:
         """Where something runs that is not the killer's own."""
         me = ract.get_runtime_context().get_actor_id()
-        running = list_tasks(filters=[("state", "=", "RUNNING")], detail=True, limit=MAX_LIMIT)
         return [
             ((row.task_id, row.worker_pid, row.node_id), row, row.worker_pid)
-            for row in running
+            for state in (RUNNING, IN_GET, IN_WAIT)
+            for row in list_tasks(filters=[("state", "=", state)], detail=True, limit=MAX_LIMIT)
             if row.worker_pid and row.actor_id != me
         ]
 
