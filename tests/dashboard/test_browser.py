@@ -396,9 +396,12 @@ def test_killed_actor_is_seen_dead_and_why_without_loading_anew(cluster, watched
     death.wait_for()
     assert death.locator("strong").inner_text() == "killed"
     assert get_actor(ident).state == "DEAD"
-    story = rows(page, "Story").locator("td[data-key=state]").all_inner_texts()
-    assert story[0] == "dead"
-    assert "restarting" in story
+
+    def story():
+        return rows(page, "Story").locator("td[data-key=state]").all_inner_texts()
+
+    wait_for(page, lambda: story()[0] == "dead", story)  # it is asked for by itself
+    assert "restarting" in story()
 
 
 def test_log_is_followed_and_searched(cluster, watched):
