@@ -113,13 +113,11 @@ class Inbox:
             else:
                 place = (runtime.node_id, message.path, message.offset, message.size)
                 value, state = (*place, message.is_error), STORED
-            if ref._state == STORED:
-                ref._value = value
-                ref._state = state
-            else:
-                # Already in the directory: no need to publish what came from there.
-                ref._value = value
-                ref._state = state
+            was_stored = ref._state == STORED
+            # What came from the directory need not be published.
+            ref._value = value
+            ref._state = state
+            if not was_stored:
                 ref._call = None
                 if ref._waiters is not None:
                     refs.notify(ref)

@@ -1,12 +1,13 @@
-"""What a process tells of its calls, for people: those that wait, and attempts that were lost.
+"""What a process tells of its calls, for people: those that wait, and ends that only it knows.
 
 Theory of operation
 -------------------
-Executors report what they run; only who made a call knows that it waits, or that the process which
-ran it died. Nothing is done when a call is made: numbers of calls grow, so that a *mark* (a number,
-and the time at which it was next) says how old those before it are. Once a second, while there are
-calls at all, those that are older than a second are told of, the oldest first and at most
-`TOLD_MAX`; the rest is counted. What was told before is not told again while it stays the same.
+Executors report what they run; only who made a call knows that it waits, that the process which
+ran it died, or that it was cancelled before any began it. Nothing is done when a call is made:
+numbers of calls grow, so that a *mark* (a number, and the time at which it was next) says how old
+those before it are. Once a second, while there are calls at all, those that are older than a second
+are told of, the oldest first and at most `TOLD_MAX`; the rest is counted. What was told before is
+not told again while it stays the same.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ class Story:
         self._told: list[Any] = []
         self._left_out = 0
         self._told_at = 0.0
-        self._lost: deque[events.Event] = deque()
+        self._ended: deque[events.Event] = deque()
 
     def tick(self, now: float) -> float | None:
         """Tell what there is to tell (``now``: monotonic); returns when to look again (seconds)."""
         if now - self._marked_at >= MARK_S:
             self._marked_at = now
             self._marks.append((self._runtime.next_number(), time.time()))
-        if self._lost:
-            lost = [self._lost.popleft() for _ in range(len(self._lost))]
-            self._runtime.tell(TaskEvents(self._runtime.process, lost))
+        if self._ended:
+            ended = [self._ended.popleft() for _ in range(len(self._ended))]
+            self._runtime.tell(TaskEvents(self._runtime.process, ended))
         if now - self._told_at >= PERIOD_S:
             self._told_at = now
             self._tell_waiting()
@@ -89,7 +90,7 @@ class Story:
         if (call.extra or {}).get("events") is False:
             return
         actor_id = call.actor_id or b""
-        self._lost.append(
+        self._ended.append(
             [
                 ids.task_id_bytes(call.number, self._runtime.job_id, actor_id),
                 attempt_of(call),

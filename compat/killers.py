@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from ract.util.state.common import MAX_LIMIT
 NAME = "ResourceKiller"
 
 
-class ResourceKiller:
+class ResourceKiller(ABC):
     """Kills something now and then, from `run` to `stop_run`.
 
     Args:
@@ -52,12 +53,13 @@ class ResourceKiller:
         self._is_over = asyncio.Event()
         self.killed: set[Any] = set()
 
+    @abstractmethod
     def victims(self) -> list[tuple[Any, Any, int]]:
         """(name, row, pid) of all that may be killed now."""
-        raise NotImplementedError
 
-    async def ready(self) -> None:
-        """It is there."""
+    async def ready(self) -> bool:
+        """True: it is there."""
+        return True
 
     async def run(self) -> None:
         """Kill until all are killed that may be, or until `stop_run`."""

@@ -170,13 +170,12 @@ class Directory:
             self.turn.send(node_id, FreeObject(event.object_id))
             return
         entry = self._entry(event.object_id)
-        if not event.is_copy:
-            entry.told = node_id
-            if entry.seen_on == node_id:
-                entry.owed = 0
         if event.is_copy:
             self._step(entry, "valued")  # it may be the last one, made before its source died
         else:
+            entry.told = node_id
+            if entry.seen_on == node_id:
+                entry.owed = 0
             self._value(entry, event.contains, event.is_error)
         is_other = bool(entry.nodes) and entry.size != event.size  # a second run made another value
         if entry.state != READY or (is_other and node_id not in entry.nodes):

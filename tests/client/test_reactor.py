@@ -15,7 +15,8 @@ class Work:
         self.is_busy = False
         self.at_tick = lambda count: None
         self.count = 0
-        self.ticked = threading.Semaphore(0)
+        self.ticked, self.slept = threading.Semaphore(0), threading.Semaphore(0)
+        self._looks, self.reactor._finds_work = self.reactor._finds_work, self.finds_work
 
     def tick(self):
         self.count += 1
@@ -27,20 +28,15 @@ class Work:
         for _ in range(n):
             assert self.ticked.acquire(timeout=30)
 
+    def finds_work(self):
+        found = self._looks()
+        if not found:
+            self.slept.release()
+        return found
+
     def await_sleep(self):
         """Return once it has looked for the last time and found nothing."""
-        done = threading.Event()
-        looked = self.reactor._finds_work
-
-        def finds_work():
-            found = looked()
-            if not found:
-                done.set()
-            return found
-
-        self.reactor._finds_work = finds_work
-        assert done.wait(30)
-        self.reactor._finds_work = looked
+        assert self.slept.acquire(timeout=30)
 
 
 @pytest.fixture

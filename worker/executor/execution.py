@@ -260,12 +260,17 @@ class Execution:
         is_noted = self.notes_calls if extra is None else extra.get("events", self.notes_calls)
         if not is_noted:
             return
-        if self.runtime.reactor.is_dormant:  # its tick sends what is noted
-            self.runtime.reactor.wake()
         is_plain = error is None and not is_cancelled and not running.reported
         if is_plain and (extra is None or _is_ordinary(extra)):
             self._note_run(running)
-            return
+        else:
+            self._note_end(running, error, is_cancelled)
+        if self.runtime.reactor.is_dormant:  # its tick sends what is noted
+            self.runtime.reactor.wake()
+
+    def _note_end(
+        self, running: context.Running, error: BaseException | None, is_cancelled: bool
+    ) -> None:
         state, error_type, message = events.FINISHED, "", ""
         if is_cancelled:
             state, error_type = events.FAILED, "TASK_CANCELLED"
