@@ -21,8 +21,8 @@ from ract.core.version import __version__
 if TYPE_CHECKING:
     import cloudpickle
 
-    from ract.client.actor_class import method
-    from ract.client.api import (
+    from ract.client.api.actor_class import method
+    from ract.client.api.functions import (
         AUTO_INIT_APIS,
         LOCAL_MODE,
         NON_AUTO_INIT_APIS,
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
         remote,
         wait,
     )
-    from ract.client.bootstrap import RactContext, init, is_initialized, shutdown
-    from ract.client.logging_config import LoggingConfig
-    from ract.client.refs import ObjectRef
-    from ract.client.runtime_context import get_gpu_ids, get_runtime_context
-    from ract.client.streams import DynamicObjectRefGenerator, ObjectRefGenerator
-    from ract.client.timeline import timeline
+    from ract.client.api.runtime_context import get_gpu_ids, get_runtime_context
+    from ract.client.api.timeline import timeline
+    from ract.client.calls.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+    from ract.client.objects.refs import ObjectRef
+    from ract.client.people.logging_config import LoggingConfig
+    from ract.client.start.bootstrap import RactContext, init, is_initialized, shutdown
     from ract.core.ids import (
         ActorClassID,
         ActorID,
@@ -120,8 +120,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "ract.client.actor_class": ("method",),
-    "ract.client.api": (
+    "ract.client.api.actor_class": ("method",),
+    "ract.client.api.functions": (
         "AUTO_INIT_APIS",
         "LOCAL_MODE",
         "NON_AUTO_INIT_APIS",
@@ -142,12 +142,12 @@ _HOME = {
         "remote",
         "wait",
     ),
-    "ract.client.bootstrap": ("RactContext", "init", "is_initialized", "shutdown"),
-    "ract.client.logging_config": ("LoggingConfig",),
-    "ract.client.refs": ("ObjectRef",),
-    "ract.client.runtime_context": ("get_gpu_ids", "get_runtime_context"),
-    "ract.client.timeline": ("timeline",),
-    "ract.client.streams": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
+    "ract.client.start.bootstrap": ("RactContext", "init", "is_initialized", "shutdown"),
+    "ract.client.people.logging_config": ("LoggingConfig",),
+    "ract.client.objects.refs": ("ObjectRef",),
+    "ract.client.api.runtime_context": ("get_gpu_ids", "get_runtime_context"),
+    "ract.client.api.timeline": ("timeline",),
+    "ract.client.calls.streams": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
     "ract.core.ids": (
         "ActorClassID",
         "ActorID",
@@ -164,17 +164,12 @@ _HOME = {
 _ALIASES = {"ObjectID": "ObjectRef", "RayContext": "RactContext"}
 _SUBMODULES = (
     "actor",
-    "cluster_utils",
     "dag",
     "dashboard",
     "exceptions",
     "experimental",
-    "job_config",
-    "remote_function",
-    "runtime_context",
     "testing",
     "util",
-    "widgets",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -1,8 +1,8 @@
 """Actor classes and handles, and leaving an actor from inside."""
 
-from ract.client.actor_class import ActorClass, method
-from ract.client.handles import ActorHandle, ActorMethod
-from ract.client.runtime_context import exit_actor
+from ract.client.actors.handles import ActorHandle, ActorMethod
+from ract.client.api.actor_class import ActorClass, method
+from ract.client.api.runtime_context import exit_actor
 from ract.core.errors import ActorClassInheritanceException
 
 ActorProxy = ActorHandle

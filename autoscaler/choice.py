@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ract.core.resources import fits, to_units
-from ract.scheduler.ask import labels_match
+from ract.scheduler.placement.ask import labels_match
 
 Ask = tuple[Mapping[str, int], list[dict[str, str]], int]
 """(quantities, label selectors of which one must match, how many)."""
@@ -105,7 +105,7 @@ def to_add(
     """The nodes to add.
 
     Args:
-        view: As `ract.scheduler.scaling.Scaling.view` gives it.
+        view: As `ract.scheduler.capacity.scaling.Scaling.view` gives it.
         types: In the order in which they are tried.
         counts: How many nodes of each type there are.
         most: So many there may be of all types.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ract.autoscaler.choice import NodeType, to_add
-from ract.client.tool import ask_node
+from ract.client.start.tool import ask_node
 from ract.util.local_cluster import Cluster, Node
 
 logger = logging.getLogger(__name__)

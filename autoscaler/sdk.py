@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ract.client import ambient
+from ract.client.api import auto_init
 from ract.core.options import check_label_selector
 from ract.core.resources import to_units
 
@@ -47,4 +47,4 @@ def request_resources(
     for selector in selectors:
         check_label_selector("bundle_label_selectors", selector)
     labels: list[dict[str, str]] = [{} for _ in range(num_cpus or 0)] + selectors
-    ambient.runtime().link.request("request_resources", bundles=wanted, selectors=labels)
+    auto_init.runtime().link.request("request_resources", bundles=wanted, selectors=labels)

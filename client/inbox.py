@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.client import faults, refs
-from ract.client.refs import ERROR, INLINE, STORED
+from ract.client.objects import faults, refs
+from ract.client.objects.refs import ERROR, INLINE, STORED
 from ract.core import errors, messages
 from ract.core.messages import CancelAsked, LeaseReleased, ObjectWanted
 

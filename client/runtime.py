@@ -3,7 +3,7 @@
 There is one per process (driver or executor), installed by `install`; everything else takes it as
 an argument. It owns the reactor, the link to the node, the channels to executors, one `TaskPool`
 per shape, one `ActorClient` per actor, the table of refs that the cluster knows about
-(`ract.client.ref_table`), and how lost objects are made again (`ract.client.lineage`).
+(`ract.client.objects.held`), and how lost objects are made again (`ract.client.calls.lineage`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ract.client import connections, context, faults, metrics, refs, sites
-from ract.client.actor_client import ActorClient
-from ract.client.arguments import INLINE_BYTES_MAX
-from ract.client.cancelling import Cancelling
-from ract.client.channel import Call, Channel
-from ract.client.groups import GroupClient
+from ract.client.actors.client import ActorClient
+from ract.client.calls import channels
+from ract.client.calls.arguments import INLINE_BYTES_MAX
+from ract.client.calls.cancelling import Cancelling
+from ract.client.calls.channel import Call, Channel
+from ract.client.calls.lineage import Lineage, RemadeRef
+from ract.client.calls.streams import FIRST_INDEX, Stream
+from ract.client.calls.waiting import SLEEP_S, Waiter, split
 from ract.client.inbox import Inbox
-from ract.client.lineage import Lineage, RemadeRef
-from ract.client.mailbox_reports import MailboxReports
-from ract.client.node_link import NodeLink
-from ract.client.reactor import Reactor
-from ract.client.ref_table import RefTable, contained_of
-from ract.client.refs import (
+from ract.client.objects import faults, refs
+from ract.client.objects.held import RefTable, contained_of
+from ract.client.objects.refs import (
     ERROR,
     INLINE,
     PLAIN,
@@ -43,11 +42,14 @@ from ract.client.refs import (
     FailedRef,
     ObjectRef,
 )
-from ract.client.store import Location, StoreClient
-from ract.client.story import Story
-from ract.client.streams import FIRST_INDEX, Stream
-from ract.client.tasks import TaskPool
-from ract.client.waiting import SLEEP_S, Waiter, split
+from ract.client.objects.store import Location, StoreClient
+from ract.client.people.mailbox_reports import MailboxReports
+from ract.client.people.story import Story
+from ract.client.process import context, metrics, sites
+from ract.client.process.node_link import NodeLink
+from ract.client.process.reactor import Reactor
+from ract.client.tasks.groups import GroupClient
+from ract.client.tasks.pool import TaskPool
 from ract.core import calls, errors, ids, messages, naming, serialization
 from ract.core.events import IN_GET, IN_WAIT, RUNNING
 from ract.core.messages import (
@@ -78,7 +80,7 @@ class Runtime:
         is_driver: Whether this is a driver (else an executor).
     """
 
-    is_local = False  #: see `ract.client.local_mode`
+    is_local = False  #: see `ract.client.local.mode`
 
     def __init__(self, link: NodeLink, *, is_driver: bool) -> None:
         welcome = link.welcome
@@ -801,9 +803,7 @@ class Runtime:
             channel = self.channels.get(executor)
             if channel is not None and not channel.is_closed:
                 return channel
-            sock = connections.connect(
-                address, node_id, self.node_id, self.link.welcome.session_dir
-            )
+            sock = channels.connect(address, node_id, self.node_id, self.link.welcome.session_dir)
             channel = Channel(self, sock, executor)
             self.channels[executor] = channel
         spec = context.process.actor_spec

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ract.client import arguments, context, sites, tracing
-from ract.client.channel import Call
-from ract.client.ref_table import id_of
-from ract.client.refs import new_ref
-from ract.client.streams import ObjectRefGenerator, Stream
+from ract.client.calls import arguments
+from ract.client.calls.channel import Call
+from ract.client.calls.streams import ObjectRefGenerator, Stream
+from ract.client.objects.held import id_of
+from ract.client.objects.refs import new_ref
+from ract.client.process import context, sites, tracing
 from ract.core.errors import MailboxFullError
 from ract.core.options import MethodOptions, TaskOptions
 
 if TYPE_CHECKING:
-    from ract.client.handles import ActorHandle, Method
+    from ract.client.actors.handles import ActorHandle, Method
     from ract.client.runtime import Runtime
-    from ract.client.tasks import TaskPool
+    from ract.client.tasks.pool import TaskPool
 
 
 def submit_task(

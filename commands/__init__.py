@@ -1,2 +1,2 @@
-"""Commands of ``ract`` that look at a cluster, one module per topic; `ract.client.cli` names
+"""Commands of ``ract`` that look at a cluster, one module per topic; `ract.commands.main` names
 them."""

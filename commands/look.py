@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ract.client.timeline import trace
+from ract.client.api.timeline import trace
 from ract.commands.common import (
     address_option,
     as_json,
@@ -18,7 +18,7 @@ from ract.commands.common import (
     warn,
 )
 from ract.core import history as sessions
-from ract.scheduler import history
+from ract.scheduler.durable import history
 from ract.util.state.api import ask
 
 

@@ -42,18 +42,13 @@ PUBLIC = {
     "actor",
     "autoscaler",
     "cloudpickle",
-    "cluster_utils",
     "cross_language",
     "dag",
     "exceptions",
     "experimental",
-    "job_config",
     "job_submission",
-    "remote_function",
-    "runtime_context",
     "runtime_env",
     "util",
-    "widgets",
 }
 """Modules of ract that are Ray's too; others, like ``ract.worker``, are something else there."""
 

@@ -5,7 +5,7 @@ the vendor's libraries know it. They look for ids in a variable of the environme
 what it does not list, the process does not see. If it is set already when a node starts, the node
 offers what it lists and nothing else.
 
-Counting devices is the node's business (`ract.worker.devices`).
+Counting devices is the node's business (`ract.worker.hardware.devices`).
 """
 
 from __future__ import annotations

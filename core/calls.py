@@ -29,7 +29,7 @@ The last two go to durable actors only.
 ``returns`` number of return values if not 1 (int, "dynamic", "streaming")
 ``name``    task name if not the target's
 ``group``   concurrency group
-``trace``   context of the caller's span (`ract.client.tracing`)
+``trace``   context of the caller's span (`ract.client.process.tracing`)
 ``retry``   exception classes packed, or True: which errors the caller retries (informative)
 ``rerun``   of a call to a durable actor: how often its own error made it run again
 ``attempt`` which attempt it is, if not the first (0)

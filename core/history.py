@@ -6,7 +6,7 @@ Theory of operation
 
 * ``about.json``   when it began, written by whoever comes first;
 * ``lock``         flocked by the scheduler while it lives;
-* ``state.db``     what has ended (`ract.scheduler.history`);
+* ``state.db``     what has ended (`ract.scheduler.durable.history`);
 * ``logs/<node>/`` what the executors of a node of this machine write, from the beginning: so nobody
   needs to move anything when processes are killed.
 

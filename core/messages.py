@@ -1052,7 +1052,10 @@ class JobFinished:
 
 @message
 class NodeAsked:
-    """A question that the node answers by `NodeAnswered`; ``op``: see `ract.worker.answers`."""
+    """A question that the node answers by `NodeAnswered`.
+
+    ``op``: see `ract.worker.host.answers`.
+    """
 
     number: int
     op: str

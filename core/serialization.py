@@ -9,7 +9,7 @@ local classes) or when its small frame names a module that other processes canno
 
 Object refs and actor handles announce themselves while they are pickled (`note_ref`), so that the
 caller of `pack` knows what a value contains. A ref pickled outside `pack` finds no collector: it
-went out of band, and whoever pickles it pins it (see `ract.client.refs`).
+went out of band, and whoever pickles it pins it (see `ract.client.objects.refs`).
 
 In shared memory a value is one block: ``<u32 head bytes> <u32 n> <u64 size> * n``, the head, then
 each buffer at a multiple of 64 bytes.

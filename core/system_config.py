@@ -17,7 +17,7 @@ NAMES = {
     "scheduler_spread_threshold": ("pack_below", 0.0, 1.0),
     "gcs_rpc_server_reconnect_timeout_s": ("reconnect_s", 1.0, 86_400.0),
 }
-"""What ``Settings`` of `ract.scheduler.turn` calls them, the least and the most."""
+"""What ``Settings`` of `ract.scheduler.books.turn` calls them, the least and the most."""
 
 
 def as_environment(given: Mapping[str, Any] | None) -> dict[str, str]:

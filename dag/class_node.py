@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ract.client.actor_class import ActorClass
-from ract.client.handles import ActorHandle, ActorMethod
+from ract.client.actors.handles import ActorHandle, ActorMethod
+from ract.client.api.actor_class import ActorClass
 from ract.core.options import method_options
 from ract.dag.constants import (
     BIND_INDEX_KEY,

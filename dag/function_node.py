@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ract.client.remote_function import RemoteFunction
+from ract.client.api.remote_function import RemoteFunction
 from ract.dag.dag_node import DAGNode, _Resolved
 
 

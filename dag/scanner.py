@@ -16,10 +16,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from ract.client.actor_class import ActorClass
-from ract.client.handles import ActorHandle, ActorMethod
-from ract.client.refs import ObjectRef
-from ract.client.remote_function import RemoteFunction
+from ract.client.actors.handles import ActorHandle, ActorMethod
+from ract.client.api.actor_class import ActorClass
+from ract.client.api.remote_function import RemoteFunction
+from ract.client.objects.refs import ObjectRef
 from ract.core.serialization import is_plain
 
 _WHOLE = (

@@ -70,7 +70,7 @@ class _Plain(web.RequestHandler):
 
 
 class Api(_Plain):
-    """``GET /ract/api/<op>``: answers of `ract.scheduler.queries`, as JSON."""
+    """``GET /ract/api/<op>``: answers of `ract.scheduler.queries.queries`, as JSON."""
 
     def initialize(self, source: Source) -> None:
         self._source = source

@@ -26,7 +26,7 @@ class Source(Protocol):
         """What was before."""
 
     def query(self, op: str, args: dict[str, Any]) -> Any:
-        """Answer a question of `ract.scheduler.queries` with plain data."""
+        """Answer a question of `ract.scheduler.queries.queries` with plain data."""
 
     async def log_files(self, node_id: str) -> list[dict[str, Any]]:
         """The log files of a node, the newest first: see `ract.core.logs.list_files`.
@@ -43,7 +43,7 @@ class Source(Protocol):
         """
 
     async def stored(self, node_id: str, object_id: str) -> dict[str, Any]:
-        """Where a node has an object: see `ract.scheduler.asking.stored`.
+        """Where a node has an object: see `ract.scheduler.host.asking.stored`.
 
         Raises:
             LookupError: The node is unknown or cannot be asked, or has it no more.
@@ -74,7 +74,7 @@ class PluginSource:
         return self._plugin.machine
 
     def query(self, op: str, args: dict[str, Any]) -> Any:
-        from ract.scheduler import queries
+        from ract.scheduler.queries import queries
 
         # Asked by nobody: 0 is no process' number.
         return queries.OPS[op](self.machine, 0, args)
@@ -115,7 +115,7 @@ class PluginSource:
         return await self._look_up("stored", node_id=node_id, object_id=object_id)
 
     async def _look_up(self, op: str, **args: Any) -> Any:
-        from ract.scheduler.asking import NodeError
+        from ract.scheduler.host.asking import NodeError
 
         try:
             return await self._plugin.look_up(op, args)

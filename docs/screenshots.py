@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import ract
-from ract.cluster_utils import Cluster
+from ract.compat.ported.cluster_utils import Cluster
 from ract.util import placement_group
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -27,26 +27,12 @@ from typing import Any
 from ract.core import messages as m
 from ract.core.causes import text_of
 from ract.core.ids import process_of
-from ract.scheduler import queries
-from ract.scheduler.actors import Actors
-from ract.scheduler.ageing import Ageing
-from ract.scheduler.chronicle import ERROR, INFO, WARNING
-from ract.scheduler.drains import Drains
-from ract.scheduler.groups import Groups, with_namespace
-from ract.scheduler.handed import Handed
-from ract.scheduler.holds import HoldTable
-from ract.scheduler.kv import KeyValues
-from ract.scheduler.leases import Leases
-from ract.scheduler.mailboxes import Mailboxes
-from ract.scheduler.nodes import ORDERLY, Nodes
-from ract.scheduler.objects import Directory
-from ract.scheduler.placement import Placement
-from ract.scheduler.processes import FAILURES, Process, Processes
-from ract.scheduler.reports import Reports
-from ract.scheduler.rows import worker_id
-from ract.scheduler.scaling import Scaling
-from ract.scheduler.tasks import Tasks
-from ract.scheduler.turn import (
+from ract.scheduler.actors.actors import Actors
+from ract.scheduler.books.chronicle import ERROR, INFO, WARNING
+from ract.scheduler.books.kv import KeyValues
+from ract.scheduler.books.nodes import ORDERLY, Nodes
+from ract.scheduler.books.processes import FAILURES, Process, Processes
+from ract.scheduler.books.turn import (
     AllBack,
     DashboardServed,
     NodeLost,
@@ -58,8 +44,22 @@ from ract.scheduler.turn import (
     Tick,
     Turn,
 )
-from ract.scheduler.user_metrics import UserMetrics
-from ract.scheduler.user_spans import MarkedSpans
+from ract.scheduler.capacity.drains import Drains
+from ract.scheduler.capacity.groups import Groups, with_namespace
+from ract.scheduler.capacity.scaling import Scaling
+from ract.scheduler.leases.ageing import Ageing
+from ract.scheduler.leases.leases import Leases
+from ract.scheduler.objects.directory import Directory
+from ract.scheduler.objects.handed import Handed
+from ract.scheduler.objects.holds import HoldTable
+from ract.scheduler.people.mailboxes import Mailboxes
+from ract.scheduler.people.tasks import Tasks
+from ract.scheduler.people.user_metrics import UserMetrics
+from ract.scheduler.people.user_spans import MarkedSpans
+from ract.scheduler.placement.placement import Placement
+from ract.scheduler.placement.reports import Reports
+from ract.scheduler.queries import queries
+from ract.scheduler.queries.rows import worker_id
 
 LOCAL = (DashboardServed, NodeLost, NodesLeft, NodesWanted, Restarted, AllBack, Tick)
 """Events that come from no node."""

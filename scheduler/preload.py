@@ -8,7 +8,7 @@ import dask
 from distributed import Scheduler
 
 from ract.core.system_config import settings
-from ract.scheduler.adapter import RactSchedulerPlugin
+from ract.scheduler.host.adapter import RactSchedulerPlugin
 
 
 async def dask_setup(scheduler: Scheduler) -> None:
@@ -29,6 +29,6 @@ def make(path: str | None, *, full: bool = False) -> RactSchedulerPlugin:
     config = settings(dask.config.get("ract.system-config", {}), os.environ)
     if not path:
         return RactSchedulerPlugin(config)
-    from ract.scheduler.journal import Journal  # with SQLite, which most heads do without
+    from ract.scheduler.durable.journal import Journal  # with SQLite, which most heads do without
 
     return RactSchedulerPlugin(config, Journal(path, full=full))

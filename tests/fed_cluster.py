@@ -14,8 +14,8 @@ from ract.core import messages as m
 from ract.core.resources import UNIT
 from ract.dashboard import app
 from ract.dashboard.history import History
-from ract.scheduler import queries
-from ract.scheduler.turn import Tick
+from ract.scheduler.books.turn import Tick
+from ract.scheduler.queries import queries
 
 TOKEN = "a-token-for-tests-0123456789"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

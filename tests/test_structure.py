@@ -44,8 +44,7 @@ ALLOWED = {
 }
 #: Modules, or packages within a part, that may import more, and why.
 EXCEPTIONS = {
-    "client/bootstrap.py": SIDES | TOOLS,  # wires all sides
-    "client/head.py": SIDES | TOOLS,  # is all sides, in one process
+    "client/start/": SIDES | TOOLS,  # makes, joins and leaves a cluster: wires all sides
     "worker/executor/": {"client"},  # installs the client runtime, so that tasks submit tasks
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ract
-from ract.client.refs import ERROR, STORED
+from ract.client.objects.refs import ERROR, STORED
 
 
 def as_completed(

@@ -1,4 +1,4 @@
-"""Pieces of HTML for notebooks: what ``ract.widgets`` offers."""
+"""Pieces of HTML for notebooks: what ``ray.widgets`` offers."""
 
 from __future__ import annotations
 

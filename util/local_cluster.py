@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import ract
-from ract.client import node_processes
-from ract.client.tool import ask_node
+from ract.client.start import node_processes
+from ract.client.start.tool import ask_node
 from ract.core.system_config import as_environment, settings
 from ract.util.scheduler_process import SchedulerProcess
-from ract.worker.options import check
+from ract.worker.hardware.options import check
 
 NODE_DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1024}
 _NODE_OPTIONS = {

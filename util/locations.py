@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ract.client.refs import PENDING, REMOTE, STORED, ObjectRef
+from ract.client.objects.refs import PENDING, REMOTE, STORED, ObjectRef
 from ract.client.runtime import current
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ract.client.metrics import recorder
+from ract.client.process.metrics import recorder
 from ract.core.metrics import COUNTER, GAUGE, HISTOGRAM
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")

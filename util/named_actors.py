@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ract.client import ambient
+from ract.client.api import auto_init
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
@@ -14,7 +14,7 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:
         all_namespaces: False for names in the current namespace; True for
             ``{"name": ..., "namespace": ...}`` of all.
     """
-    runtime = ambient.runtime()
+    runtime = auto_init.runtime()
     found = runtime.link.request(
         "list_named_actors", all_namespaces=all_namespaces, namespace=runtime.namespace
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from ract.client import ambient, context
-from ract.client.groups import GroupClient
-from ract.client.refs import ObjectRef
-from ract.client.strategies import check_bundle_index
+from ract.client.api import auto_init
+from ract.client.objects.refs import ObjectRef
+from ract.client.process import context
+from ract.client.tasks.groups import GroupClient
+from ract.client.tasks.strategies import check_bundle_index
 from ract.core import ids, wire
 from ract.core.messages import GroupRemoveWanted, GroupSpec, GroupWanted
 from ract.core.options import check_label_selector
@@ -63,7 +64,7 @@ class PlacementGroup:
             ValueError: the group is not known (any more).
         """
         if self.bundle_cache is None:
-            link = ambient.runtime().link
+            link = auto_init.runtime().link
             self.bundle_cache = link.request("get_group", id=self.id.binary())["bundles"]
         return self.bundle_cache
 
@@ -88,7 +89,7 @@ class PlacementGroup:
         Returns:
             Whether it is; False at once if it was removed.
         """
-        from ract.client.api import wait
+        from ract.client.api.functions import wait
 
         client = self._known()
         if client.state != "CREATED":
@@ -97,7 +98,7 @@ class PlacementGroup:
 
     def _known(self) -> GroupClient:
         if self._client is None or self._client.runtime.closed:
-            self._client = ambient.runtime().group(self.id.binary())
+            self._client = auto_init.runtime().group(self.id.binary())
         return self._client
 
     def __eq__(self, other: object) -> bool:
@@ -158,7 +159,7 @@ def placement_group(
         raise NotImplementedError("topology_strategy is not supported; use bundle_label_selector")
     if on_infeasible not in (None, "raise", "wait"):
         raise ValueError(f"on_infeasible must be 'raise' or 'wait', got {on_infeasible!r}")
-    runtime = ambient.runtime()
+    runtime = auto_init.runtime()
     group_id = ids.PlacementGroupID.of(ids.JobID(runtime.job_id))
     spec = GroupSpec(
         group_id=group_id.binary(),
@@ -247,7 +248,7 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
     To remove a group again does nothing.
     """
     assert placement_group is not None, "remove_placement_group() needs a placement group"
-    runtime = ambient.runtime()
+    runtime = auto_init.runtime()
     runtime.tell(GroupRemoveWanted(runtime.process, placement_group.id.binary()))
 
 
@@ -259,7 +260,7 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
     """
     if not placement_group_name:
         raise ValueError("Please supply a non-empty value to get_placement_group")
-    runtime = ambient.runtime()
+    runtime = auto_init.runtime()
     found = runtime.link.request("get_group", name=placement_group_name)
     return PlacementGroup(ids.PlacementGroupID(found["group_id"]), found["bundles"])
 
@@ -270,7 +271,7 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     Each is a dict: ``placement_group_id``, ``name``, ``bundles`` and ``bundles_to_node_id`` by
     index, ``strategy``, ``state`` (PENDING, CREATED, RESCHEDULING, REMOVED), ``stats``.
     """
-    link = ambient.runtime().link
+    link = auto_init.runtime().link
     if placement_group is None:
         return link.request("group_table")
     return link.request("group_table", id=placement_group.id.binary())
@@ -278,7 +279,7 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
 
 def get_current_placement_group() -> PlacementGroup | None:
     """The group that the running task or actor runs in; None in a driver and outside groups."""
-    ambient.runtime()
+    auto_init.runtime()
     group_id, _ = context.process.group
     return PlacementGroup(ids.PlacementGroupID(group_id)) if group_id else None
 

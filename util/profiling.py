@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from ract.client import context
+from ract.client.process import context
 from ract.client.runtime import current
 from ract.core.ids import creation_task_id, driver_task_id, task_id_bytes
 from ract.core.messages import UserSpans

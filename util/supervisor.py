@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ract
-from ract.client.handles import ActorHandle, is_dead, when_dead
+from ract.client.actors.handles import ActorHandle, is_dead, when_dead
 from ract.core.errors import ActorHandleNotFoundError, RactError
 
 STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")

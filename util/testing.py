@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 
 import ract
-from ract.client import node_processes
-from ract.client.refs import ERROR, PENDING, READY, REMOTE, ObjectRef
+from ract.client.objects.refs import ERROR, PENDING, READY, REMOTE, ObjectRef
 from ract.client.runtime import Runtime, current
+from ract.client.start import node_processes
 from ract.core import errors
 from ract.core.messages import ObjectsFreed
 from ract.util.memory_report import MemoryReport

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ract.client import context
+from ract.client.process import context
 from ract.core.session import setting
 from ract.util import bars
 

@@ -14,8 +14,9 @@ import click
 from ract.core import dask_settings, security, session
 from ract.core.errors import AuthenticationError
 from ract.core.labels import check_labels, parse_labels
-from ract.worker import isolation, supervisor
-from ract.worker.options import check
+from ract.worker.hardware import isolation
+from ract.worker.hardware.options import check
+from ract.worker.host import zygote_link
 
 PRELOAD = "ract.worker.preload"
 CONNECT_TIMEOUT_S = 15
@@ -164,7 +165,7 @@ def configure(node: dict[str, Any], token: str) -> None:
 
 
 async def _serve(address: str, host: str, name: str) -> None:
-    supervisor.start_early()
+    zygote_link.start_early()
     from distributed import Worker
 
     from ract.worker import compat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distributed import Worker
 
-from ract.worker.adapter import RactWorkerPlugin
+from ract.worker.host.adapter import RactWorkerPlugin
 
 
 async def dask_setup(worker: Worker) -> None:

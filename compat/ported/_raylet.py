@@ -1,7 +1,7 @@
 """``ray._raylet``: the names of it that programs import."""
 
-from ract.client.refs import ObjectRef
-from ract.client.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+from ract.client.calls.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+from ract.client.objects.refs import ObjectRef
 from ract.core.ids import (
     ActorClassID,
     ActorID,

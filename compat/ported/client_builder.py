@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from ract.client.bootstrap import RactContext, init
+from ract.client.start.bootstrap import RactContext, init
 
 ClientContext = RactContext
 

@@ -1,5 +1,5 @@
 """``ray.types``: the ref for annotations."""
 
-from ract.client.refs import ObjectRef
+from ract.client.objects.refs import ObjectRef
 
 __all__ = ["ObjectRef"]

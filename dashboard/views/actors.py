@@ -9,10 +9,10 @@ from typing import Any
 from ract.core.messages import ExitCause
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
-from ract.scheduler import rows
-from ract.scheduler.actor_states import Actor
+from ract.scheduler.actors.actor_states import Actor
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.task_stats import CallStats
+from ract.scheduler.people.task_stats import CallStats
+from ract.scheduler.queries import rows
 
 
 @dataclass(frozen=True, slots=True)

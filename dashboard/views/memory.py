@@ -9,9 +9,9 @@ from ract.core.ids import TaskID, process_of
 from ract.dashboard.views import table, tasks
 from ract.dashboard.views.nodes import measured, stat
 from ract.dashboard.views.table import Args, Row, Table, View
+from ract.scheduler.books.processes import Process
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.objects import Entry
-from ract.scheduler.processes import Process
+from ract.scheduler.objects.directory import Entry
 
 HOLDERS_SHOWN_MAX = 5
 CONTAINED_SHOWN_MAX = 50

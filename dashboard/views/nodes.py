@@ -11,10 +11,10 @@ from typing import Any
 
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
-from ract.scheduler import rows
+from ract.scheduler.books.nodes import NODE_ID_LABEL, Node
+from ract.scheduler.books.processes import Process
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.nodes import NODE_ID_LABEL, Node
-from ract.scheduler.processes import Process
+from ract.scheduler.queries import rows
 
 Stats = dict[str, Any]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
-from ract.scheduler import rows
-from ract.scheduler.group_records import Group
+from ract.scheduler.books.processes import FAILURES, Job
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.processes import FAILURES, Job
+from ract.scheduler.placement.group_records import Group
+from ract.scheduler.queries import rows
 
 
 def _group_row(machine: SchedulerMachine, group: Group) -> Row:

@@ -8,9 +8,9 @@ from ract.core.resources import describe
 from ract.dashboard.views import table
 from ract.dashboard.views.nodes import measured, state
 from ract.dashboard.views.table import Args, Row, View
-from ract.scheduler import rows
+from ract.scheduler.books.nodes import ORDERLY
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.nodes import ORDERLY
+from ract.scheduler.queries import rows
 
 RECENT_S = 3600.0
 """How long a death stays an alert."""

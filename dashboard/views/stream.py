@@ -17,8 +17,8 @@ from ract.core.ids import COUNTER_BITS
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, View
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.task_stats import Part
-from ract.scheduler.tasks import ENDED, Run, Task
+from ract.scheduler.people.task_stats import Part
+from ract.scheduler.people.tasks import ENDED, Run, Task
 
 BARS_MAX = 3_000
 BARS_PER_RUN_MAX = 100

@@ -11,10 +11,10 @@ from ract.core.ids import task_id_bytes
 from ract.dashboard.views import table
 from ract.dashboard.views.actors import CALL_SORTS, call_row
 from ract.dashboard.views.table import Args, Row, Table, View
-from ract.scheduler import rows
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.task_stats import CallStats, ErrorStats, headline
-from ract.scheduler.tasks import ENDED, Run, Task
+from ract.scheduler.people.task_stats import CallStats, ErrorStats, headline
+from ract.scheduler.people.tasks import ENDED, Run, Task
+from ract.scheduler.queries import rows
 
 # --------------------------------------------------------------------------- by function
 

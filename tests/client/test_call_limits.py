@@ -9,7 +9,7 @@ import time
 import pytest
 
 import ract
-from ract.client import refs
+from ract.client.objects import refs
 from ract.exceptions import (
     ActorDiedError,
     MailboxFullError,

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import ract
-from ract.client import remote_function
+from ract.client.api import remote_function
 from ract.exceptions import RactTaskError
 from ract.testing import error_messages, wait_for_condition
 

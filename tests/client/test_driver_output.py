@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ract.client.driver_output import DriverOutput
+from ract.client.people.driver_output import DriverOutput
 from ract.core.messages import Pushed
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ract
-from ract.client.tool import ask_node
+from ract.client.start.tool import ask_node
 from ract.exceptions import ActorDiedError, DurableStateError
 from ract.testing import Cluster, wait_for_condition
 

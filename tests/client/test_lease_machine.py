@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ract.client.leases import IDLE_S, Lease, LeaseMachine
+from ract.client.tasks.leases import IDLE_S, Lease, LeaseMachine
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ract.client.log_lines import LINES_PER_S_MAX, LineFilter, Settings
+from ract.client.people.log_lines import LINES_PER_S_MAX, LineFilter, Settings
 
 
 @pytest.fixture

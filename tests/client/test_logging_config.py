@@ -9,15 +9,15 @@ import sys
 import pytest
 
 import ract
-from ract.client.driver_output import DriverOutput
-from ract.client.logging_config import chosen
+from ract.client.people.driver_output import DriverOutput
+from ract.client.people.logging_config import chosen
+from ract.compat.ported.job_config import JobConfig
 from ract.core.messages import Pushed
-from ract.job_config import JobConfig
 
 PROGRAM = """
 import logging, sys
 import ract
-from ract.job_config import JobConfig
+from ract.compat.ported.job_config import JobConfig
 from ract.testing import wait_for_condition
 
 class Seen:

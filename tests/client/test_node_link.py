@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from ract.client import node_link
+from ract.client.process import node_link
 from ract.core.messages import Hello
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 import ract
-from ract.client import bootstrap
 from ract.client.runtime import current
+from ract.client.start import bootstrap
 from ract.testing import wait_for_condition
 
 

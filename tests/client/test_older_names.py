@@ -109,16 +109,14 @@ def test_a_failed_argument_is_named_and_the_root_error_stays_the_cause():
 
 
 def test_constants_and_modules_are_where_programs_look_for_them():
-    import ract.job_config
-    import ract.remote_function
-    import ract.runtime_context
+    from ract.compat.ported import remote_function, runtime_context
 
     assert (ract.SCRIPT_MODE, ract.WORKER_MODE, ract.LOCAL_MODE) == (0, 1, 2)
     assert ract.get in ract.AUTO_INIT_APIS
     assert ract.nodes in ract.NON_AUTO_INIT_APIS
     assert ract.cloudpickle.loads(ract.cloudpickle.dumps(lambda: 3))() == 3
-    assert isinstance(echo, ract.remote_function.RemoteFunction)
-    assert isinstance(ract.get_runtime_context(), ract.runtime_context.RuntimeContext)
+    assert isinstance(echo, remote_function.RemoteFunction)
+    assert isinstance(ract.get_runtime_context(), runtime_context.RuntimeContext)
 
 
 def test_is_canceled_is_not_for_coroutines():
@@ -135,11 +133,13 @@ def test_job_config_is_checked_and_gives_actors_their_lifetime(tmp_path):
     import subprocess
     import sys
 
+    from ract.compat.ported.job_config import JobConfig
+
     with pytest.raises(ValueError, match="detached"):
-        ract.job_config.JobConfig(default_actor_lifetime="forever")
+        JobConfig(default_actor_lifetime="forever")
     code = """
 import ract
-from ract.job_config import JobConfig
+from ract.compat.ported.job_config import JobConfig
 from ract.testing import Cluster
 
 cluster = Cluster(initialize_head=True)

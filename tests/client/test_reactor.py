@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ract.client.reactor import TICKS_IDLE_MAX, Reactor
+from ract.client.process.reactor import TICKS_IDLE_MAX, Reactor
 
 
 class Work:

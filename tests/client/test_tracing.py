@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ract
-from ract.client import tracing
+from ract.client.process import tracing
 from ract.core.session import child_environment
 from ract.testing import wait_for_condition
 
@@ -263,7 +263,7 @@ cluster = Cluster()
 cluster.add_node(num_cpus=1)
 del os.environ["RACT_TRACING_STARTUP_HOOK"]
 cluster.connect()
-from ract.client import tracing
+from ract.client.process import tracing
 assert tracing.tracer is None
 @ract.remote
 def called():

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 
 import ract
-from ract.client.cli import main
+from ract.commands.main import main
 from ract.testing import wait_for_condition
 from ract.util import state
 

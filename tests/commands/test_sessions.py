@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ract.client.cli import main
+from ract.commands.main import main
 
 RACT = Path(sys.executable).with_name("ract")
 TIMEOUT_S = 60
@@ -43,13 +43,13 @@ if {kill}:
     import psutil
     from ract.core import history
     session = history.find("current")
-    from ract.scheduler import history as kept
+    from ract.scheduler.durable import history as kept
     failed = {{"filters": [["name", "=", "fail"]]}}
     wait_for_condition(lambda: kept.read(session, "tasks", {{}})["total"] >= 22)
     wait_for_condition(lambda: kept.read(session, "tasks", failed)["total"] == 1)
     wait_for_condition(lambda: kept.read(session, "actors", {{}})["total"] == 1)
     for process in psutil.Process().children(recursive=True):
-        if "ract.client.head" in " ".join(process.cmdline()):
+        if "ract.client.start.head" in " ".join(process.cmdline()):
             process.kill()
     os._exit(0)
 """

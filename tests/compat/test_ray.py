@@ -69,12 +69,12 @@ def program(tmp_path):
 
 
 def test_the_command_runs_an_unchanged_program(program):
-    printed = run("-m", "ract.client.cli", "run", "--ray", "program.py", "a", "--b", cwd=program)
+    printed = run("-m", "ract.commands.main", "run", "--ray", "program.py", "a", "--b", cwd=program)
     assert printed.strip().splitlines()[-1] == "['a', '--b'] 2.60.0"
 
 
 def test_the_command_runs_a_module(program):
-    printed = run("-m", "ract.client.cli", "run", "--ray", "-m", "program", "a", cwd=program)
+    printed = run("-m", "ract.commands.main", "run", "--ray", "-m", "program", "a", cwd=program)
     assert printed.strip().splitlines()[-1] == "['a'] 2.60.0"
 
 
@@ -108,7 +108,7 @@ def test_modules_are_the_same_under_both_names_and_what_is_missing_is_named(tmp_
     code = "import ray; print(ray.__version__, ray.remote.__module__)"
     print(subprocess.check_output([sys.executable, "-c", code], text=True))
     """
-    assert "2.60.0 ract.client.api" in run("-c", textwrap.dedent(code), cwd=tmp_path)
+    assert "2.60.0 ract.client.api.functions" in run("-c", textwrap.dedent(code), cwd=tmp_path)
 
 
 def test_executors_of_other_nodes_find_it(tmp_path):

@@ -14,7 +14,7 @@ from ract.core.accelerators import (
     visible,
 )
 from ract.core.resources import demand_from_options, to_units
-from ract.scheduler import ledger
+from ract.scheduler.books import ledger
 
 
 def test_the_scheduler_numbers_the_devices_that_the_table_knows():

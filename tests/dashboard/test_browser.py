@@ -12,7 +12,7 @@ import pytest
 from fed_cluster import FedCluster, FedSource, with_dashboard
 
 import ract
-from ract.cluster_utils import Cluster
+from ract.compat.ported.cluster_utils import Cluster
 from ract.util import placement_group
 from ract.util.state import (
     get_actor,

@@ -19,7 +19,7 @@ import ract
 from ract.core.security import load_token
 from ract.dashboard import metrics
 from ract.dashboard.metrics import LAG, LoopLag, exposition
-from ract.scheduler import system_metrics
+from ract.scheduler.queries import system_metrics
 from ract.testing import wait_for_condition
 
 DOCS = Path(metrics.__file__).parents[1] / "docs"

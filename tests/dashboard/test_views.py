@@ -194,7 +194,7 @@ def test_alerts_tell_of_what_can_never_run_and_of_deaths(small):
     killed = small.executor(0)
     cause = m.ExitCause("out_of_memory", "the node was at 97 %")
     small.say(m.ProcessExited(small.ids[0], killed, cause))
-    from ract.scheduler.turn import NodeLost
+    from ract.scheduler.books.turn import NodeLost
 
     small.say(NodeLost(small.ids[1], m.ExitCause("node_died", "no heartbeat")))
     alerts = ask(small, "alerts")["rows"]
@@ -487,7 +487,7 @@ def test_history_is_sampled_from_what_the_machine_has(small):
 
 
 def test_rings_of_dead_nodes_go_and_large_clusters_are_sampled_less_often(small):
-    from ract.scheduler.turn import NodeLost
+    from ract.scheduler.books.turn import NodeLost
 
     history = History(small.machine)
     for node_id in small.ids:

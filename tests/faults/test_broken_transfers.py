@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import ract
-from ract.client.tool import ask_node
+from ract.client.start.tool import ask_node
 from ract.exceptions import ObjectFetchTimedOutError
 from ract.testing import Cluster, wait_for_condition
 

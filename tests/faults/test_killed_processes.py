@@ -61,7 +61,7 @@ class Run:
         self.grandchild = found["pids"][1]
         for pid in found["pids"]:
             self.processes.setdefault(pid, psutil.Process(pid))
-        self.head = next(p for p in children if "ract.client.head" in " ".join(p.cmdline()))
+        self.head = next(p for p in children if "ract.client.start.head" in " ".join(p.cmdline()))
         self.zygote = next(p for p in children if "ract::zygote" in " ".join(p.cmdline()))
         assert self.shm(), "the object lies in shared memory"
 
@@ -145,7 +145,7 @@ def test_head_and_zygote_killed_at_once_are_cleaned_up_by_the_next_start(run):
 
 STARTS_A_NODE = """
 import socket
-from ract.client.node_processes import NodeProcess
+from ract.client.start.node_processes import NodeProcess
 
 listener = socket.create_server(("127.0.0.1", 0))  # nobody who answers
 port = listener.getsockname()[1]

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 import ract
-from ract.client import node_processes, tool
+from ract.client.start import node_processes, tool
 from ract.core.errors import SchedulerAwayError
 from ract.core.reliable import ACK_EVERY
 from ract.exceptions import RayActorError
 from ract.experimental import internal_kv
-from ract.scheduler.journal import Journal
+from ract.scheduler.durable.journal import Journal
 from ract.testing import Cluster, wait_for_condition
 
 TIMEOUT_S = 60.0
@@ -213,7 +213,7 @@ def _is_refused(session_dir):
 
 
 def test_status_says_that_the_scheduler_is_away(cluster):
-    command = [sys.executable, "-m", "ract.client.cli", "status", "--address", cluster.address]
+    command = [sys.executable, "-m", "ract.commands.main", "status", "--address", cluster.address]
     cluster.scheduler.kill()
     node = node_processes.local_node(cluster.address)
     wait_for_condition(lambda: _is_refused(node["session_dir"]), timeout=TIMEOUT_S)

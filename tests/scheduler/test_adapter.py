@@ -10,7 +10,7 @@ from distributed import Scheduler, Worker
 
 from ract.core import messages as m
 from ract.core import wire
-from ract.scheduler.journal import Journal
+from ract.scheduler.durable.journal import Journal
 
 TIMEOUT_S = 20.0
 NODE = b"n" * 28

@@ -8,7 +8,7 @@ from simulation.cluster import CPU, Cluster
 
 from ract.core import events, ids
 from ract.core import messages as m
-from ract.scheduler.turn import NodeLost
+from ract.scheduler.books.turn import NodeLost
 
 
 @pytest.fixture

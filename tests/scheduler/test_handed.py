@@ -5,7 +5,7 @@ from simulation.cluster import Cluster
 
 from ract.core import messages as m
 from ract.core.ids import COUNTER_BITS, object_id_bytes, task_id_bytes
-from ract.scheduler.handed import ENTRIES_MAX
+from ract.scheduler.objects.handed import ENTRIES_MAX
 
 JOB = b"\0\0\0\1"
 DRIVER, EXECUTOR = 1, 2

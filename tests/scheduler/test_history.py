@@ -9,8 +9,8 @@ from simulation.cluster import Cluster
 
 from ract.core import events, history, ids
 from ract.core import messages as m
-from ract.scheduler import history as ended
-from ract.scheduler.record import Recorder
+from ract.scheduler.durable import history as ended
+from ract.scheduler.durable.record import Recorder
 
 JOB = b"\0\0\0\1"
 CLUSTER_ID = "1a2b" * 8

@@ -16,10 +16,10 @@ from ract.core import messages as m
 from ract.core import wire
 from ract.core.errors import JournalError
 from ract.core.reliable import GapError
-from ract.scheduler import journal as journals
-from ract.scheduler.durable import Durable, Record
-from ract.scheduler.journal import Journal
-from ract.scheduler.turn import AllBack, NodeLost, Restarted, Tick
+from ract.scheduler.books.turn import AllBack, NodeLost, Restarted, Tick
+from ract.scheduler.durable import journal as journals
+from ract.scheduler.durable.durable import Durable, Record
+from ract.scheduler.durable.journal import Journal
 
 NODE = b"n" * 28
 CPU = 10_000
@@ -174,9 +174,9 @@ def test_a_large_cluster_can_be_kept(path):
 def test_commits_survive_sigkill(path):
     program = """
         import os, sys
-        from ract.scheduler.durable import Record
-        from ract.scheduler.journal import Journal
-        from ract.scheduler.turn import Tick
+        from ract.scheduler.durable.durable import Record
+        from ract.scheduler.durable.journal import Journal
+        from ract.scheduler.books.turn import Tick
         journal = Journal(sys.argv[1])
         durable = journal.recover({})
         for i in range(1000):
@@ -197,7 +197,7 @@ def test_commits_survive_sigkill(path):
 REPLAY = """
     import hashlib, sys
     import msgpack
-    from ract.scheduler.journal import Journal
+    from ract.scheduler.durable.journal import Journal
     journal = Journal(sys.argv[1])
     durable = journal.beginning({})
     sent = hashlib.sha256()
@@ -264,7 +264,7 @@ def test_two_schedulers_cannot_have_one_journal(path):
     journal = Journal(path)
     with pytest.raises(JournalError, match="another scheduler has the journal"):
         Journal(path)
-    program = "import sys; from ract.scheduler.journal import Journal; Journal(sys.argv[1])"
+    program = "import sys; from ract.scheduler.durable.journal import Journal; Journal(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", program, path],
         capture_output=True,

@@ -8,8 +8,8 @@ from simulation.cluster import Cluster
 from ract.core import events, ids
 from ract.core import messages as m
 from ract.core.metrics import COUNTER, GAUGE, HISTOGRAM, WORKER, Table
-from ract.scheduler import system_metrics
-from ract.scheduler.system_metrics import FAMILIES, FUNCTIONS_MAX, OTHER, collect
+from ract.scheduler.queries import system_metrics
+from ract.scheduler.queries.system_metrics import FAMILIES, FUNCTIONS_MAX, OTHER, collect
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from simulation.cluster import Cluster
 
 from ract.core import messages as m
 from ract.core.ids import COUNTER_BITS
-from ract.scheduler.turn import AllBack, Restarted
+from ract.scheduler.books.turn import AllBack, Restarted
 
 
 @pytest.fixture

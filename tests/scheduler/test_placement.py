@@ -6,11 +6,11 @@ import pytest
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
-from ract.scheduler.ask import Ask, matches
-from ract.scheduler.ledger import Ledger
-from ract.scheduler.nodes import Nodes
-from ract.scheduler.placement import Placement
-from ract.scheduler.turn import Settings, Turn
+from ract.scheduler.books.ledger import Ledger
+from ract.scheduler.books.nodes import Nodes
+from ract.scheduler.books.turn import Settings, Turn
+from ract.scheduler.placement.ask import Ask, matches
+from ract.scheduler.placement.placement import Placement
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
-from ract.scheduler.turn import NodesLeft, NodesWanted
+from ract.scheduler.books.turn import NodesLeft, NodesWanted
 
 DEMANDS = (
     {"CPU": 1.0},

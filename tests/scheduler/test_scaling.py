@@ -4,7 +4,7 @@ import pytest
 from simulation.cluster import CPU, Cluster
 
 from ract.core import messages as m
-from ract.scheduler.turn import NodesLeft, NodesWanted
+from ract.scheduler.books.turn import NodesLeft, NodesWanted
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import pytest
 from simulation.cluster import Cluster
 
 from ract.core import messages as m
-from ract.scheduler.spread import (
+from ract.scheduler.books.turn import NodeLost
+from ract.scheduler.objects.pulls import (
     AVOID_S,
     PULL_BYTES_PER_S,
     PULL_S,
     PULLS_PER_COPY,
     SPREAD_BYTES_MIN,
 )
-from ract.scheduler.turn import NodeLost
 
 X = b"x" * 28
 LARGE = 100 * SPREAD_BYTES_MIN

@@ -8,7 +8,7 @@ from simulation.cluster import Cluster
 
 from ract.core import events, ids
 from ract.core import messages as m
-from ract.scheduler import rows, tables
+from ract.scheduler.queries import rows, tables
 
 JOB = b"\0\0\0\1"
 

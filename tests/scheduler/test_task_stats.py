@@ -7,8 +7,8 @@ import pytest
 from fed_cluster import FedCluster
 
 from ract.core import messages as m
-from ract.scheduler import task_stats
-from ract.scheduler.task_stats import CallStats, Rate
+from ract.scheduler.people import task_stats
+from ract.scheduler.people.task_stats import CallStats, Rate
 
 
 @pytest.fixture

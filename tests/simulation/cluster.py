@@ -6,8 +6,8 @@ from typing import Any
 
 from ract.core import messages as m
 from ract.core.wire import encode
+from ract.scheduler.books.turn import NodeLost, Send, Tick
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.turn import NodeLost, Send, Tick
 
 CPU = 10_000
 

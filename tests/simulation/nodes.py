@@ -22,8 +22,8 @@ from simulation.peers import SimProcess
 from ract.core import messages as m
 from ract.core.reliable import Link
 from ract.core.wire import decode, encode
-from ract.worker import events as ev
-from ract.worker.machine import ENDING, IDLE, Config, NodeMachine
+from ract.worker.node import events as ev
+from ract.worker.node.machine import ENDING, IDLE, Config, NodeMachine
 
 if TYPE_CHECKING:
     from simulation.simulator import World

@@ -22,7 +22,7 @@ from ract.core import messages as m
 from ract.core.ids import COUNTER_BITS
 from ract.core.messages import Contained, ExitCause, Hold
 from ract.core.wire import decode, encode
-from ract.worker import events as ev
+from ract.worker.node import events as ev
 
 if TYPE_CHECKING:
     from simulation.nodes import SimNode

@@ -34,10 +34,10 @@ from simulation.peers import SimProcess
 
 from ract.core.messages import ActorKillWanted, ExitCause, Request
 from ract.core.wire import decode, encode
-from ract.scheduler.durable import Durable, Record
-from ract.scheduler.journal import Journal
+from ract.scheduler.books.turn import AllBack, NodeLost, Restarted, Tick
+from ract.scheduler.durable.durable import Durable, Record
+from ract.scheduler.durable.journal import Journal
 from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.turn import AllBack, NodeLost, Restarted, Tick
 
 STEPS_MAX = 400_000
 STORY_LINES = 200

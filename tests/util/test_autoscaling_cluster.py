@@ -6,7 +6,7 @@ import pytest
 
 import ract
 from ract.autoscaler.sdk import request_resources
-from ract.cluster_utils import AutoscalingCluster
+from ract.compat.ported.cluster_utils import AutoscalingCluster
 from ract.testing import wait_for_condition
 from ract.util.placement_group import placement_group
 

@@ -8,7 +8,7 @@ import pytest
 
 import ract
 from ract.client.runtime import current
-from ract.cluster_utils import Cluster
+from ract.compat.ported.cluster_utils import Cluster
 from ract.core.session import setting
 from ract.experimental import get_object_locations, set_resource
 from ract.testing import wait_for_condition

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import ract
-from ract.widgets import Template, make_table_html_repr
+from ract.compat.ported.widgets import Template, make_table_html_repr
 
 
 def test_a_table_shows_the_attributes_of_an_object_and_the_items_of_a_mapping():
@@ -18,7 +17,7 @@ def test_a_table_shows_the_attributes_of_an_object_and_the_items_of_a_mapping():
 
 
 def test_a_table_may_have_a_title_and_a_height():
-    made = ract.widgets.make_table_html_repr({"a": 1}, title="T & U", max_height="10em")
+    made = make_table_html_repr({"a": 1}, title="T & U", max_height="10em")
     assert "<h3>T &amp; U</h3>" in made
     assert "max-height: 10em" in made
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 import ract
-from ract.client.metrics import TOKENS_MAX, Recorder, recorder
+from ract.client.process.metrics import TOKENS_MAX, Recorder, recorder
 from ract.core.session import child_environment
 from ract.testing import Cluster, wait_for_condition
 from ract.util.metrics import Counter, Gauge, Histogram
@@ -320,6 +320,6 @@ def test_programs_written_for_ray_find_its_names(cluster, tmp_path):
         "ray.get([f.remote() for _ in range(3)])\n"
     )
     environment = child_environment(RACT_ADDRESS=cluster.address)
-    command = [sys.executable, "-m", "ract.client.cli", "run", "--ray", str(program)]
+    command = [sys.executable, "-m", "ract.commands.main", "run", "--ray", str(program)]
     subprocess.run(command, env=environment, check=True, timeout=60)
     wait_for_condition(lambda: total("ray_c_ray") == 3)

@@ -54,7 +54,7 @@ def programs(tmp_path):
 
 
 def run(programs, *arguments, **variables):
-    command = [sys.executable, "-m", "ract.client.cli", "metrics", *arguments]
+    command = [sys.executable, "-m", "ract.commands.main", "metrics", *arguments]
     environment = child_environment(PATH=str(programs), **variables)
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 

@@ -9,7 +9,7 @@ from array import array
 import pytest
 
 import ract
-from ract.client.timeline import trace
+from ract.client.api.timeline import trace
 from ract.testing import wait_for_condition
 from ract.util import placement_group, profiling, remove_placement_group, state
 from ract.util.state.common import GetApiOptions, ListApiOptions, StateResource, SummaryApiOptions
@@ -287,7 +287,7 @@ def test_tasks_in_a_placement_group_name_it():
 
 
 def test_call_sites_are_recorded_if_asked_for(monkeypatch):
-    from ract.client import sites
+    from ract.client.process import sites
 
     monkeypatch.setattr(sites, "of_calls", True)
     monkeypatch.setattr(sites, "of_refs", True)

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 import ract
-from ract.client.cli import main
-from ract.cluster_utils import Cluster
+from ract.commands.main import main
+from ract.compat.ported.cluster_utils import Cluster
 from ract.testing import wait_for_condition
 from ract.util import state
 

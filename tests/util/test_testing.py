@@ -275,7 +275,7 @@ def test_a_crash_is_pushed_to_the_driver():
 
 
 def test_too_many_waiting_calls_of_an_actor_are_pushed_to_the_driver(monkeypatch):
-    monkeypatch.setattr("ract.client.actor_client.EXCESS_CALLS", 10)
+    monkeypatch.setattr("ract.client.actors.client.EXCESS_CALLS", 10)
     signal, idle = testing.SignalActor.remote(), Idle.remote()
     refs = [idle.wait_for.remote(signal), *(idle.nothing.remote() for _ in range(11))]
     assert is_told_of("excess_queueing_warning")

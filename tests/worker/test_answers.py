@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ract.worker import answers
+from ract.worker.host import answers
 
 PID = 4711
 

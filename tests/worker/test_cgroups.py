@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ract.worker import cgroups, detect
+from ract.worker.hardware import cgroups, detect
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "33 32 0:30 {root} /sys/fs/cgroup/{name} rw,nosuid shared:9 - cgroup cgroup rw,{name}\n"

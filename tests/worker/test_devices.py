@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ract.core.accelerators import VENDORS
-from ract.worker import devices
+from ract.worker.hardware import devices
 
 
 @pytest.fixture

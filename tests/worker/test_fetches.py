@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ract.core import messages as m
-from ract.worker import events as ev
-from ract.worker.machine import Config, NodeMachine
+from ract.worker.node import events as ev
+from ract.worker.node.machine import Config, NodeMachine
 
 MIB = 2**20
 SIZE = 32 * MIB

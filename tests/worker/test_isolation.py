@@ -8,8 +8,8 @@ import os
 import pytest
 
 import ract
-from ract.worker import isolation
-from ract.worker.isolation import Isolation, asked, check, limits
+from ract.worker.hardware import isolation
+from ract.worker.hardware.isolation import Isolation, asked, check, limits
 
 GiB = 2**30
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ract.core import logs
-from ract.worker.logs import LogTail, Rotation
+from ract.worker.files.logs import LogTail, Rotation
 
 MARK = logs.MARK.decode() + "f" + logs.NUMBER.decode() + "1\n"
 

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from ract.core import messages as m
-from ract.worker import events as ev
-from ract.worker.machine import Config, NodeMachine
-from ract.worker.memory import Candidate, Consumer, Victim, choose, explain
+from ract.worker.node import events as ev
+from ract.worker.node.machine import Config, NodeMachine
+from ract.worker.node.memory import Candidate, Consumer, Victim, choose, explain
 
 GB = 10**9
 ADA, BOB = 100, 200

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from ract.worker.memory_settings import Settings
-from ract.worker.memory_watch import MemoryWatch
+from ract.worker.hardware.memory_settings import Settings
+from ract.worker.hardware.memory_watch import MemoryWatch
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 KB, GIB = 1024, 2**30

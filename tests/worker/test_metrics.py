@@ -7,8 +7,8 @@ import pytest
 from ract.core import ids
 from ract.core import messages as m
 from ract.core.metrics import COUNTER, GAUGE, WORKER
-from ract.worker import events as ev
-from ract.worker.machine import Config, NodeMachine
+from ract.worker.node import events as ev
+from ract.worker.node.machine import Config, NodeMachine
 
 HERE, CLUSTER = b"h" * 28, b"c" * 16
 JOB = b"\0\0\0\7"

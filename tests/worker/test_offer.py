@@ -5,9 +5,9 @@ import json
 import pytest
 
 from ract.core.resources import UNIT
-from ract.worker import offer
-from ract.worker.detect import STORE_BYTES_MIN
-from ract.worker.options import check
+from ract.worker.hardware import offer
+from ract.worker.hardware.detect import STORE_BYTES_MIN
+from ract.worker.hardware.options import check
 
 GiB = 2**30
 HOST = "10.0.0.7"

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ract.core.security import security_config
-from ract.worker.relay import Relay
+from ract.worker.links.relay import Relay
 
 MUCH = bytes(range(256)) * 20_000  # 5 MB: more than all buffers on the way
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ract.core import messages as m
-from ract.worker import events as ev
-from ract.worker.machine import Config, NodeMachine
-from ract.worker.objects import ROOM_S
+from ract.worker.node import events as ev
+from ract.worker.node.machine import Config, NodeMachine
+from ract.worker.node.objects import ROOM_S
 
 MIB = 2**20
 HERE, THERE = b"h" * 28, b"t" * 28

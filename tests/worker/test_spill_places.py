@@ -5,9 +5,9 @@ import json
 import pytest
 
 from ract.core.system_config import as_environment
-from ract.worker import spill_places
-from ract.worker.options import check
-from ract.worker.spill_places import Urls, chosen, parse
+from ract.worker.files import spill_places
+from ract.worker.files.spill_places import Urls, chosen, parse
+from ract.worker.hardware.options import check
 
 FILES = {"type": "filesystem", "params": {"directory_path": ["/a", "/b"]}}
 ONE = {"type": "filesystem", "params": {"directory_path": "/a"}}

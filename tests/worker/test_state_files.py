@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ract.core.errors import DurableStateError
-from ract.worker.state_files import FolderPlace, SupersededError, UrlPlace, place_of
+from ract.worker.files.state_files import FolderPlace, SupersededError, UrlPlace, place_of
 
 CLUSTER, ACTOR = b"c" * 16, b"a" * 16
 

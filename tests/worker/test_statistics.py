@@ -5,10 +5,10 @@ import types
 
 import pytest
 
-from ract.worker import statistics
-from ract.worker.gpus import Gpus
-from ract.worker.memory_settings import Settings
-from ract.worker.statistics import Statistics, Totals, Watched
+from ract.worker.hardware import statistics
+from ract.worker.hardware.gpus import Gpus
+from ract.worker.hardware.memory_settings import Settings
+from ract.worker.hardware.statistics import Statistics, Totals, Watched
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -273,7 +273,7 @@ def test_a_node_tells_of_its_executors_and_store(ract_start):
 
 
 def test_what_is_pinned_is_what_cannot_be_given_up():
-    from ract.worker.store import StoreIndex
+    from ract.worker.node.store import StoreIndex
 
     store = StoreIndex(64 * MIB)
     mine, *_ = store.allocate(7, 4 * MIB)

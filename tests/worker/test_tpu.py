@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from ract.worker import tpu
+from ract.worker.hardware import tpu
 
 
 @pytest.fixture

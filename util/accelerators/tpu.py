@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ract.worker import tpu
+from ract.worker.hardware import tpu
 
 
 def get_current_pod_name() -> str | None:

@@ -14,11 +14,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ract.client.refs import ObjectRef
+from ract.client.objects.refs import ObjectRef
 from ract.client.runtime import current
-from ract.client.tool import ask_cluster
+from ract.client.start.tool import ask_cluster
 from ract.core import history
-from ract.scheduler import history as ended
+from ract.scheduler.durable import history as ended
 from ract.util.state.common import (
     DEFAULT_LIMIT,
     DEFAULT_RPC_TIMEOUT,

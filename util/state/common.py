@@ -18,7 +18,7 @@ class StateRow(Mapping[str, Any]):
     """One row of a table.
 
     Args:
-        columns: Values by name, as the scheduler has them (`ract.scheduler.rows`).
+        columns: Values by name, as the scheduler has them (`ract.scheduler.queries.rows`).
     """
 
     ID = ""

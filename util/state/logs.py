@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ract.client.runtime import current
-from ract.client.tool import connected
+from ract.client.start.tool import connected
 from ract.core import history, logs
-from ract.scheduler import history as ended
+from ract.scheduler.durable import history as ended
 from ract.util.state.api import ask
 from ract.util.state.common import DEFAULT_RPC_TIMEOUT
 from ract.util.state.exception import DataSourceUnavailable, RayStateApiException, ServerUnavailable

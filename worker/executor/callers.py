@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from ract.client.metrics import recorder
+from ract.client.process.metrics import recorder
 from ract.core import calls
 
 logger = logging.getLogger(__name__)

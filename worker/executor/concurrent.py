@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context, tracing
+from ract.client.process import context, tracing
 from ract.core import calls
 from ract.core.errors import AsyncioActorExit, error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked

@@ -28,14 +28,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context
+from ract.client.process import context
 from ract.core import calls
 from ract.core.errors import DurableStateError
 from ract.core.messages import ExitCause
 from ract.worker.executor.concurrent import ConcurrentServer, _Group
 from ract.worker.executor.execution import is_streaming
 from ract.worker.executor.serial import SerialServer
-from ract.worker.state_files import SupersededError
+from ract.worker.files.state_files import SupersededError
 
 if TYPE_CHECKING:
     from ract.worker.executor.callers import Caller

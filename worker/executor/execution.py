@@ -15,12 +15,12 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client import context
-from ract.client.arguments import INLINE_BYTES_MAX
-from ract.client.ref_table import contained_of, id_of
-from ract.client.refs import ERROR, ObjectRef, new_ref
-from ract.client.store import Location
-from ract.client.streams import FIRST_INDEX, DynamicObjectRefGenerator
+from ract.client.calls.arguments import INLINE_BYTES_MAX
+from ract.client.calls.streams import FIRST_INDEX, DynamicObjectRefGenerator
+from ract.client.objects.held import contained_of, id_of
+from ract.client.objects.refs import ERROR, ObjectRef, new_ref
+from ract.client.objects.store import Location
+from ract.client.process import context
 from ract.core import calls, events, ids, naming, serialization
 from ract.core.errors import RactError, RactTaskError, TaskCancelledError
 from ract.core.messages import Hold, TaskEvents

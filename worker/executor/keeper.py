@@ -15,7 +15,7 @@ from typing import Any
 from ract.core import serialization
 from ract.core.errors import DurableStateError
 from ract.worker.executor.call_log import CallLog
-from ract.worker.state_files import Place, SupersededError, place_of
+from ract.worker.files.state_files import Place, SupersededError, place_of
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from ract.client import context, tracing
-from ract.client.logging_config import LoggingConfig
-from ract.client.metrics import recorder
-from ract.client.node_link import NodeLink
+from ract.client.people.logging_config import LoggingConfig
+from ract.client.people.story import shape_facts
+from ract.client.process import context, tracing
+from ract.client.process.metrics import recorder
+from ract.client.process.node_link import NodeLink
 from ract.client.runtime import Runtime, enter_group, install
-from ract.client.story import shape_facts
-from ract.client.strategies import group_of
+from ract.client.tasks.strategies import group_of
 from ract.core import naming, serialization
 from ract.core.messages import (
     ActorInitFailed,
@@ -340,8 +340,8 @@ class Executor:
 
     @staticmethod
     def _resolved(value: Any) -> Any:
-        from ract.client.api import get
-        from ract.client.refs import ObjectRef
+        from ract.client.api.functions import get
+        from ract.client.objects.refs import ObjectRef
 
         return get(value) if isinstance(value, ObjectRef) else value
 

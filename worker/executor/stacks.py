@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
-from ract.client.context import Running
+from ract.client.process.context import Running
 
 TASKS_MAX = 100
 

@@ -1,8 +1,8 @@
 """What an executor prints, with the name of the task or actor that printed it.
 
-The streams write to log files that the node follows (`ract.worker.logs`). Before a line of another
-call than the last one, a line goes out that starts with a mark and names who writes, and the number
-of its task (`ract.core.logs`).
+The streams write to log files that the node follows (`ract.worker.files.logs`). Before a line of
+another call than the last one, a line goes out that starts with a mark and names who writes, and
+the number of its task (`ract.core.logs`).
 """
 
 from __future__ import annotations

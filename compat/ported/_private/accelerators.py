@@ -13,7 +13,7 @@ from ract.core.accelerators import (
     variables,
     visible,
 )
-from ract.worker import devices
+from ract.worker.hardware import devices
 
 
 class AcceleratorManager:

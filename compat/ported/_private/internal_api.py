@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ract.client.refs import ObjectRef
+from ract.client.objects.refs import ObjectRef
 from ract.util import testing
 from ract.util.state.api import ask
 from ract.util.testing import memory_summary

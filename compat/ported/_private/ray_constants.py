@@ -1,11 +1,11 @@
 """``ray._private.ray_constants``: those that mean the same here."""
 
-from ract.client.bootstrap import DASHBOARD_PORT as DEFAULT_DASHBOARD_PORT
-from ract.client.bootstrap import STORE_BYTES_MIN as OBJECT_STORE_MINIMUM_MEMORY_BYTES
+from ract.client.start.bootstrap import DASHBOARD_PORT as DEFAULT_DASHBOARD_PORT
+from ract.client.start.bootstrap import STORE_BYTES_MIN as OBJECT_STORE_MINIMUM_MEMORY_BYTES
 from ract.core.labels import RESERVED as RAY_DEFAULT_LABEL_KEYS_PREFIX
 from ract.core.resources import PREDEFINED
 from ract.core.resources import UNIT as _UNIT
-from ract.worker.spill_places import PREFIX as DEFAULT_OBJECT_PREFIX
+from ract.worker.files.spill_places import PREFIX as DEFAULT_OBJECT_PREFIX
 
 __all__ = ["DEFAULT_DASHBOARD_PORT", "DEFAULT_OBJECT_PREFIX", "OBJECT_STORE_MINIMUM_MEMORY_BYTES"]
 __all__ += ["RAY_DEFAULT_LABEL_KEYS_PREFIX"]

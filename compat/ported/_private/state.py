@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ract import available_resources, cluster_resources, get_runtime_context, nodes
-from ract.client import ambient
+from ract.client.api import auto_init
 from ract.core.resources import from_units
 from ract.util.placement_group import PlacementGroup, placement_group_table
 from ract.util.state.api import list_actors, list_jobs
@@ -93,7 +93,7 @@ def total_resources_per_node() -> dict[str, dict[str, float]]:
 
 
 def _per_node(which: str) -> dict[str, dict[str, float]]:
-    view = ambient.runtime().link.request("scaling")
+    view = auto_init.runtime().link.request("scaling")
     return {
         node_id: {name: from_units(n) for name, n in node[which].items() if n}
         for node_id, node in view["nodes"].items()

@@ -18,7 +18,7 @@ from ract.compat.ported._common.utils import (
     try_to_create_directory,
 )
 from ract.core import accelerators
-from ract.worker import detect
+from ract.worker.hardware import detect
 
 __all__ = [
     "binary_to_hex",

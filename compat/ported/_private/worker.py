@@ -25,8 +25,8 @@ from ract import (
     shutdown,
     wait,
 )
-from ract.client import context
-from ract.client.refs import ObjectRef
+from ract.client.objects.refs import ObjectRef
+from ract.client.process import context
 from ract.core import ids
 from ract.util import testing
 

@@ -1,0 +1,1 @@
+"""Calls in order to one process that may move, restart and die."""

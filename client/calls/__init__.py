@@ -1,0 +1,1 @@
+"""One call on its way: packed, sent, answered, waited for, made again."""

@@ -1,0 +1,1 @@
+"""What a ref is, who holds it, and where its value lies."""

@@ -1,0 +1,1 @@
+"""What people see. Nothing is decided from it."""

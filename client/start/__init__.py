@@ -1,0 +1,1 @@
+"""Making, joining and leaving a cluster. The only place that may import all sides."""

@@ -1,0 +1,1 @@
+"""Calls that any executor of a shape may run."""

@@ -1,0 +1,104 @@
+"""This process' end of placement groups: what state they are in, who waits for them.
+
+Theory of operation
+-------------------
+The scheduler tells a process about the groups that it made or watches (`GroupChanged`). A
+`GroupClient` keeps the newest state; ``ready()`` is a ref that it completes. It lives as long as a
+`ract.util.placement_group.PlacementGroup` or such a ref does.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ract.client.calls.channel import Call
+from ract.client.objects import refs
+from ract.core.errors import TaskCancelledError, TaskPlacementGroupRemoved
+from ract.core.messages import GroupChanged, GroupWatched
+
+if TYPE_CHECKING:
+    from ract.client.objects.refs import ObjectRef
+    from ract.client.runtime import Runtime
+
+CREATED, REMOVED = "CREATED", "REMOVED"
+
+
+class GroupClient:
+    """One group, as this process knows it.
+
+    Args:
+        runtime: Of this process.
+        group_id: 18 bytes.
+        is_watched: The scheduler tells of it anyway, since this process makes it.
+    """
+
+    def __init__(self, runtime: Runtime, group_id: bytes, *, is_watched: bool = False) -> None:
+        self.runtime = runtime
+        self.group_id = group_id
+        self.state = "PENDING"
+        self.detail = ""
+        self._is_known = False  #: the scheduler has answered, so it knows the group
+        self._is_watched = is_watched
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Call, Any]] = []
+
+    def changed(self, message: GroupChanged) -> None:
+        """The scheduler says what has become of the group."""
+        with self._lock:
+            self.state, self.detail = message.state, message.detail
+            self._is_known = True
+            if self.state not in (CREATED, REMOVED):
+                return
+            waiting, self._waiting = self._waiting, []
+        for call, value in waiting:
+            self._complete(call, value)
+
+    def make_known(self) -> None:
+        """Return when the scheduler knows of the group: another process may ask for it then."""
+        if not self._is_known:
+            self.runtime.link.request("get_group", id=self.group_id)  # it comes after the group
+            self._is_known = True
+
+    def ready(self, value: Any) -> ObjectRef[Any]:
+        """A ref that becomes ``value`` when the group is there, or raises when it is removed."""
+        call = Call(self.runtime.next_number(), b"", self, f"PlacementGroup({self.group_id.hex()})")
+        ref: ObjectRef[Any] = refs.new_ref(call.number, None, 1, call)
+        call.refs = [ref]
+        with self._lock:
+            is_decided = self.state in (CREATED, REMOVED)
+            if not is_decided:
+                self._waiting.append((call, value))
+            watches, self._is_watched = not self._is_watched, True
+        if is_decided:
+            self._complete(call, value)
+        elif watches:
+            self.runtime.tell(GroupWatched(self.runtime.process, self.group_id))
+        return ref
+
+    def _complete(self, call: Call, value: Any) -> None:
+        if self.state == REMOVED:
+            why = f"placement group {self.group_id.hex()} was removed: {self.detail}"
+            self.runtime.fail_call(call, TaskPlacementGroupRemoved(why))
+            return
+        packed = self.runtime.pack(value, what="a placement group")
+        packed_value = (packed.head, packed.copied_buffers(), packed.refs)
+        call.refs[0]._complete(refs.INLINE, packed_value)
+
+    @property
+    def waiting(self) -> list[Call]:
+        """The calls of `ready` that are not decided."""
+        with self._lock:
+            return [call for call, _ in self._waiting]
+
+    # ------------------------------------------------------------------ as the owner of a call
+
+    def cancel(self, call: Call, force: bool, recursive: bool) -> None:
+        """Wait no longer; the group stays."""
+        with self._lock:
+            self._waiting = [entry for entry in self._waiting if entry[0] is not call]
+        self.runtime.fail_call(call, TaskCancelledError(task_id=call.refs_task_id()))
+
+    def what_it_waits_for(self) -> str:
+        """For timeouts and ``ract.explain``."""
+        return f"resources for all its bundles (it is {self.state})"

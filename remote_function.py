@@ -1,5 +1,0 @@
-"""Remote functions."""
-
-from ract.client.remote_function import RemoteFunction
-
-__all__ = ["RemoteFunction"]

@@ -1,0 +1,1 @@
+"""Which actors live, restart and die."""

@@ -1,0 +1,1 @@
+"""Who is there and what is free, and the pages that one turn shares."""

@@ -1,0 +1,1 @@
+"""Room that is reserved, given up or asked for."""

@@ -1,0 +1,1 @@
+"""Executors are lent, and fairly."""

@@ -1,0 +1,1 @@
+"""What lives, where it lies, and who keeps it alive."""

@@ -1,0 +1,1 @@
+"""What executors and callers tell for people. Nothing is decided from it."""

@@ -1,0 +1,1 @@
+"""Where something could run. Takes nothing for good."""

@@ -1,0 +1,1 @@
+"""Answers to questions about the cluster, as functions of its state."""

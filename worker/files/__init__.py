@@ -1,0 +1,1 @@
+"""Shared memory, and the files that a node keeps."""

@@ -1,0 +1,1 @@
+"""The node's pure machine: executors, objects, store and memory."""
