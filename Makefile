@@ -23,7 +23,7 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 COMPILE := $(BIN)/python -m compileall -q -x '^\./(\.venv|build|dist)' .
 
 .DEFAULT_GOAL := help
-.PHONY: demo test screenshots lint format types docs bench bench-peers chaos wheel clean help
+.PHONY: demo test interleavings screenshots lint format types docs bench bench-peers chaos wheel clean help
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,11 @@ demo: .venv/.installed ## run the main job: an index of the standard library, ch
 	@$(BIN)/python -m ract.util.demo
 
 test: .venv/.installed-dev .venv/.browser ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore=tests/interleavings $(PYTEST_ARGS)
+	$(MAKE) interleavings
+
+interleavings: .venv/.installed-dev ## run every interleaving of threads in the small worlds of tests/interleavings
+	$(BIN)/frontrun $(BIN)/python -m pytest -n auto --maxprocesses 2 -q tests/interleavings
 
 lint: .venv/.installed-dev ## check style and formatting
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ ROOT = Path(tempfile.mkdtemp(prefix=f"r{os.getpid()}-", dir="/tmp"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ["RACT_TMPDIR"] = str(ROOT / "s")
 os.environ["RACT_HOME"] = str(ROOT / "h")
+os.environ["RACT_CHECK_LOCK_ORDER"] = "1"  # in all processes: see ract.client.process.locks
 for _name in ("RACT_ADDRESS", "RAY_ADDRESS", "RACT_TOKEN"):
     os.environ.pop(_name, None)
 

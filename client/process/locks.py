@@ -1,0 +1,84 @@
+"""The locks of a client process, and the order in which a thread takes them.
+
+A thread that holds a lock takes only locks that stand later in `ORDER`, and never two different
+locks of one rank. So no two threads can wait for each other.
+
+With ``RACT_CHECK_LOCK_ORDER=1``, which the tests set, each lock asserts this. Else a lock is a
+plain ``threading.RLock``, and the order costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+ORDER = (
+    "pools",  # the table of pools: which pool serves a shape
+    "owner",  # one lease pool, the line of one actor, or one placement group
+    "table",  # refs by id, and what happens to them (`ract.client.objects.held`)
+    "channel",  # the connection to one executor, and who writes to it
+    "link",  # the connection to the node, and the holds that were not told yet
+)
+"""Ranks, in the order in which a thread may take them."""
+
+_held = threading.local()
+
+
+def make_lock(rank: str) -> Any:
+    """A reentrant lock of a rank in `ORDER`."""
+    if os.environ.get("RACT_CHECK_LOCK_ORDER") == "1":
+        return RankedLock(rank)
+    assert rank in ORDER
+    return threading.RLock()
+
+
+class RankedLock:
+    """A reentrant lock that asserts the order of `ORDER` each time that it is taken.
+
+    Args:
+        rank: One of `ORDER`.
+    """
+
+    def __init__(self, rank: str) -> None:
+        self.rank = rank
+        self._number = ORDER.index(rank)
+        self._lock = threading.RLock()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As `threading.RLock.acquire`.
+
+        Raises:
+            AssertionError: the thread holds a lock that comes later, or another of this rank.
+        """
+        held = self._of_this_thread()
+        if self not in held:
+            wrong = [lock.rank for lock in held if lock._number >= self._number]
+            assert not wrong, f"a thread that holds {wrong} takes {self.rank}: the order is {ORDER}"
+        taken = self._lock.acquire(blocking, timeout)
+        if taken:
+            held.append(self)
+        return taken
+
+    def release(self) -> None:
+        """As `threading.RLock.release`."""
+        held = self._of_this_thread()
+        for i in range(len(held) - 1, -1, -1):
+            if held[i] is self:
+                del held[i]
+                break
+        self._lock.release()
+
+    def __enter__(self) -> RankedLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @staticmethod
+    def _of_this_thread() -> list[RankedLock]:
+        if not hasattr(_held, "locks"):
+            _held.locks = []
+        held: list[RankedLock] = _held.locks
+        return held
