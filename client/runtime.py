@@ -9,7 +9,6 @@ per shape, one `ActorClient` per actor, the table of refs that the cluster knows
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import pickle
@@ -17,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ract.client.actors.client import ActorClient
@@ -45,13 +44,15 @@ from ract.client.objects.refs import (
 from ract.client.objects.store import Location, StoreClient
 from ract.client.people.mailbox_reports import MailboxReports
 from ract.client.people.story import Story
-from ract.client.process import context, metrics, sites
+from ract.client.process import context, current, metrics, sites
+from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
+from ract.client.process.session import Session
 from ract.client.tasks.groups import GroupClient
 from ract.client.tasks.pool import TaskPool
-from ract.core import calls, errors, ids, messages, naming, serialization
-from ract.core.events import IN_GET, IN_WAIT, RUNNING
+from ract.core import calls, errors, messages, naming, serialization
+from ract.core.events import IN_GET, IN_WAIT
 from ract.core.messages import (
     CallsLost,
     Hold,
@@ -64,12 +65,6 @@ logger = logging.getLogger(__name__)
 
 POOLS_MAX = 256
 """With so many shapes, those of which nothing waits or runs are forgotten."""
-
-BLOCK_GRACE_S = 0.001
-"""A task that waits longer than this in get or wait lends its CPUs."""
-
-FETCH_GRACE_S = 1.0
-"""A task that waits longer than this for a value of another node lends its CPUs."""
 
 
 class Runtime:
@@ -85,13 +80,11 @@ class Runtime:
     def __init__(self, link: NodeLink, *, is_driver: bool) -> None:
         welcome = link.welcome
         self.link = link
+        self.session = Session(welcome, is_driver=is_driver)
         self.is_driver = is_driver
-        self.process: int = welcome.process
-        self.node_id: bytes = welcome.node_id
-        self.job_id: bytes = welcome.job_id or b"\0\0\0\0"
-        self.namespace: str = welcome.namespace
-        self.closed = False
-        self.lost_reason = ""
+        self.process = self.session.process
+        self.node_id = self.session.node_id
+        self.next_number = self.session.next_number
         self.store = StoreClient(link)
         self.channels: dict[int, Channel] = {}
         self.actors: dict[bytes, ActorClient] = {}
@@ -99,20 +92,20 @@ class Runtime:
         self.runtime_env = ""
         self.default_lifetime = "non_detached"  # of actors that do not say
         self.on_infeasible = "wait"  # likewise of all that is placed
-        self.on_block: Callable[[], None] | None = None
-        self.on_unblock: Callable[[], None] | None = None
         self.on_control: Callable[[Any], None] = lambda message: None
         #: Called at every tick; returns in how many seconds it must be called again, if at all.
         self.on_tick: Callable[[], float | None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.pushed: list[messages.Pushed] = []
-        self._first_number = self.process << ids.COUNTER_BITS
-        self._counter = itertools.count(1)
         self.groups: weakref.WeakValueDictionary[bytes, GroupClient]
         self.groups = weakref.WeakValueDictionary()
         self._pools: dict[Any, TaskPool] = {}
         self.pools_by_key: dict[int, TaskPool] = {}
         self._pool_numbers = itertools.count(1)
+        self.tell = link.tell
+        self.warn = link.warn
+        self.check_open = self.session.check_open
+        self.check_alive = self.session.check_alive
         self.table = RefTable(self)
         self._lock = self.table.lock
         #: Objects that the node was asked for -> what to do when they are here.
@@ -128,6 +121,7 @@ class Runtime:
         self.cancelling = Cancelling(self)
         self.story = Story(self)
         self.reactor = Reactor(self._tick)
+        self.lending = Lending(self.reactor.wake)
         link.on_message = Inbox(self).receive
         link.on_lost = self._on_lost
 
@@ -137,11 +131,25 @@ class Runtime:
         self.reactor.watch(self.link.fileno(), self.link.readable)
         self.reactor.start()
 
-    # ------------------------------------------------------------------ ids
+    @property
+    def job_id(self) -> bytes:
+        """See `Session`."""
+        return self.session.job_id
 
-    def next_number(self) -> int:
-        """A task number, unique in the cluster."""
-        return self._first_number | next(self._counter)
+    @property
+    def namespace(self) -> str:
+        """See `Session`."""
+        return self.session.namespace
+
+    @property
+    def closed(self) -> bool:
+        """See `Session`."""
+        return self.session.closed
+
+    @property
+    def lost_reason(self) -> str:
+        """See `Session`."""
+        return self.session.lost_reason
 
     # ------------------------------------------------------------------ submission
 
@@ -180,7 +188,7 @@ class Runtime:
             if not pool.is_active and not pool.waiting:
                 del self._pools[key]
                 self.pools_by_key.pop(pool.key, None)
-        refs._scope = object()  # remote functions find theirs anew
+        current.renew_scope()  # remote functions find theirs anew
 
     def pool_near(self, pool: TaskPool, node_id: bytes) -> TaskPool:
         """The pool for tasks of the same shape whose arguments lie on another node."""
@@ -446,7 +454,7 @@ class Runtime:
         left = threading.Semaphore(0)
         for ref in wanted:
             self.localize(ref, left.release, seen_on)
-        with self._lending(IN_GET) as lend:
+        with self.lending.on_demand(IN_GET) as lend:
             for _ in wanted:
                 while not left.acquire(timeout=_wait_s(FETCH_GRACE_S, deadline)):
                     self.check_alive()
@@ -454,26 +462,6 @@ class Runtime:
                         return False
                     lend()
         return True
-
-    @contextlib.contextmanager
-    def _lending(self, state: str) -> Iterator[Callable[[], None]]:
-        """From the first call of what it gives on, the CPUs of the task that runs here are free.
-
-        What is waited for may have to be made again, for which CPUs are needed.
-        """
-        blocked = False
-
-        def lend() -> None:
-            nonlocal blocked
-            if self.on_block is not None and not blocked:
-                blocked = True
-                self._block(state)
-
-        try:
-            yield lend
-        finally:
-            if blocked:
-                self._unblock()
 
     def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
         """(head, buffers) of a value that `await_here` has waited for; raises its error."""
@@ -569,7 +557,7 @@ class Runtime:
             call = ref._call
             channel = call.channel if call is not None else None
             # The usual case of `_await`, with nothing else to look after.
-            if channel is not None and timeout is None and self.on_block is None:
+            if channel is not None and timeout is None and not self.lending.is_needed:
                 if channel.read_lock.acquire(False):
                     try:
                         channel.wait_for(ref, None)
@@ -647,7 +635,7 @@ class Runtime:
         arrived = threading.Event()
         asked: set[ObjectRef] = set()
         lend_at = time.monotonic() + FETCH_GRACE_S
-        with self._lending(IN_WAIT) as lend:
+        with self.lending.on_demand(IN_WAIT) as lend:
             while sum(map(self.is_here, wanted)) < n:
                 for ref in wanted:
                     if ref._state == STORED and ref not in asked:
@@ -680,9 +668,9 @@ class Runtime:
             if waiter.is_done():
                 return
             raise self._timeout_error(wanted, timeout)
-        if self.on_block is not None:
+        if self.lending.is_needed:
             _warn_in_coroutine(for_get)
-        block_at = time.monotonic() + BLOCK_GRACE_S if self.on_block is not None else None
+        block_at = time.monotonic() + BLOCK_GRACE_S if self.lending.is_needed else None
         blocked = False
         try:
             while not waiter.is_done():
@@ -692,53 +680,14 @@ class Runtime:
                     raise self._timeout_error(wanted, timeout)
                 if block_at is not None and not blocked and now >= block_at:
                     blocked = True
-                    self._block(IN_GET if for_get else IN_WAIT)
+                    self.lending.block(IN_GET if for_get else IN_WAIT)
                 stop = deadline
                 if block_at is not None and not blocked:
                     stop = block_at if deadline is None else min(block_at, deadline)
                 waiter.wait(stop)
         finally:
             if blocked:
-                self._unblock()
-
-    def _block(self, state: str) -> None:
-        """The call of this thread waits: its CPUs are free, and it is seen if it waits for long."""
-        call = context.running()
-        if call is not None:
-            call.wait_in(state)
-            self.reactor.wake()
-        if self.on_block is not None:
-            self.on_block()
-
-    def _unblock(self) -> None:
-        call = context.running()
-        if call is not None:
-            call.go_on()
-            if call.reported not in ("", RUNNING):
-                self.reactor.wake()  # its tick tells that it runs again
-        if self.on_unblock is not None:
-            self.on_unblock()
-
-    @contextlib.contextmanager
-    def lending_cpus(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """While a coroutine of a task or actor waits in here, its CPUs are free after a moment."""
-        if self.on_block is None or self.on_unblock is None:
-            yield
-            return
-        is_blocked = False
-
-        def block() -> None:
-            nonlocal is_blocked
-            is_blocked = True
-            self.on_block()  # type: ignore[misc]
-
-        timer = loop.call_later(BLOCK_GRACE_S, block)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if is_blocked:
-                self.on_unblock()
+                self.lending.unblock()
 
     def _timeout_error(self, wanted: list[ObjectRef], timeout: float | None) -> Exception:
         late = [ref for ref in wanted if ref._state < READY]
@@ -817,45 +766,11 @@ class Runtime:
             if self.channels.get(channel.executor) is channel:
                 del self.channels[channel.executor]
 
-    def tell(self, *told: Any) -> None:
-        """Send messages to the node; without a node there is nobody to tell."""
-        try:
-            self.link.send(*told)
-        except OSError as error:
-            if not self.closed:
-                logger.debug("ract: could not send %s: %s", type(told[0]).__name__, error)
-
-    def warn(self, type: str, text: str) -> None:
-        """Have the driver of this job told of something; its tests can wait for the type."""
-        self.tell(messages.Warned(self.process, type, text))
-
-    def check_open(self) -> None:
-        """Raise if this process has left the cluster.
-
-        Raises:
-            RuntimeError: `ract.shutdown` was called.
-        """
-        if self.closed:
-            raise RuntimeError(
-                "this handle belongs to a cluster that this process has left (ract.shutdown)"
-            )
-
-    def check_alive(self) -> None:
-        """Raise if this process has lost its node, or left the cluster.
-
-        Raises:
-            LocalRayletDiedError: the node daemon is gone.
-            RuntimeError: `ract.shutdown` was called.
-        """
-        if self.closed:
-            raise RuntimeError("ract.shutdown() was called while this thread waited")
-        if self.lost_reason:
-            raise errors.LocalRayletDiedError(self.lost_reason)
-
     def _on_lost(self) -> None:
-        self.lost_reason = "The node daemon of this process has died; its cluster state is gone."
+        lost = "The node daemon of this process has died; its cluster state is gone."
+        self.session.lost_reason = lost
         self.reactor.forget(self.link.fileno())
-        error = errors.LocalRayletDiedError(self.lost_reason)
+        error = errors.LocalRayletDiedError(lost)
         for pool in list(self._pools.values()):
             for call in pool.waiting:
                 self.fail_call(call, error)
@@ -947,7 +862,7 @@ class Runtime:
             pass
         self._fail_all()
         self._release_waiting()
-        self.closed = True
+        self.session.closed = True
         self.reactor.close()
         for channel in list(self.channels.values()):
             channel.owner = None
@@ -985,19 +900,7 @@ def _warn_in_coroutine(for_get: bool) -> None:
         )
 
 
-def install(runtime: Runtime | None) -> None:
-    """Make ``runtime`` the one of this process."""
-    refs._runtime = runtime
-    refs._scope = object()
-
-
-def enter_group(group: tuple[bytes, bool]) -> None:
-    """This process runs in a placement group from now on (`ProcessContext.group`)."""
-    if context.process.group != group:
-        context.process.group = group
-        refs._scope = object()  # calls may go elsewhere now
-
-
-def current() -> Runtime | None:
+def current_runtime() -> Runtime | None:
     """The runtime of this process, or None before init and after shutdown."""
-    return refs._runtime
+    found: Runtime | None = current.runtime
+    return found

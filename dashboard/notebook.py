@@ -72,9 +72,9 @@ def display(page: str = "overview", *, width: str = "100%", height: int = 640) -
 
 
 def _address() -> str:
-    from ract.client.runtime import current
+    from ract.client.runtime import current_runtime
 
-    runtime: Any = current()
+    runtime: Any = current_runtime()
     if runtime is None or runtime.closed:
         raise NoDashboardError("this process is in no cluster: call ract.init() first")
     if getattr(runtime, "is_local", False) or not hasattr(runtime, "link"):

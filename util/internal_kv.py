@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ract.client.runtime import Runtime, current
+from ract.client.runtime import Runtime, current_runtime
 
 
 def _runtime() -> Runtime:
-    runtime = current()
+    runtime = current_runtime()
     if runtime is None or runtime.closed:
         raise RuntimeError("the key-value store is the cluster's: call ract.init() first")
     return runtime
@@ -25,7 +25,7 @@ def _ask(op: str, namespace: str | bytes | None, **arguments: Any) -> Any:
 
 def _internal_kv_initialized() -> bool:
     """Whether this process is in a cluster."""
-    runtime = current()
+    runtime = current_runtime()
     return runtime is not None and not runtime.closed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ract.client.objects.refs import PENDING, REMOTE, STORED, ObjectRef
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 
 
 def get_object_locations(
@@ -27,7 +27,7 @@ def get_object_locations(
         TypeError: not a list of refs.
     """
     _check(obj_refs)
-    runtime = current()
+    runtime = current_runtime()
     if runtime is None or runtime.closed:
         raise RuntimeError("ract is not initialized: call ract.init() first")
     known = [ref for ref in obj_refs if ref._holds or ref._state <= REMOTE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.core.session import setting
 
 OUTSIDE = "8.8.8.8:53"
@@ -25,7 +25,7 @@ def get_node_ip_address(address: str | None = None) -> str:
     """
     if address is not None:
         return _source_address(address)
-    runtime = current()
+    runtime = current_runtime()
     if runtime is not None and not runtime.closed:
         mine = runtime.node_id.hex()
         for node in ract.nodes():

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from ract.client.process import context
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.core.ids import creation_task_id, driver_task_id, task_id_bytes
 from ract.core.messages import UserSpans
 from ract.core.session import setting
@@ -55,7 +55,7 @@ class Span:
             return
         if error is not None:
             self._extra["error"] = f"{type(error).__name__}: {error}"
-        runtime = current()
+        runtime = current_runtime()
         if runtime is None or runtime.closed:
             return
         extra = {key: value[:TEXT_MAX] for key, value in self._extra.items()}

@@ -15,7 +15,7 @@ import psutil
 
 import ract
 from ract.client.objects.refs import ERROR, PENDING, READY, REMOTE, ObjectRef
-from ract.client.runtime import Runtime, current
+from ract.client.runtime import Runtime, current_runtime
 from ract.client.start import node_processes
 from ract.core import errors
 from ract.core.messages import ObjectsFreed
@@ -268,7 +268,7 @@ class Semaphore:
 
 
 def _runtime() -> Runtime:
-    runtime = current()
+    runtime = current_runtime()
     if runtime is None:
         raise RuntimeError("this process is in no cluster: call ract.init() first")
     return runtime

@@ -294,9 +294,9 @@ def is_dead(handle: ActorHandle) -> bool:
 
 def rebuild_handle(actor_id: bytes, info: dict[str, Any]) -> ActorHandle:
     """Unpickle a handle."""
-    from ract.client.runtime import current
+    from ract.client.runtime import current_runtime
 
-    runtime = current()
+    runtime = current_runtime()
     if runtime is None:
         raise RuntimeError("an actor handle can be unpickled only while ract is initialized")
     return runtime.actor(actor_id).borrow(HandleInfo.from_plain(info))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ract.client.objects import refs
+from ract.client.process import current
 from ract.core.session import setting
 
 if TYPE_CHECKING:
@@ -17,16 +17,17 @@ def runtime() -> Runtime:
     Raises:
         RuntimeError: not initialized, and ``RACT_ENABLE_AUTO_CONNECT=0``.
     """
-    current = refs._runtime
-    if current is not None and not current.closed:
-        return current
+    found: Runtime | None = current.runtime
+    if found is not None and not found.closed:
+        return found
     if setting("ENABLE_AUTO_CONNECT", "1") == "0":
         raise RuntimeError("ract is not initialized: call ract.init() first")
     from ract.client.start.bootstrap import init
 
     init()
-    assert refs._runtime is not None
-    return refs._runtime
+    found = current.runtime
+    assert found is not None
+    return found
 
 
 def runtime_without_init(what: str) -> Runtime:
@@ -35,7 +36,7 @@ def runtime_without_init(what: str) -> Runtime:
     Raises:
         RuntimeError: not initialized.
     """
-    current = refs._runtime
-    if current is None or current.closed:
+    found: Runtime | None = current.runtime
+    if found is None or found.closed:
         raise RuntimeError(f"{what} needs a cluster: ract is not initialized, call ract.init()")
-    return current
+    return found

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client.api import auto_init
-from ract.client.objects import refs
+from ract.client.process import current
 from ract.client.submit import submit_task
 from ract.client.tasks import strategies
 from ract.core import serialization
@@ -69,7 +69,7 @@ class RemoteFunction:
             if self._signature is not None:
                 self._signature.check(self._name, args, kwargs)
         pool = self._pool
-        if pool is None or pool.scope is not refs._scope:
+        if pool is None or pool.scope is not current.scope:
             runtime: Any = auto_init.runtime()
             if runtime.is_local:
                 return runtime.run(self._function, self._label, self._options, args, kwargs)

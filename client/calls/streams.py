@@ -168,7 +168,7 @@ class Stream:
             loop = asyncio.get_running_loop()
             done = loop.create_future()
             ref._when_done(lambda ref: refs.wake(loop, done))
-            with self._runtime.lending_cpus(loop):
+            with self._runtime.lending.around(loop):
                 await done
 
 

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ract.client.process import current
 from ract.core import ids, serialization
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ INLINE = 4  #: ``_value`` is (head, buffers, refs contained)
 STORED = 5  #: ``_value`` is a `ract.client.objects.store.Location` on this node
 ERROR = 6  #: ``_value`` is (head, buffers, refs) of an exception
 
-_runtime: Runtime | None = None  # set by `ract.client.runtime.install`
 #: Another object whenever what is known of a remote function's pool is out of date.
 _scope: object = object()
 
@@ -76,7 +76,9 @@ class ObjectRef(Generic[T]):
         if len(id) != ID_BYTES:
             raise ValueError(f"an ObjectRef has {ID_BYTES} bytes, not {len(id)}")
         return (
-            _runtime.table.borrow(bytes(id)) if _runtime is not None else remote_ref(cls, bytes(id))
+            current.runtime.table.borrow(bytes(id))
+            if current.runtime is not None
+            else remote_ref(cls, bytes(id))
         )
 
     # ------------------------------------------------------------------ identity
@@ -180,7 +182,7 @@ class ObjectRef(Generic[T]):
             loop = asyncio.get_running_loop()
             done = loop.create_future()
             self._when_here(lambda ref: wake(loop, done))
-            with _owner(self).lending_cpus(loop):
+            with _owner(self).lending.around(loop):
                 yield from done
         return self._load()
 
@@ -301,7 +303,7 @@ def remote_ref(cls: type[ObjectRef], id: bytes) -> Any:
     ref._state = REMOTE
     ref._value = ref._call = ref._waiters = None
     ref._holds = 0
-    ref._runtime = _runtime
+    ref._runtime = current.runtime
     return ref
 
 
@@ -313,7 +315,7 @@ def new_ref(number: int, actor_id: bytes | None, index: int, call: Any) -> Objec
     ref._call = call
     ref._waiters = None
     ref._holds = 0
-    ref._runtime = _runtime
+    ref._runtime = current.runtime
     return ref
 
 
@@ -356,8 +358,9 @@ def wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future) -> None:
 
 def rebuild_ref(id: bytes) -> ObjectRef:
     """Unpickle a ref: the one of this process with that id, or a new one."""
-    if _runtime is None:
+    runtime = current.runtime
+    if runtime is None:
         return ObjectRef(id)
     anchor = reading.anchor
-    table = _runtime.table
+    table = runtime.table
     return table.borrow(id) if anchor is None else table.anchored(id, anchor)

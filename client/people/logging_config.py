@@ -13,8 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from ract.client.objects import refs
-from ract.client.process import context
+from ract.client.process import context, current
 from ract.core import ids
 from ract.core.session import setting
 
@@ -155,7 +154,7 @@ class _TextLines(_Lines):
 
 def _whereabouts() -> dict[str, str]:
     """Who logs: empty before `init`."""
-    runtime = refs._runtime
+    runtime = current.runtime
     if runtime is None:
         return {}
     found = {

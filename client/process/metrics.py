@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ract.client.objects import refs
+from ract.client.process import current
 from ract.core import naming
 from ract.core.messages import MetricsReported
 from ract.core.metrics import HISTOGRAM, Labels, Table
@@ -85,7 +85,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Send what is counted, if there is a cluster that wants to know."""
-        runtime: Any = refs._runtime
+        runtime: Any = current.runtime
         with self._sending:
             with self._lock:
                 self.is_dirty = False

@@ -26,6 +26,7 @@ from ract.core.messages import (
     Reply,
     Request,
     Waiting,
+    Warned,
     Welcome,
 )
 
@@ -108,6 +109,18 @@ class NodeLink:
             if self.hold_changes:
                 self._send_holds()
             self._sock.sendall(b"".join(map(_framed, messages)))
+
+    def tell(self, *messages: Any) -> None:
+        """Send messages; without a node there is nobody to tell."""
+        try:
+            self.send(*messages)
+        except OSError as error:
+            if not self.is_closed:
+                logger.debug("ract: could not send %s: %s", type(messages[0]).__name__, error)
+
+    def warn(self, type: str, text: str) -> None:
+        """Have the driver of this job told of something; its tests can wait for the type."""
+        self.tell(Warned(self.process, type, text))
 
     def flush_holds(self) -> bool:
         """Send collected changes of holds; returns whether there were any."""

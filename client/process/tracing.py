@@ -19,8 +19,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from ract.client.objects import refs
-from ract.client.process import context
+from ract.client.process import context, current
 from ract.core import ids, naming
 from ract.core.version import __version__
 
@@ -159,7 +158,7 @@ def _attributes(name: str) -> dict[str, Any]:
     """Who, where: of this process and of the call that runs in it."""
     word = naming.program
     found: dict[str, Any] = {f"{word}.function": name, f"{word}.pid": os.getpid()}
-    runtime = refs._runtime
+    runtime = current.runtime
     if runtime is not None:
         found[f"{word}.job_id"] = runtime.job_id.hex()
         found[f"{word}.node_id"] = runtime.node_id.hex()

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ract.client.process import context
+from ract.client.process import context, current
 from ract.client.start import node_processes
 from ract.client.start.node_processes import NodeProcess
 from ract.core import naming
@@ -276,7 +276,6 @@ def init(
             _stop_started()
             raise
         from ract.client.people.driver_output import DriverOutput
-        from ract.client.runtime import install
 
         output = DriverOutput(
             _wants_logs(log_to_driver),
@@ -286,7 +285,7 @@ def init(
         runtime.on_control = output.handle
         runtime.on_tick = output.tick
         runtime.on_close = output.close
-        install(runtime)
+        current.install(runtime)
         runtime.on_infeasible = on_infeasible
         runtime.start()
         if config is not None:
@@ -301,12 +300,11 @@ def _init_local(address: str | None, namespace: str | None, node: dict[str, Any]
     if address not in (None, "local"):
         raise ValueError(f"local_mode=True starts no cluster and joins none: address={address!r}")
     from ract.client.local.mode import LocalRuntime
-    from ract.client.runtime import install
 
     cpus = node.get("num-cpus", os.cpu_count() or 1)
     offer = {"CPU": cpus, "GPU": node.get("num-gpus", 0), **node.get("resources", {})}
     runtime: Any = LocalRuntime(namespace, {k: float(v) for k, v in offer.items() if v})
-    install(runtime)
+    current.install(runtime)
     _context = RactContext(runtime, "")
     return _context
 
@@ -541,7 +539,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         runtime = _connected()
         if runtime is not None and not context.process.is_executor:
             runtime.close()
-            _disconnect()
+            current.install(None)
             use_system_config({})
             _stop_tracing()
         _context = None
@@ -556,16 +554,8 @@ def _stop_started() -> None:
 
 
 def _connected() -> Runtime | None:
-    """The runtime of this process; without the modules that make one there is none."""
-    refs = sys.modules.get("ract.client.objects.refs")
-    return refs._runtime if refs is not None else None
-
-
-def _disconnect() -> None:
-    if "ract.client.objects.refs" in sys.modules:
-        from ract.client.runtime import install
-
-        install(None)
+    found: Runtime | None = current.runtime
+    return found
 
 
 def _stop_tracing() -> None:
@@ -591,7 +581,7 @@ def _after_fork() -> None:
     """A forked child must not touch its parent's sockets, nor end its parent's cluster."""
     global _started, _context
     _started = _context = None
-    _disconnect()
+    current.install(None)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ract.client.process.node_link import NodeLink
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.client.start import bootstrap, node_processes
 from ract.core.messages import Hello
 from ract.core.version import __version__
@@ -55,7 +55,7 @@ def connected(address: str | None) -> Iterator[Ask]:
         with connected_to_node(node["session_dir"]) as ask:
             yield ask
         return
-    runtime = current()
+    runtime = current_runtime()
     if runtime is not None and not runtime.closed:
         raise ConnectionError(
             f"no node of {address} is on this machine, and this process cannot join to ask since "
@@ -63,7 +63,7 @@ def connected(address: str | None) -> Iterator[Ask]:
         )
     bootstrap.init(address, log_to_driver=False, include_dashboard=False)
     try:
-        runtime = current()
+        runtime = current_runtime()
         assert runtime is not None
         yield runtime.link.request
     finally:

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ract.client.calls.channel import Call, Channel, next_attempt
-from ract.client.objects import refs
+from ract.client.process import current
 from ract.client.tasks.leases import Lease, LeaseMachine, Todo
 from ract.core import calls
 from ract.core.errors import TaskCancelledError, error_by_name, error_from_exit
@@ -62,7 +62,7 @@ class TaskPool:
         self.near = near
         self.is_near_elsewhere = bool(near)
         self._follows_data = shape.strategy.get("kind", "DEFAULT") == "DEFAULT"
-        self.scope = refs._scope  #: in which remote functions may take this pool without asking
+        self.scope = current.scope  #: in which remote functions may take this pool without asking
         self.refused: Exception | None = None
         self._machine = LeaseMachine(spreads=shape.strategy.get("kind") == "SPREAD")
         self._lock = threading.RLock()

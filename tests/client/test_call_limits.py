@@ -9,7 +9,7 @@ import time
 import pytest
 
 import ract
-from ract.client.objects import refs
+from ract.client.process import current
 from ract.exceptions import (
     ActorDiedError,
     MailboxFullError,
@@ -109,7 +109,7 @@ def test_a_call_without_returns_is_cancelled_when_it_takes_too_long(tmp_path):
 def test_a_call_without_returns_that_has_finished_is_waited_for_no_more(tmp_path):
     path = tmp_path / "notes"
     worker = Worker.remote()
-    runtime = refs._runtime
+    runtime = current.runtime
     note.options(num_returns=0, timeout=60).remote(str(path), "x")
     worker.note.options(num_returns=0, timeout=60).remote(str(path), "x")
     with runtime._lock:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.core.ids import object_id_bytes
 from ract.exceptions import RactTaskError, TaskCancelledError, WorkerCrashedError
 from ract.testing import wait_for_condition
@@ -396,7 +396,7 @@ def test_unread_items_are_freed_with_the_generator():
     unread = object_id_bytes(kept.task_id().binary(), 4)
 
     def exists():  # without a ref, which would keep it
-        return current().link.request("object_exists", id=unread)
+        return current_runtime().link.request("object_exists", id=unread)
 
     wait_for_condition(exists)
     del generator

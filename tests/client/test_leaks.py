@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.testing import wait_for_condition
 
 SIZES = (1, 20_000, 200_000)  # floats: in the process, inline, in shared memory
@@ -144,7 +144,7 @@ Programs.TestCase.settings = settings(
 
 def left():
     """What the scheduler and the node still have."""
-    link = current().link
+    link = current_runtime().link
     (store,) = link.request("store").values()
     status = link.request("status")
     return status["objects"], store["objects"], store["object_bytes"]
@@ -211,18 +211,18 @@ def test_an_executor_that_dies_before_it_replies_leaves_nothing(ract_module):
     @ract.remote(max_retries=0)
     def announce_and_die():
         large = ract.put(np.zeros(100_000))
-        dies_after(current().table, "hand_over_result")
+        dies_after(current_runtime().table, "hand_over_result")
         return [large]
 
     @ract.remote(max_retries=0)
     def store_and_die():
-        dies_after(current().store, "write")
+        dies_after(current_runtime().store, "write")
         return np.zeros(100_000)
 
     @ract.remote(max_retries=0)
     def raise_and_die():
         large = ract.put(np.zeros(100_000))
-        dies_after(current().table, "hand_over_result")
+        dies_after(current_runtime().table, "hand_over_result")
         raise WithRefs([large])
 
     for task in (announce_and_die, store_and_die, raise_and_die):

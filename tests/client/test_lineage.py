@@ -128,7 +128,7 @@ def test_what_others_still_hold_is_made_again(cluster):
     made(ref)
     del ref
     gc.collect()
-    lineage = runtime.current().lineage
+    lineage = runtime.current_runtime().lineage
     wait_for_condition(lambda: len(lineage.recipes) == 1)
     move(cluster, node)
     [inner] = ract.get(box)
@@ -250,7 +250,7 @@ def test_an_error_of_the_second_run_is_the_value(cluster, tmp_path):
 
 
 def test_lineage_is_bounded(cluster, monkeypatch):
-    lineage = runtime.current().lineage
+    lineage = runtime.current_runtime().lineage
     monkeypatch.setattr(lineage, "bytes_max", 10_000)
     node = cluster.add_node(num_cpus=1)
     refs = [made(make.remote(i)) for i in range(20)]
@@ -277,7 +277,7 @@ def test_get_with_a_timeout_does_not_wait_for_it_longer(cluster):
 
 def test_lineage_that_is_over_leaves_nothing(cluster):
     cluster.add_node(num_cpus=1)
-    lineage = runtime.current().lineage
+    lineage = runtime.current_runtime().lineage
     kept = made(make.remote(0))
     for i in range(10):
         made(make.remote(i))

@@ -18,6 +18,6 @@ def test_shapes_without_work_are_forgotten_and_come_back(ract_module, monkeypatc
     assert ract.get(first.remote(0)) == 0
     for i in range(2, 40):
         assert ract.get(f.options(memory=i).remote(i)) == i
-        runtimes.current().release_idle_leases()
-    assert len(runtimes.current()._pools) <= 9
+        runtimes.current_runtime().release_idle_leases()
+    assert len(runtimes.current_runtime()._pools) <= 9
     assert ract.get([first.remote(i) for i in range(5)]) == list(range(5))

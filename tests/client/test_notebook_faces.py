@@ -3,7 +3,7 @@
 import pytest
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.client.start import bootstrap
 from ract.testing import wait_for_condition
 
@@ -32,7 +32,7 @@ def test_the_context_is_a_card_in_a_notebook():
     card = context._repr_html_()
     assert context["address"] in card
     assert "1 node, 2 CPU" in card
-    assert current().namespace in card
+    assert current_runtime().namespace in card
     assert f'href="{context.dashboard_url}"' in card
 
 
@@ -54,7 +54,7 @@ def test_calls_are_recorded_unless_the_actor_or_the_call_says_otherwise():
     ract.get(named.options(name="unmarked", enable_task_events=False).remote())
 
     def names():
-        return current().link.request("summary_tasks")["summary"]
+        return current_runtime().link.request("summary_tasks")["summary"]
 
     wait_for_condition(lambda: {"Quiet.loud", "marked"} <= set(names()))
     assert not {"Quiet.silent", "unmarked"} & set(names())

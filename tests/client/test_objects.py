@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.exceptions import RactSystemError, RactTaskError
 from ract.testing import SignalActor, reference_counts, wait_for_condition
 
@@ -19,7 +19,7 @@ def cluster(ract_module):
 
 
 def store():
-    (found,) = current().link.request("store").values()
+    (found,) = current_runtime().link.request("store").values()
     return found
 
 
@@ -165,7 +165,7 @@ def test_refs_read_twice_are_the_same_refs():
     first, second = ract.get(box), ract.get(box)
     assert all(a is b for a, b in zip(first, second, strict=True))
     del second
-    settles(lambda: len(current().table.met), 0)  # they are held by now
+    settles(lambda: len(current_runtime().table.met), 0)  # they are held by now
     third = ract.get(box)
     assert all(a is b for a, b in zip(first, third, strict=True))
     assert first[0] == third[0] != first[1]

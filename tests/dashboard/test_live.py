@@ -7,13 +7,13 @@ import urllib.request
 import pytest
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.core.security import load_token
 
 
 def data(view):
     """What a page would be told."""
-    address = current().link.request("status")["dashboard_address"]
+    address = current_runtime().link.request("status")["dashboard_address"]
     request = urllib.request.Request(
         f"http://{address}/ract/data/{view}", headers={"Authorization": f"Bearer {load_token()}"}
     )

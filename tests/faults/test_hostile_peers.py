@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.core import security
 
 FRAMES = 10_000
@@ -103,7 +103,7 @@ def test_malformed_frames_on_every_tcp_port():
 def test_malformed_frames_on_every_unix_socket():
     actor = Actor.remote()
     pid = ract.get(actor.pid.remote())
-    session = Path(current().link.welcome.session_dir)
+    session = Path(current_runtime().link.welcome.session_dir)
     paths = sorted(path for path in session.iterdir() if path.is_socket())
     assert len(paths) >= 3
 
@@ -120,7 +120,7 @@ def test_malformed_frames_on_every_unix_socket():
 
 
 def test_plain_tcp_peers_are_refused():
-    address = current().link.welcome.scheduler_address
+    address = current_runtime().link.welcome.scheduler_address
     code = f"""
 from distributed import Client
 try:
@@ -134,7 +134,7 @@ except (OSError, TimeoutError) as error:
 
 
 def test_wrong_token_is_refused(tmp_path):
-    address = current().link.welcome.scheduler_address
+    address = current_runtime().link.welcome.scheduler_address
     token = tmp_path / "token"
     security.load_or_create_token(str(token))
     env = {**os.environ, "RACT_TMPDIR": str(tmp_path)}

@@ -7,6 +7,7 @@ import pytest
 
 from ract.client.objects import refs
 from ract.client.objects.held import RefTable
+from ract.client.process import current
 from ract.core.messages import ObjectPublished
 
 
@@ -25,7 +26,7 @@ class World:
             reactor=types.SimpleNamespace(wake=lambda: None),
         )
         self.runtime.table = RefTable(self.runtime)
-        refs._runtime = self.runtime
+        current.runtime = self.runtime
         self.ref = refs.new_ref(16 << 36 | 5, None, 1, None)
         self.ref._runtime = self.runtime
 
@@ -43,7 +44,7 @@ class World:
 @pytest.fixture(autouse=True)
 def _no_runtime_stays():
     yield
-    refs._runtime = None
+    current.runtime = None
 
 
 @pytest.mark.xfail(reason="the value is published before the hold", strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ract
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.compat.ported.cluster_utils import Cluster
 from ract.core.session import setting
 from ract.experimental import get_object_locations, set_resource
@@ -89,7 +89,7 @@ def test_settings_of_the_head_hold_for_all_processes_of_the_cluster(disconnected
         cluster.connect()
         assert ract.get(seen.remote()) == expected
         assert {name: setting(name) for name in config} == expected
-        assert current().lineage.bytes_max == 12345
+        assert current_runtime().lineage.bytes_max == 12345
     ract.shutdown()
     assert setting("max_lineage_bytes") is None
     bad = {"memory_usage_threshold": 7}

@@ -121,9 +121,9 @@ def test_second_reader_of_a_node_reads_the_same_copy(cluster, ids):
 
 def test_objects_of_every_node_are_freed_when_nobody_holds_them(cluster):
     def bytes_of_nodes():
-        from ract.client.runtime import current
+        from ract.client.runtime import current_runtime
 
-        return sum(s["object_bytes"] for s in current().link.request("store").values())
+        return sum(s["object_bytes"] for s in current_runtime().link.request("store").values())
 
     wait_for_condition(lambda: bytes_of_nodes() == 0)
     ref = at(make, "B").remote(BIG)

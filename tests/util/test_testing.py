@@ -191,10 +191,10 @@ def test_a_demand_that_nothing_satisfies_is_a_message():
 
 
 def test_a_cancelled_demand_is_not_asked_for_any_more():
-    from ract.client.runtime import current
+    from ract.client.runtime import current_runtime
 
     def waiting():
-        demands = current().link.request("status")["pending_demands"]
+        demands = current_runtime().link.request("status")["pending_demands"]
         return [name for demand in demands for name in demand["names"] if "unwanted" in name]
 
     @ract.remote(resources={"Nowhere": 1})

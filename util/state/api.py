@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ract.client.objects.refs import ObjectRef
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.client.start.tool import ask_cluster
 from ract.core import history
 from ract.scheduler.durable import history as ended
@@ -68,7 +68,7 @@ def ask(address: str | None, op: str, timeout: float = DEFAULT_RPC_TIMEOUT, **ar
         DataSourceUnavailable: a part of it did not answer.
         RayStateApiException: it refused.
     """
-    runtime = current()
+    runtime = current_runtime()
     try:
         if address in (None, "auto") and runtime is not None and not runtime.closed:
             return runtime.link.request(op, timeout, **args)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.client.start.tool import connected
 from ract.core import history, logs
 from ract.scheduler.durable import history as ended
@@ -163,7 +163,7 @@ def _from_cluster(
     follow: bool,
     of_task: bool,
 ) -> Iterator[bytes]:
-    runtime = current()
+    runtime = current_runtime()
     if address in (None, "auto") and runtime is not None and not runtime.closed:
         yield from _pieces(_asker(runtime.link.request, wanted, timeout), tail, follow, of_task)
         return

@@ -86,8 +86,8 @@ class ConcurrentServer:
         self._flush_due = False
         self._threads_blocked = 0
         self._block_lock = threading.Lock()
-        self.runtime.on_block = self._block
-        self.runtime.on_unblock = self._unblock
+        self.runtime.lending.on_block = self._block
+        self.runtime.lending.on_unblock = self._unblock
         self._done = self.loop.create_future()
         self._thread = threading.get_ident()
         for name, group in self._groups.items():

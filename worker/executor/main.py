@@ -24,10 +24,10 @@ from typing import Any
 
 from ract.client.people.logging_config import LoggingConfig
 from ract.client.people.story import shape_facts
-from ract.client.process import context, tracing
+from ract.client.process import context, current, tracing
 from ract.client.process.metrics import recorder
 from ract.client.process.node_link import NodeLink
-from ract.client.runtime import Runtime, enter_group, install
+from ract.client.runtime import Runtime
 from ract.client.tasks.strategies import group_of
 from ract.core import naming, serialization
 from ract.core.messages import (
@@ -135,7 +135,7 @@ class Executor:
         self._constructing_since = 0.0
         context.process.is_executor = True
         context.process.server = self.server
-        install(self.runtime)
+        current.install(self.runtime)
         self.runtime.on_control = self._on_control
         self.runtime.on_tick = self.execution.flush_events
 
@@ -197,7 +197,7 @@ class Executor:
         if isinstance(message, UseLease):
             context.process.shape = message.shape
             self.execution.use(shape_facts(message.shape))
-            enter_group(group_of(message.shape.strategy))
+            current.enter_group(group_of(message.shape.strategy))
             self._join_job(message.shape.job_id, message.shape.runtime_env)
             self._equip(message.assigned, message.shape.demand, message.shape.runtime_env)
             context.process.lease = message.lease
@@ -211,10 +211,10 @@ class Executor:
         if job_id == self._job_known:
             return
         self._job_known = job_id
-        self.runtime.job_id = job_id
+        self.runtime.session.job_id = job_id
         self.runtime.runtime_env = runtime_env
         job = self.runtime.link.request("job", job_id=job_id)
-        self.runtime.namespace = job.get("namespace", "")
+        self.runtime.session.namespace = job.get("namespace", "")
         metadata = job.get("metadata", {})
         for path in reversed(json.loads(metadata.get("sys_path", "[]"))):
             if path not in sys.path:
@@ -247,7 +247,7 @@ class Executor:
         process = context.process
         process.actor_spec = spec
         process.actor_incarnation = message.incarnation
-        enter_group(group_of(spec.strategy))
+        current.enter_group(group_of(spec.strategy))
         self._equip(message.assigned, spec.running_demand, spec.runtime_env)
         self.execution.actor_id = spec.actor_id
         self.execution.notes_calls = spec.enable_task_events

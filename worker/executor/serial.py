@@ -99,8 +99,8 @@ class SerialServer:
         self.exit_code = 0
         signal.signal(signal.SIGUSR1, self._on_signal)
         self._answer_before_ending()
-        self.runtime.on_block = self._block
-        self.runtime.on_unblock = self._unblock
+        self.runtime.lending.on_block = self._block
+        self.runtime.lending.on_unblock = self._unblock
 
     # ------------------------------------------------------------------ the loop
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ract.client.runtime import current
+from ract.client.runtime import current_runtime
 from ract.util.network import get_node_instance_id, get_node_ip_address
 from ract.util.testing import all_processes_alive
 
@@ -16,7 +16,7 @@ __all__ = [
 
 def remaining_processes_alive() -> bool:
     """Whether the processes of this node are alive. Raises RuntimeError outside of a cluster."""
-    if current() is None:
+    if current_runtime() is None:
         raise RuntimeError("This process is not in a position to determine whether all are alive.")
     return all_processes_alive()
 
