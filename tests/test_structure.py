@@ -1,106 +1,96 @@
-"""The rules of the code base: who imports whom, what is packaged, what touches private names."""
+"""The rules of the code base: who imports whom, what is pure, how large a part may be.
+
+`structure.py` says what each rule asks for, `offences.toml` lists what still breaks it.
+"""
 
 import ast
-import os
-import re
 import subprocess
 import sys
-import sysconfig
-import tomllib
-import zipfile
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = set(PYPROJECT["tool"]["setuptools"]["packages"])
-SOURCES = sorted(
-    path
-    for package in PACKAGES
-    for path in (ROOT / package.removeprefix("ract").replace(".", "/").lstrip("/")).glob("*.py")
-)
-#: What browsers get, as it is.
-ASSETS = sorted((ROOT / "dashboard" / "static").iterdir())
-
-CORE = {"core"}
-SIDES = {"scheduler", "worker", "client"}
-TOOLS = {
-    "autoscaler",
-    "commands",
-    "util",
-    "dag",
-    "dashboard",
-    "benchmarks",
-    "compat",
-    "experimental",
-}
-
-#: What each package may import; a module's own package is always allowed.
-ALLOWED = {
-    "core": set(),
-    **dict.fromkeys(SIDES, CORE),
-    **dict.fromkeys(TOOLS, CORE | SIDES | TOOLS),
-}
-#: Modules, or packages within a part, that may import more, and why.
-EXCEPTIONS = {
-    "client/start/": SIDES | TOOLS,  # makes, joins and leaves a cluster: wires all sides
-    "worker/executor/": {"client"},  # installs the client runtime, so that tasks submit tasks
-}
-
-
-def name_of(path):
-    return path.relative_to(ROOT).as_posix()
-
-
-def parse(path):
-    return ast.parse(path.read_text(), filename=str(path))
-
-
-def imports(path):
-    """(line, imported module, imported name or "") of every import, wherever it stands."""
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name, ""
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                yield node.lineno, "." * node.level + (node.module or ""), alias.name
-
-
-def parts_imported(path):
-    """(line, top-level part of ract) for every import of a part of ract."""
-    folders = CORE | SIDES | TOOLS
-    for line, module, name in imports(path):
-        words = module.split(".")
-        if words[0] != "ract":
-            continue
-        part = words[1] if len(words) > 1 else name
-        yield line, part if part in folders else f"ract.{part}".rstrip(".")
+import structure
+from structure import ORDER, ROOT, RULES, SIDES, SOURCES, TOOLS, imports, name_of, parse
 
 
 def problems(found):
     assert not (listed := list(found)), "\n".join(listed)
 
 
-# --------------------------------------------------------------------------- imports
+# --------------------------------------------------------------------------- rules with a list
 
 
-def test_parts_import_only_what_lies_below_them():
-    def offences():
-        for path in SOURCES:
-            if path.parent == ROOT:
-                continue  # the top level offers everything
-            part = path.relative_to(ROOT).parts[0]
-            allowed = ALLOWED[part] | {part}
-            for place, more in EXCEPTIONS.items():
-                allowed |= more if name_of(path).startswith(place) else set()
-            for line, imported in parts_imported(path):
-                # Tools are written against the public API.
-                if imported not in allowed and not (part in TOOLS and imported.startswith("ract")):
-                    yield f"{name_of(path)}:{line}: {part} may not import {imported}"
+@pytest.mark.parametrize("rule", RULES)
+def test_no_offence_is_new(rule):
+    problems(sorted(set(RULES[rule]()) - set(structure.listed()[rule])))
 
-    problems(offences())
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_mended_is_no_longer_listed(rule):
+    """Else it could come back: `python tests/structure.py` shortens the list."""
+    problems(sorted(set(structure.listed()[rule]) - set(RULES[rule]())))
+
+
+def test_a_circle_is_found_through_other_files():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert sorted(map(sorted, structure._components(edges))) == [["a", "b", "c"], ["d"]]
+
+
+def test_an_import_by_string_counts(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        'importlib.import_module("ract.dag")\n'
+        'loop.run_in_executor(None, import_module, "ract.util")\n'
+        'import_module(f"ract.{name}")\n'
+        'import_module("ractor")\n'
+    )
+    found = [module for _, module in structure.imports_by_string(path)]
+    assert found == ["ract.dag", "ract.util", "ract."]
+
+
+@pytest.mark.parametrize(
+    ("code", "is_offence"),
+    [
+        ("for x in self.ids: pass", True),
+        ("for x in list(self.ids): pass", True),
+        ("for x in other.ids: pass", True),
+        ("[x for x in self.by_node[3]]", True),
+        ("for x in self.by_node.pop(3, ()): pass", True),
+        ("self.ids.pop()", True),
+        ("for x in sorted(self.ids): pass", False),
+        ("any(x for x in self.ids)", False),
+        ("{x for x in self.ids}", False),
+        ("for x in self.names: pass", False),
+        ("3 in self.ids", False),
+    ],
+)
+def test_an_order_out_of_a_set_is_found(monkeypatch, tmp_path, code, is_offence):
+    monkeypatch.setattr(structure, "ROOT", tmp_path)
+    path = tmp_path / "module.py"
+    path.write_text(
+        "class Machine:\n"
+        "    def __init__(self):\n"
+        "        self.ids: set[int] = set()\n"
+        "        self.by_node: dict[int, set[int]] = {}\n"
+        "        self.names: list[str] = []\n"
+        "    def handle(self, other):\n"
+        f"        {code}\n"
+    )
+    found = list(structure._SetAttributes([path]).ordered_uses(path))
+    assert {name for name, _ in found} == ({"handle"} if is_offence else set())
+
+
+# --------------------------------------------------------------------------- rules without
+
+
+def test_each_place_of_a_side_is_in_the_order():
+    """A name in `ORDER` that is gone would say something about nothing."""
+    gone = [
+        f"{side}/{word}"
+        for side in ORDER
+        for word in structure.places(side)
+        if not (ROOT / side / word).is_dir() and not (ROOT / side / f"{word}.py").exists()
+    ]
+    assert gone == []
 
 
 def test_imports_are_absolute_and_by_the_name_of_the_package():
@@ -109,7 +99,7 @@ def test_imports_are_absolute_and_by_the_name_of_the_package():
             for line, module, _ in imports(path):
                 if module.startswith("."):
                     yield f"{name_of(path)}:{line}: relative import"
-                if module.split(".")[0] in CORE | SIDES | TOOLS:
+                if module.split(".")[0] in {"core", *SIDES, *TOOLS}:
                     yield f"{name_of(path)}:{line}: import ract.{module}: this is a second copy"
 
     problems(offences())
@@ -184,128 +174,3 @@ def test_importing_the_api_does_not_import_the_engine():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
-
-
-# --------------------------------------------------------------------------- packaging
-
-NOT_PACKAGES = {"tests", "docs", "notebooks", "build", "dist"}
-
-
-def test_every_folder_with_python_files_is_a_listed_package():
-    folders = {
-        "ract." + path.parent.relative_to(ROOT).as_posix().replace("/", ".")
-        for path in ROOT.glob("*/**/*.py")
-        if not any(
-            word.startswith(".") or word in NOT_PACKAGES or word == "__pycache__"
-            for word in path.relative_to(ROOT).parts
-        )
-    }
-    assert folders | {"ract"} == PACKAGES
-    missing = [p for p in PACKAGES if not (ROOT / p[4:].strip(".").replace(".", "/")).is_dir()]
-    assert not missing
-
-
-def test_version_is_the_same_in_the_package_and_its_metadata():
-    tree = parse(ROOT / "core" / "version.py")
-    [version] = [
-        node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
-    ]
-    assert version == PYPROJECT["project"]["version"]
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_tests_have_no_packages():
-    """With one, pytest would import test modules under a second name."""
-    assert not list((ROOT / "tests").rglob("__init__.py"))
-
-
-def test_no_file_names_a_place_on_a_machine():
-    """What is written here must hold wherever it is cloned."""
-    suspicious = re.compile(r"/(?:home|root|Users)/\w")
-
-    def offences():
-        others = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile"]
-        for path in [*SOURCES, *others, ROOT / "pyproject.toml", ROOT / "constraints.txt"]:
-            for number, line in enumerate(path.read_text().splitlines(), 1):
-                if suspicious.search(line):
-                    yield f"{name_of(path)}:{number}: {line.strip()}"
-
-    problems(offences())
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built offline from a copy of what git would ship."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for path in [
-        *SOURCES,
-        *ASSETS,
-        *(ROOT / n for n in ("pyproject.toml", "README.md", "LICENSE", "py.typed")),
-    ]:
-        target = source / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    # What must not get in is there to be left out.
-    (source / "tests").mkdir()
-    (source / "tests" / "test_nothing.py").write_text("")
-    (source / "core" / "__pycache__").mkdir()
-    (source / "core" / "__pycache__" / "stale.py").write_text("")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", str(source), "--wheel-dir", str(folder)),
-            *("--no-deps", "--no-build-isolation", "--no-index"),
-            *("--disable-pip-version-check", "--quiet"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stderr
-    [built] = folder.glob("*.whl")
-    return built
-
-
-def test_wheel_is_pure_and_holds_the_packages_and_nothing_else(wheel):
-    assert wheel.name.endswith("-py3-none-any.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    code = {name for name in names if ".dist-info/" not in name}
-    ours = {f"ract/{name_of(path)}" for path in (*SOURCES, *ASSETS)}
-    assert code == ours | {"ract/py.typed"}
-    metadata = [name for name in names if name.endswith("/entry_points.txt")]
-    scripts = zipfile.ZipFile(wheel).read(metadata[0]).decode()
-    assert all(f"{name} = " in scripts for name in ("ract", "rscheduler", "rworker"))
-
-
-def test_wheel_imports_in_a_fresh_environment_elsewhere(wheel, tmp_path):
-    environment = tmp_path / "env"
-    subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60
-    )
-    python = environment / "bin" / "python"
-    packages = Path(
-        subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        ).stdout.strip()
-    )
-    # What pip does with a pure wheel; the dependencies come from this environment, by path only,
-    # so that the .pth file of an editable install does not count.
-    zipfile.ZipFile(wheel).extractall(packages)
-    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    script = (
-        "import importlib, ract\n"
-        f"for name in {sorted(PACKAGES)!r}: importlib.import_module(name)\n"
-        "print(ract.__file__)"
-    )
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    done = subprocess.run(
-        [python, "-c", script], capture_output=True, text=True, cwd="/", timeout=60, env=clean
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(packages / "ract" / "__init__.py")
