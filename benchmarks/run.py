@@ -1,11 +1,12 @@
 """Measure ract, alone or beside Ray and Dask, in one run.
 
-    python -m ract.benchmarks.run [--peers PYTHON] [--only TEXT] [--repeats N] [--json FILE]
-                                  [--growth] [--far]
+    python -m ract.benchmarks.run [--peers PYTHON] [--before PYTHON] [--only TEXT] [--repeats N]
+                                  [--json FILE] [--growth] [--far]
 
 Every system gets one process that stays; operations are asked of them in turn, repeat by repeat, so
 that whatever else the machine does hits all of them alike. What is printed are medians. ``--peers``
 names a Python in whose environment Ray and Dask are installed (``make bench-peers`` makes one).
+``--before`` names a Python that imports an older ract, and shows what a change has cost or gained.
 """
 
 from __future__ import annotations
@@ -32,16 +33,27 @@ LIMIT_OF = {
 """The physical limit beside which an operation is put."""
 
 
+BEFORE = "before"
+"""An older ract is a system of this name."""
+
+
 class Host:
     """The process of one system that carries out operations."""
 
     def __init__(self, system: str, python: str, far: bool = False) -> None:
         reader, writer = os.pipe()
         # By path: where Ray is installed, ract need not be.
-        command = [python, operations.__file__, "--system", system, "--fd", str(writer)]
+        command = [
+            python,
+            operations.__file__,
+            "--system",
+            "ract" if system == BEFORE else system,
+            "--fd",
+            str(writer),
+        ]
         if far:
             command.append("--far")
-        quiet = None if system == "ract" else subprocess.DEVNULL
+        quiet = None if system in ("ract", BEFORE) else subprocess.DEVNULL
         self.system = system
         self.process = subprocess.Popen(
             command,
@@ -80,6 +92,7 @@ class Host:
 
 @click.command()
 @click.option("--peers", help="A Python with Ray and Dask; without it, ract alone.")
+@click.option("--before", help="A Python that imports an older ract.")
 @click.option("--only", multiple=True, help="Only operations whose name contains this.")
 @click.option("--repeats", default=3, show_default=True, help="Medians of so many.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write it here too.")
@@ -87,6 +100,7 @@ class Host:
 @click.option("--far", is_flag=True, help="Two nodes: what is called is not where the driver is.")
 def main(
     peers: str | None,
+    before: str | None,
     only: tuple[str, ...],
     repeats: int,
     json_file: str | None,
@@ -98,6 +112,8 @@ def main(
     pythons = {"ract": sys.executable}
     if peers:
         pythons |= {"ray": peers} if far else {"ray": peers, "dask": peers}
+    if before:
+        pythons[BEFORE] = before
     names = [n for n in operations.OPERATIONS if not only or any(part in n for part in only)]
     found: dict[str, Any] = {"systems": list(pythons), "cpus": os.cpu_count()}
     found["limits"] = {
@@ -126,7 +142,9 @@ def main(
 
 
 def _startup(pythons: dict[str, str], repeats: int) -> dict[str, dict[str, float]]:
-    systems = {system: python for system, python in pythons.items() if system != "dask"}
+    systems = {
+        system: python for system, python in pythons.items() if system not in ("dask", BEFORE)
+    }
     runs: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
     for _ in range(repeats):
         for system, python in systems.items():
@@ -179,7 +197,9 @@ def _cells(name: str, row: dict[str, Any], found: dict[str, Any]) -> list[str]:
     cells.append(row["unit"])
     for system in systems[1:]:
         times = ratio(row, system)
-        cells.append("" if times is None else f"{times:.1f}")
+        cells.append(
+            "" if times is None else f"{times:.2f}" if system == BEFORE else f"{times:.1f}"
+        )
     limit = LIMIT_OF.get(name)
     mine = row["rates"].get("ract")
     share = mine / found["limits"][limit]["rate"] if limit and mine else None
