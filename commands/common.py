@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ract.commands.main import HOW_TO_REACH
+from ract.commands.reaching import HOW_TO_REACH
 from ract.util.state.exception import RayStateApiException, ServerUnavailable
 
 FORMATS = ("default", "json", "yaml", "table")

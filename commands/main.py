@@ -15,15 +15,14 @@ they can say goodbye.
 from __future__ import annotations
 
 import datetime
-import importlib
 import json
 import os
 import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 import psutil
@@ -31,6 +30,7 @@ import psutil
 from ract.client.start.node_processes import local_nodes
 from ract.client.start.tool import ask_cluster
 from ract.commands.metrics import metrics
+from ract.commands.reaching import HOW_TO_REACH
 from ract.core.resources import amount
 from ract.core.session import child_environment, root_folder
 from ract.core.version import __version__
@@ -49,34 +49,54 @@ OURS = {
     "rscheduler": "rscheduler",
 }
 
-HOW_TO_REACH = (
-    "Name one with --address tls://host:port or RACT_ADDRESS; its join token must be in RACT_TOKEN "
-    "or ~/.ract/token. To start one here: rscheduler, then rworker tls://127.0.0.1:8786."
-)
-
 
 class Commands(click.Group):
     """The commands of this module, and those of `ract.commands`, imported when they are used."""
 
-    ELSEWHERE: ClassVar[dict[str, str]] = {
-        "explain": "look",
-        "get": "state",
-        "list": "state",
-        "logs": "logs",
-        "memory": "memory",
-        "stack": "look",
-        "summary": "state",
-        "timeline": "look",
-    }
-
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self.ELSEWHERE})
+        return sorted({*super().list_commands(ctx), *ELSEWHERE})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.ELSEWHERE:
-            module = importlib.import_module(f"ract.commands.{self.ELSEWHERE[cmd_name]}")
-            return module.COMMANDS[cmd_name]
+        if (commands := ELSEWHERE.get(cmd_name)) is not None:
+            return commands()[cmd_name]
         return super().get_command(ctx, cmd_name)
+
+
+def _logs() -> Mapping[str, click.Command]:
+    from ract.commands import logs
+
+    return logs.COMMANDS
+
+
+def _look() -> Mapping[str, click.Command]:
+    from ract.commands import look
+
+    return look.COMMANDS
+
+
+def _memory() -> Mapping[str, click.Command]:
+    from ract.commands import memory
+
+    return memory.COMMANDS
+
+
+def _state() -> Mapping[str, click.Command]:
+    from ract.commands import state
+
+    return state.COMMANDS
+
+
+#: Commands of other modules, which are imported when one of them is used: each costs time.
+ELSEWHERE = {
+    "explain": _look,
+    "get": _state,
+    "list": _state,
+    "logs": _logs,
+    "memory": _memory,
+    "stack": _look,
+    "summary": _state,
+    "timeline": _look,
+}
 
 
 @click.group(cls=Commands)
@@ -111,7 +131,9 @@ def run(ray: bool, module: str | None, program: tuple[str, ...]) -> None:
     if not program and module is None:
         raise click.UsageError("name a program, or a module with -m")
     if ray:
-        importlib.import_module("ract.compat.ray")
+        from ract.compat import ray as stand_in
+
+        stand_in.install()
     if module is not None:
         sys.argv = [module, *program]
         sys.path.insert(0, os.getcwd())

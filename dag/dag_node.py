@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from ract.dag import scanner
+from ract.dag.input_data import given
 
 T = TypeVar("T")
 
@@ -33,6 +34,9 @@ class DAGNode:
         options: Of the call.
         other_args_to_resolve: What it needs beside, by name; nodes among it too.
     """
+
+    _was_entered: bool | None = None
+    """Of an `InputNode`, whether it was made in a ``with``; None of all other nodes."""
 
     def __init__(
         self,
@@ -71,10 +75,8 @@ class DAGNode:
             AssertionError: an `InputNode` made outside a ``with``, or several in one graph.
             TypeError: arguments do not fit a function or method.
         """
-        from ract.dag.input_node import check_inputs, given
-
         nodes = upstream(self)
-        check_inputs(nodes)
+        _check_inputs(nodes)
         results: dict[DAGNode, Any] = {}
         data = given(args, kwargs)
         for node in nodes:
@@ -213,6 +215,16 @@ class _Resolved:
 def is_node(value: Any) -> bool:
     """Whether it is a node."""
     return isinstance(value, DAGNode)
+
+
+def _check_inputs(nodes: list[DAGNode]) -> None:
+    """Raise AssertionError unless there is one `InputNode` at most, made in a ``with``."""
+    inputs = [node for node in nodes if node._was_entered is not None]
+    assert all(node._was_entered for node in inputs), (
+        "InputNode is a context manager: write 'with InputNode() as given:' and build the graph "
+        "inside"
+    )
+    assert len(inputs) <= 1, "a graph has one InputNode; this one has several"
 
 
 def upstream(root: DAGNode) -> list[DAGNode]:

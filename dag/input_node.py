@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from ract.dag.dag_node import DAGNode, _Resolved
+from ract.dag.input_data import DAGInputData
 
 
 class InputNode(DAGNode):
@@ -95,40 +96,6 @@ class InputAttributeNode(DAGNode):
         return repr(self.key)
 
 
-class DAGInputData:
-    """The arguments of an execution that had not exactly one: by number and by name."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._args = args
-        self._kwargs = kwargs
-
-    def __getitem__(self, key: int | str) -> Any:
-        """Raises IndexError, KeyError: no such argument. ValueError: another kind of key."""
-        if isinstance(key, int):
-            return self._args[key]
-        if isinstance(key, str):
-            return self._kwargs[key]
-        raise ValueError(f"an argument of a graph has a number or a name, not {key!r}")
-
-    def __repr__(self) -> str:
-        return f"DAGInputData(args={self._args!r}, kwargs={self._kwargs!r})"
-
-
-def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the `InputNode` stands for in an execution with these arguments."""
-    return args[0] if len(args) == 1 and not kwargs else DAGInputData(*args, **kwargs)
-
-
 def is_input(node: DAGNode) -> bool:
     """Whether it stands for what a graph is executed with."""
     return isinstance(node, (InputNode, InputAttributeNode))
-
-
-def check_inputs(nodes: list[DAGNode]) -> None:
-    """Raise AssertionError unless there is one `InputNode` at most, made in a ``with``."""
-    inputs = [node for node in nodes if isinstance(node, InputNode)]
-    assert all(node._was_entered for node in inputs), (
-        "InputNode is a context manager: write 'with InputNode() as given:' and build the graph "
-        "inside"
-    )
-    assert len(inputs) <= 1, "a graph has one InputNode; this one has several"

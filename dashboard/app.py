@@ -66,9 +66,7 @@ class Dashboard:
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, importlib.import_module, "distributed.dashboard.core")
-            documents = await loop.run_in_executor(
-                None, importlib.import_module, "ract.dashboard.documents"
-            )
+            documents = await loop.run_in_executor(None, _import_documents)
             self._add_pages(documents)
             await self._make_dask_pages()
         except Exception:
@@ -108,6 +106,12 @@ class Dashboard:
         self._scheduler.http_application.add_application(bokeh_application)
         bokeh_application.initialize(IOLoop.current())
         bokeh_application.start()
+
+
+def _import_documents() -> Any:
+    from ract.dashboard import documents
+
+    return documents
 
 
 def guard(server: Any, access: Access) -> None:

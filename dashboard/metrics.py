@@ -22,7 +22,7 @@ from tornado import routing, web
 from ract.core.metrics import COUNTER, GAUGE, Batch
 
 if TYPE_CHECKING:
-    from ract.dashboard.app import Source
+    from ract.dashboard.source import Source
 
 logger = logging.getLogger(__name__)
 

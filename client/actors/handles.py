@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from ract.client import submit
 from ract.core import ids, serialization
 from ract.core.errors import PendingCallsLimitExceeded
 from ract.core.options import MethodOptions, method_options
+from ract.core.seams import seam
 from ract.core.signatures import Signature
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class ActorMethod:
         Returns:
             The node; a tuple of nodes if the method has several returns.
         """
-        return importlib.import_module("ract.dag.class_node").bind_method(self, args, kwargs)
+        return seam("dag.bind_method")(self, args, kwargs)
 
     def _given_options(self) -> dict[str, Any]:
         if self._options is not None:

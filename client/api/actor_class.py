@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import pickle
 import types
@@ -22,6 +21,7 @@ from ract.core.diagnose import explain_unpicklable
 from ract.core.errors import ActorClassInheritanceException, BadMethodError
 from ract.core.messages import ActorSpec, ActorWanted, Blob
 from ract.core.options import ActorOptions, actor_options, method_options
+from ract.core.seams import seam
 from ract.core.signatures import Signature
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ActorClass:
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a lazy graph that will create an actor: see `ract.dag`."""
-        return importlib.import_module("ract.dag").ClassNode(self, args, kwargs)
+        return seam("dag.class_node")(self, args, kwargs)
 
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.

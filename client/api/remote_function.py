@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import inspect
 import sys
 import threading
@@ -20,6 +19,7 @@ from ract.core import serialization
 from ract.core.diagnose import explain_unpicklable
 from ract.core.messages import Shape
 from ract.core.options import TaskOptions, task_options
+from ract.core.seams import seam
 from ract.core.signatures import Signature
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class RemoteFunction:
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a lazy graph that will submit this task: see `ract.dag`."""
-        return importlib.import_module("ract.dag").FunctionNode(self, args, kwargs)
+        return seam("dag.function_node")(self, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from typing import Any
@@ -11,6 +10,7 @@ from ract.client.people import colors
 from ract.client.people.log_lines import LineFilter, Settings
 from ract.core import naming
 from ract.core.messages import Pushed
+from ract.core.seams import seam
 
 BAR_MARK = "__ract_tqdm__:"
 """In lines that move a progress bar; what they mean is `ract.util.tqdm`'s, if there are any."""
@@ -69,7 +69,7 @@ class DriverOutput:
         prefix = colors.prefix(f"({name} pid={pid}{place})", pid, is_err)
         now = time.monotonic()
         for line in data.get("lines", ()):
-            if BAR_MARK in line and importlib.import_module("ract.util.tqdm").handle_line(line):
+            if BAR_MARK in line and seam("bars.handle_line")(line):
                 continue
             if self._has_records and line.startswith(RECORD_MARK):
                 _show([(is_err, line)])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import difflib
-import importlib
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from ract.client.process import context, current
 from ract.client.start import node_processes
 from ract.client.start.node_processes import NodeProcess
 from ract.core import naming
+from ract.core.seams import seam
 from ract.core.session import setting, use_system_config
 from ract.core.system_config import as_environment, settings
 from ract.core.version import __version__
@@ -354,7 +354,7 @@ def _start_embedded(
     config = {"node": node, "dashboard": served, "system_config": system_config or {}}
     _started = NodeProcess(config)
     # While it starts: what this process needs takes as long to import.
-    importlib.import_module("ract.client.api.functions")
+    seam("client.api")
     try:
         _started.wait_ready()
     except BaseException:
