@@ -148,3 +148,57 @@ def test_tls_is_really_used():
     assert one.version() == two.version() == "TLSv1.3"
     one.close()
     two.close()
+
+
+def relayed(relay, on_end):
+    """(one end, the other end) of a connection; the relay calls ``on_end`` when it is over."""
+    near, near_relayed = socket.socketpair()
+    far, far_relayed = socket.socketpair()
+    relay.join(near_relayed, far_relayed, on_end)
+    return near, far, near_relayed, far_relayed
+
+
+@pytest.mark.parametrize("fault", ["on_end", "closed"])
+def test_a_fault_in_one_connection_leaves_the_others_alone(relay, fault):
+    failed = threading.Event()
+
+    def fail():
+        failed.set()
+        raise RuntimeError("the event loop is closed")
+
+    if fault == "on_end":
+        near, far, *rest = relayed(relay, fail)
+        near.close()
+    else:  # the caller has lost one of the two before the relay takes them
+        near, near_relayed = socket.socketpair()
+        far, far_relayed = socket.socketpair()
+        descriptor = far_relayed.detach()
+        gone = socket.socket(fileno=descriptor)
+        rest = [near_relayed, gone]
+        end = _Closed(gone)
+        relay.join(near_relayed, end, fail)
+    assert failed.wait(10)
+    over = threading.Event()
+    one, two, *more = relayed(relay, over.set)
+    one.sendall(b"still there?")
+    assert two.recv(100) == b"still there?"
+    for each in (near, far, *rest, one, two):
+        each.close()
+    assert over.wait(10)
+    for each in more:
+        each.close()
+
+
+class _Closed:
+    """A socket whose descriptor is that of no socket any more when the relay registers it."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self._number = sock.fileno()
+        sock.close()
+
+    def fileno(self):
+        return self._number
+
+    def setblocking(self, flag):
+        pass

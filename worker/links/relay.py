@@ -34,6 +34,7 @@ class _End:
         unsent: What came from the other one and this one has not taken yet; meanwhile the other one
             is not read.
         is_last: The other one has ended: so does this one, when it has taken ``unsent``.
+        is_over: The caller has been told of the end.
     """
 
     def __init__(self, sock: socket.socket, on_end: Callable[[], object]) -> None:
@@ -43,6 +44,7 @@ class _End:
         self.on_end = on_end
         self.unsent: memoryview | None = None
         self.is_last = False
+        self.is_over = False
         self.other = self
 
 
@@ -98,9 +100,14 @@ class Relay:
     def _take_new(self) -> None:
         while self._new:
             end = self._new.popleft()
-            for each in (end, end.other):
-                self._ends[each.fd] = each
-                self._epoll.register(each.fd, _READ)
+            try:
+                for each in (end, end.other):
+                    self._epoll.register(each.fd, _READ)
+                    self._ends[each.fd] = each
+            except (OSError, ValueError) as error:
+                logger.warning("a connection cannot be relayed: %s", error)
+                self._drop(end)
+                continue
             for each in (end, end.other):  # what a TLS socket has decrypted already
                 self._attend(each, _READ)
 
@@ -113,6 +120,9 @@ class Relay:
         except OSError as error:
             logger.debug("a relayed connection ended: %s", error)
             self._end(end)
+        except Exception:  # one connection is lost, not the thread that serves all of them
+            logger.exception("a relayed connection failed")
+            self._drop(end)
 
     def _read(self, end: _End) -> None:
         """Pass on what there is, until there is no more or the other one takes no more."""
@@ -161,10 +171,27 @@ class Relay:
         if end.fd not in self._ends:
             return
         if other.unsent is not None and not other.is_last and not self._is_closed:
+            try:
+                self._epoll.modify(end.fd, 0)
+            except OSError:  # its descriptor is closed: nothing can be sent through it either
+                self._drop(end)
+                return
             other.is_last = True
-            self._epoll.modify(end.fd, 0)
             return
-        for each in (end, other):
-            del self._ends[each.fd]
-            self._epoll.unregister(each.fd)
-        end.on_end()
+        self._drop(end)
+
+    def _drop(self, end: _End) -> None:
+        """Forget a pair at once, whatever is left to send, and give it back to the caller."""
+        for each in (end, end.other):
+            if self._ends.get(each.fd) is each:
+                del self._ends[each.fd]
+                try:
+                    self._epoll.unregister(each.fd)
+                except (OSError, ValueError):  # the descriptor is closed
+                    pass
+        if not end.is_over:
+            end.is_over = end.other.is_over = True
+            try:
+                end.on_end()
+            except Exception:
+                logger.exception("nobody could be told of the end of a relayed connection")
