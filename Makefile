@@ -13,6 +13,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # Arguments for the run under faults, for instance: make chaos CHAOS_ARGS="--seconds 600 --seed 7"
 CHAOS_ARGS ?=
+# Arguments for the stress, for instance: make stress STRESS_ARGS="--seconds 60 --only lives"
+STRESS_ARGS ?=
 
 BIN := .venv/bin
 # setuptools warns that an editable package is importable from the root under other names: ruff bans it
@@ -23,7 +25,7 @@ PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disa
 COMPILE := $(BIN)/python -m compileall -q -x '^\./(\.venv|build|dist)' .
 
 .DEFAULT_GOAL := help
-.PHONY: demo test interleavings screenshots lint format types docs bench bench-peers chaos wheel clean help
+.PHONY: demo test interleavings screenshots lint format types docs bench bench-peers chaos stress wheel clean help
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +66,9 @@ bench-peers: .venv/.installed .venv-peers/.installed ## measure ract beside Ray 
 
 chaos: .venv/.installed ## work while processes and nodes are killed, and check all results
 	@$(BIN)/python -m ract.util.chaos $(CHAOS_ARGS)
+
+stress: .venv/.installed ## do rounds of everything with threads that take turns in microseconds, and check all
+	@$(BIN)/python -m ract.util.stress $(STRESS_ARGS)
 
 wheel: .venv/.installed-dev ## build the wheel into dist/
 	rm -rf build dist

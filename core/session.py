@@ -83,6 +83,17 @@ def seconds(name: str, default: float, environ: Mapping[str, str] = os.environ) 
     return found
 
 
+def set_switch_interval() -> None:
+    """Have threads of this process take turns as often as the setting ``SWITCH_INTERVAL_S`` says.
+
+    With a microsecond instead of Python's five milliseconds, threads overlap in ways that are rare
+    otherwise: ``make stress`` sets it for all processes of a cluster.
+    """
+    given = setting("SWITCH_INTERVAL_S")
+    if given:
+        sys.setswitchinterval(float(given))
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """Environment for a Python process of ours: it finds this package where we did."""
     env = {**os.environ, **more}

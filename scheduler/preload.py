@@ -7,6 +7,7 @@ import os
 import dask
 from distributed import Scheduler
 
+from ract.core.session import set_switch_interval
 from ract.core.system_config import settings
 from ract.scheduler.host.adapter import RactSchedulerPlugin
 
@@ -15,6 +16,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
     """Install the plugin; called by distributed once the scheduler listens."""
     if RactSchedulerPlugin.name in scheduler.plugins:
         return
+    set_switch_interval()
     plugin = dask.config.get("ract.plugin", None) or make(dask.config.get("ract.journal", None))
     await plugin.start(scheduler)  # now: a worker may connect before distributed starts plugins
     scheduler.add_plugin(plugin)

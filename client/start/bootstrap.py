@@ -26,7 +26,7 @@ from ract.client.start import node_processes
 from ract.client.start.node_processes import NodeProcess
 from ract.core import naming
 from ract.core.seams import seam
-from ract.core.session import setting, use_system_config
+from ract.core.session import set_switch_interval, setting, use_system_config
 from ract.core.system_config import as_environment, settings
 from ract.core.version import __version__
 from ract.worker.hardware import isolation
@@ -513,6 +513,7 @@ def _connect(
     )
     link = NodeLink(os.path.join(place["session_dir"], "node.sock"), hello)
     use_system_config(link.welcome.config.get("system_config", {}))
+    set_switch_interval()
     runtime = Runtime(link, is_driver=True)
     runtime.runtime_env = canonical_env(runtime_env)
     runtime.default_lifetime = metadata["default_actor_lifetime"]

@@ -39,7 +39,6 @@ def main() -> None:
     """Run until the driver is gone, or SIGTERM."""
     config = json.loads(os.environ.pop("RACT_HEAD"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    sys.setswitchinterval(0.005)
     start_early()
     gc.disable()  # what is imported stays: looking through it again and again takes a tenth longer
     try:

@@ -40,6 +40,7 @@ from typing import Any, NoReturn
 import msgpack
 import numpy as np
 
+from ract.core.session import set_switch_interval
 from ract.worker.executor import accelerators
 from ract.worker.executor import main as executor
 from ract.worker.executor.streams import log_path, open_log
@@ -192,6 +193,7 @@ def main() -> None:
     """Be the zygote at the other end of the socket with the number ``$RACT_ZYGOTE``."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it outlives the daemon by what the cleaning takes
+    set_switch_interval()  # executors inherit it
     sock = socket.socket(fileno=int(os.environ.pop("RACT_ZYGOTE")))
     set_title("zygote")
     first = sock.recv(PACKET_BYTES_MAX)

@@ -1,0 +1,1 @@
+"""Rounds of everything that programs do, in processes whose threads take turns in microseconds."""
