@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ract.client.objects import faults, refs
-from ract.client.objects.refs import ERROR, INLINE, STORED
+from ract.client.objects.refs import ERROR, INLINE, READY, STORED, ObjectRef
 from ract.core import errors, messages
 from ract.core.messages import CancelAsked, LeaseReleased, ObjectWanted
 
@@ -77,11 +77,7 @@ class Inbox:
     def _object_lost(self, message: messages.ObjectLost) -> None:
         runtime = self._runtime
         if not message.is_held:
-            # The hold that came with the value was lost together with it.
-            with runtime.table.lock:
-                ref = runtime.table._find(message.object_id)
-                if ref is not None and ref._holds:
-                    ref._holds -= 1
+            runtime.table.lost_hold(message.object_id)
         runtime.lineage.lost(message.object_id, message.reason)
 
     def _object_untold(self, id: bytes) -> None:
@@ -90,36 +86,42 @@ class Inbox:
         ref = runtime.table.find(id)
         if ref is None:
             return
-        if ref._state == STORED:
+        state, value = ref._outcome()
+        if state == STORED:
             # Its node may have died before it could tell: say which one it is.
-            runtime.tell(ObjectWanted(runtime.process, id, ref._value[0]))
-        elif not ref._holds:
-            runtime.table.escape(ref)
+            runtime.tell(ObjectWanted(runtime.process, id, value[0]))
+        else:
+            runtime.table.escape(ref)  # nothing happens if it has escaped
 
     def _object_here(self, message: messages.ObjectHere) -> None:
         runtime = self._runtime
         with runtime.table.lock:
             waiting = runtime.localizing.pop(message.object_id, [])
-            ref = runtime.table._find(message.object_id)
+            ref = runtime.table.find(message.object_id)
+            if ref is not None:
+                self._bring(ref, message)
         if ref is not None:
-            value: tuple[Any, ...]
-            if message.blob is not None:
-                blob = message.blob
-                if blob.is_error:
-                    value, state = (faults.directory_error(blob.head, ref), blob.buffers, []), ERROR
-                    runtime.error_count += 1
-                else:
-                    value, state = (blob.head, blob.buffers, []), INLINE
-            else:
-                place = (runtime.node_id, message.path, message.offset, message.size)
-                value, state = (*place, message.is_error), STORED
-            was_stored = ref._state == STORED
-            # What came from the directory need not be published.
-            ref._value = value
-            ref._state = state
-            if not was_stored:
-                ref._call = None
-                if ref._waiters is not None:
-                    refs.notify(ref)
+            if ref._state == ERROR:
+                runtime.count_error()
+            refs.notify(ref)
         for then in waiting:
             then()
+
+    def _bring(self, ref: ObjectRef, message: messages.ObjectHere) -> None:
+        """Give a ref the value that the node has of it; the caller holds the table's lock."""
+        value: tuple[Any, ...]
+        if message.blob is not None:
+            blob = message.blob
+            state, value = INLINE, (blob.head, blob.buffers, [])
+            if blob.is_error:
+                state, value = ERROR, (faults.directory_error(blob.head, ref), blob.buffers, [])
+        else:
+            place = (self._runtime.node_id, message.path, message.offset, message.size)
+            state, value = STORED, (*place, message.is_error)
+        # What came from the directory need not be published.
+        if ref._state == STORED:
+            ref._replace(state, value)
+        elif ref._state < READY:
+            ref._value = value
+            ref._state = state
+            ref._call = None

@@ -9,6 +9,7 @@ per shape, one `ActorClient` per actor, the table of refs that the cluster knows
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import itertools
 import logging
 import pickle
@@ -17,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ract.client.actors.client import ActorClient
@@ -29,6 +31,7 @@ from ract.client.calls.streams import FIRST_INDEX, Stream
 from ract.client.calls.waiting import SLEEP_S, Waiter, split
 from ract.client.inbox import Inbox
 from ract.client.objects import faults, refs
+from ract.client.objects.futures import Futures
 from ract.client.objects.held import RefTable, contained_of
 from ract.client.objects.refs import (
     ERROR,
@@ -44,7 +47,7 @@ from ract.client.objects.refs import (
 from ract.client.objects.store import Location, StoreClient
 from ract.client.people.mailbox_reports import MailboxReports
 from ract.client.people.story import Story
-from ract.client.process import context, current, metrics, sites
+from ract.client.process import context, current, metrics, sites, user_code
 from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
@@ -116,8 +119,9 @@ class Runtime:
         self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
         self._dropped_handles: deque[bytes] = deque()
         self._dropped_streams: deque[Stream] = deque()
-        self._failures: deque[tuple[Call, BaseException]] = deque()
-        self.error_count = 0  #: of values that came here, so that who waits for many looks again
+        self.error_count = 0  #: another number after each error, see `count_error`
+        self._error_numbers = itertools.count(1)
+        self.futures = Futures()
         self.cancelling = Cancelling(self)
         self.story = Story(self)
         self.reactor = Reactor(self._tick)
@@ -222,11 +226,19 @@ class Runtime:
             if call.stream is not None:
                 call.stream.item(reply[2], reply[3])
             return
-        if status == calls.ERROR and self._retries(call, reply[2:]):
-            self.table.drop_result(reply[1:])
+        if status == calls.ERROR and self._may_retry(call):
             channel.inflight.pop(call.seq, None)
-            call.owner.retry(call)
+            if call.retry_exceptions is True:
+                self._retry(call, reply[1:])
+            else:  # to see of which class the error is runs code of users
+                user_code.run(partial(self._retry_or_fail, call, reply[1:]))
             return
+        self._apply_end(call, reply)
+        channel.inflight.pop(call.seq, None)
+
+    def _apply_end(self, call: Call, reply: tuple[Any, ...]) -> None:
+        """The call has ended."""
+        status = reply[1]
         if status == calls.CANCELLED:
             cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
             self.fail_call(call, pickle.loads(reply[2]) if reply[2] else cancelled)
@@ -247,7 +259,6 @@ class Runtime:
         if not call.refs:
             call.is_over = True
         call.kept = ()
-        channel.inflight.pop(call.seq, None)
 
     def apply_result(self, ref: ObjectRef, result: tuple[Any, ...]) -> None:
         """Complete a ref with what an executor made."""
@@ -261,9 +272,10 @@ class Runtime:
                 call = ref._call
                 if call is not None and (call.retries or "attempt" in (call.extra or ())):
                     self.lineage.add(call, result[1])
-            ref._complete(STORED, result[2:])
-            if has_escaped:  # whoever waits for it counts on us, if that node cannot tell any more
-                self.table.publish(ref, [])
+            if ref._complete(STORED, result[2:]) and has_escaped:
+                # Whoever waits for it counts on us, if that node cannot tell any more.
+                with self.table.lock:
+                    self.table.publish(ref, [])
         elif status == calls.ERROR:
             self._fail_refs([ref], result)
         else:
@@ -274,11 +286,13 @@ class Runtime:
         """Complete refs with one error, which brought one hold of each ref that is in it."""
         _, head, buffers, counts = result
         contained = [self.table.adopt(i, n) for i, n in counts]
-        self.error_count += 1
         for ref in failed:
-            if type(ref) is ObjectRef and ref._state < READY:
-                ref.__class__ = FailedRef  # before whoever waits for it reads it
-            ref._complete(ERROR, (head, buffers, contained))
+            ref._fail((head, buffers, contained))
+        self.count_error()
+
+    def count_error(self) -> None:
+        """Whoever waits for many values looks again: one of them, complete by now, is an error."""
+        self.error_count = next(self._error_numbers)  # never the same, whatever threads do
 
     def renew(self, id: bytes, made: ObjectRef, *, is_wanted: bool) -> None:
         """A call has run again.
@@ -290,19 +304,19 @@ class Runtime:
         """
         if made._state == STORED:
             ref = self.table.adopt(id, 1)
-            if ref._state == STORED:
-                if is_wanted:
+            with self.table.lock:
+                if ref._state == STORED and is_wanted:
                     ref._value = made._value
-            else:
-                ref._complete(STORED, made._value)
+            ref._complete(STORED, made._value)
             if is_wanted:
-                self.table.publish(made, [])
+                with self.table.lock:
+                    self.table.publish(made, [])
         elif is_wanted:
-            known = self.table.find(id)
-            if known is not None and known._state == STORED:
-                known._value = made._value
-                known._state = made._state
-            self.table.publish(made, [])
+            with self.table.lock:
+                known = self.table.find(id)
+                if known is not None and known._state == STORED:
+                    known._replace(made._state, made._value)
+                self.table.publish(made, [])
 
     def submit_again(self, call: Call) -> None:
         """Run a call that has run before; its arguments are there."""
@@ -313,17 +327,27 @@ class Runtime:
                 self._pools["again", pool.key] = pool
         pool.submit(call)
 
-    def _retries(self, call: Call, result: Sequence[Any]) -> bool:
-        retried = call.retry_exceptions
-        if not retried or call.retries == 0 or call.cancelled:
-            return False
-        if retried is not True:
-            error = serialization.unpack(result[0], result[1])
-            cause = getattr(error, "cause", error)
-            if not isinstance(cause, tuple(retried)):
-                return False
+    @staticmethod
+    def _may_retry(call: Call) -> bool:
+        return bool(call.retry_exceptions) and call.retries != 0 and not call.cancelled
+
+    def _retry(self, call: Call, result: tuple[Any, ...]) -> None:
+        """Make a call again that has raised."""
+        self.table.drop_result(result)
         call.retries -= 1 if call.retries > 0 else 0
-        return True
+        call.owner.retry(call)
+
+    def _retry_or_fail(self, call: Call, result: tuple[Any, ...]) -> None:
+        """Make a call again if what it has raised is of the right class."""
+        try:
+            error = serialization.unpack(result[1], result[2])
+            is_right = isinstance(getattr(error, "cause", error), tuple(call.retry_exceptions))
+        except BaseException:  # it cannot be read here, whoever gets the value is told why
+            is_right = False
+        if is_right and self._may_retry(call):
+            self._retry(call, result)
+        else:
+            self._apply_end(call, (call.seq, *result))
 
     def calls_lost(self, executor: int, lost: list[Call]) -> None:
         """An executor died that owed replies: what was in them this process does not hold."""
@@ -338,9 +362,9 @@ class Runtime:
         """Complete every ref of the call with an error made in this process."""
         packed = faults.pack(error)
         value = (packed.head, packed.copied_buffers(), packed.refs)
-        self.error_count += 1
         for ref in call.refs:
             ref._complete(ERROR, value)
+        self.count_error()
         if call.stream is not None:
             call.stream.fail((calls.ERROR, packed.head, packed.copied_buffers(), []))
         if not call.refs:
@@ -348,16 +372,12 @@ class Runtime:
         call.kept = ()
 
     def fail_soon(self, call: Call, error: BaseException) -> None:
-        """As `fail_call`, by the reactor: for who holds a lock.
+        """As `fail_call`, on another thread: for who holds a lock, or is the IO thread.
 
-        What waits for the call may be somebody else's, whose lock is taken then.
+        What waits for the call may be somebody else's, whose lock is taken then; and to pickle the
+        error may run code of users.
         """
-        self._failures.append((call, error))
-        self.reactor.wake()
-
-    def _fail_all(self) -> None:
-        while self._failures:
-            self.fail_call(*self._failures.popleft())
+        user_code.run(partial(self.fail_call, call, error))
 
     # ------------------------------------------------------------------ values
 
@@ -403,11 +423,14 @@ class Runtime:
 
     def load(self, ref: ObjectRef) -> Any:
         """The value of a complete ref that is not plain or inline; raises errors."""
-        value = ref._value
-        if ref._state == ERROR:
-            if type(ref) is FailedRef:
-                ref.__class__ = ObjectRef  # type: ignore[assignment]
+        state, value = ref._outcome()
+        if state == ERROR:
+            with self.table.lock:  # an escape meanwhile makes the same of it
+                if type(ref) is FailedRef:
+                    ref.__class__ = ObjectRef  # type: ignore[assignment]
             head, buffers, _ = value
+        elif state != STORED:  # it was replaced
+            return ref._load()
         else:
             node_id, path, offset, size, is_error = value
             if node_id != self.node_id:
@@ -465,11 +488,12 @@ class Runtime:
 
     def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
         """(head, buffers) of a value that `await_here` has waited for; raises its error."""
-        if ref._state != STORED:
-            if ref._state == ERROR:
+        state, value = ref._outcome()
+        if state != STORED:
+            if state == ERROR:
                 ref._load()
-            return ref._value[0], ref._value[1]
-        _, path, offset, size, is_error = ref._value
+            return value[0], value[1]
+        _, path, offset, size, is_error = value
         return self.read_here(Location(path, offset, size, is_error), ref)
 
     def read_here(self, location: Location, ref: ObjectRef) -> tuple[Any, Any]:
@@ -488,7 +512,14 @@ class Runtime:
     def is_here(self, ref: ObjectRef) -> bool:
         """Whether the value of a ref can be read without waiting."""
         state = ref._state
-        return state >= READY and (state != STORED or ref._value[0] == self.node_id)
+        if state != STORED:
+            return state >= READY
+        state, value = ref._outcome()
+        return state != STORED or value[0] == self.node_id
+
+    def as_future(self, ref: ObjectRef) -> concurrent.futures.Future:
+        """A future with the value of a ref."""
+        return self.futures.make(ref, self.is_here(ref))
 
     def localize(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
         """Bring the value of a complete or foreign ref here, then call ``then()``."""
@@ -499,15 +530,19 @@ class Runtime:
 
     def _want_here(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
         id = ref.binary()
-        if ref._state == STORED:
-            seen_on = ref._value[0]
-        with self._lock:
+        self.table.hold_anchored(ref)
+        state, value = ref._outcome()
+        if state == STORED:
+            seen_on = value[0]
+        with self.table.lock:
             waiting = self.localizing.setdefault(id, [])
             waiting.append(then)
             if len(waiting) > 1:
                 return
             self._pinned_while_localizing(id, ref)
         self.tell(ObjectWanted(self.process, id, seen_on))
+        if self.lost_reason:
+            self._end_seeking()
 
     def _pinned_while_localizing(self, id: bytes, ref: ObjectRef) -> None:
         # The waiting list keeps the ref: its hold must outlast the copy.
@@ -530,10 +565,33 @@ class Runtime:
                         sought.append(ObjectWanted(self.process, ref.binary()))
         if sought:
             self.tell(*sought)
+            if self.lost_reason:
+                self._end_seeking()
+
+    def _end_seeking(self) -> None:
+        """The node is gone: what it was asked for does not come."""
+        error = errors.LocalRayletDiedError(self.lost_reason)
+        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
+        with self.table.lock:
+            localizing, self.localizing = self.localizing, {}
+            sought = [ref for known in self.table.held.values() if (ref := known()) is not None]
+            for id in localizing:
+                ref = self.table.find(id)
+                if ref is not None and ref._state == STORED and not self.is_here(ref):
+                    ref._replace(ERROR, value)
+        for ref in sought:
+            if ref._state == SOUGHT:
+                ref._complete(ERROR, value)
+        self.count_error()
+        for waiting in localizing.values():
+            for then in waiting:
+                then()
 
     def forget_value(self, ref: ObjectRef, error: BaseException) -> None:
         """Let go of the value of a complete ref: ``get`` in this process raises ``error`` now."""
-        ref._value, ref._state = (pickle.dumps(error, 5), [], []), ERROR
+        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
+        with self.table.lock:
+            ref._replace(ERROR, value)
 
     # ------------------------------------------------------------------ get and wait
 
@@ -589,10 +647,13 @@ class Runtime:
         Raises:
             GetTimeoutError: not by the deadline.
         """
-        far = [ref for ref in wanted if ref._state == STORED and ref._value[0] != self.node_id]
+        far = [ref for ref in wanted if not self.is_here(ref)]
         if far and not self.await_here(*far, deadline=deadline):
             late = [ref for ref in far if not self.is_here(ref)]
-            where = ", ".join(dict.fromkeys(ref._value[0].hex()[:8] for ref in late[:8]))
+            places = [
+                value[0] for ref in late[:8] for state, value in [ref._outcome()] if state == STORED
+            ]
+            where = ", ".join(dict.fromkeys(place.hex()[:8] for place in places))
             raise errors.GetTimeoutError(
                 f"{len(late)} of {len(wanted)} values were not fetched from other nodes ({where}) "
                 f"within {timeout} s, or not made again if they were lost there: {late[0]!r}"
@@ -724,12 +785,19 @@ class Runtime:
         """Futures and coroutines that wait for refs hear that there will be no value."""
         error = RuntimeError("ract.shutdown() was called before the value was there")
         value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
-        waited = {ref for call in self.unfinished_calls() for ref in call.refs if ref._waiters}
-        waited |= {ref for known in list(self.table.held.values()) if (ref := known()) is not None}
-        for ref in waited:
-            if ref._state < READY and ref._waiters:
+        self.futures.fail_all(error)
+        waited = {ref for call in self.unfinished_calls() for ref in call.refs}
+        with self.table.lock:
+            waited |= {ref for known in self.table.held.values() if (ref := known()) is not None}
+            ended = [ref for ref in waited if ref._state < READY and ref._waiters]
+            for ref in ended:
                 ref._value, ref._state = value, ERROR  # nobody else is told
-                refs.notify(ref)
+            localizing, self.localizing = self.localizing, {}
+        for ref in ended:
+            refs.notify(ref)
+        for waiting in localizing.values():
+            for then in waiting:
+                then()
 
     def unfinished_calls(self) -> list[Call]:
         """Calls of this process that wait or run."""
@@ -779,10 +847,7 @@ class Runtime:
         for group in list(self.groups.values()):
             for call in group.waiting:
                 self.fail_call(call, error)
-        for known in list(self.table.held.values()):
-            ref = known()
-            if ref is not None and ref._state == SOUGHT:
-                ref._complete(ERROR, (pickle.dumps(error, 5), [], []))
+        self._end_seeking()
         self.on_control(None)
 
     # ------------------------------------------------------------------ upkeep
@@ -817,13 +882,12 @@ class Runtime:
             self.reactor.wake()
 
     def _tick(self) -> bool:
-        self._fail_all()
         while self._dropped_streams:
             self._dropped_streams.popleft().let_go()
         while self._dropped_handles:
             self.actors[self._dropped_handles.popleft()].handle_dropped()
         while self.unhandled:
-            self._report_unhandled(self.unhandled.popleft())
+            user_code.run(partial(self._report_unhandled, self.unhandled.popleft()))
         nap_s = self.on_tick()
         busy = self.cancelling.tick()
         if self.table.is_busy:
@@ -860,9 +924,9 @@ class Runtime:
             self.link.flush_holds()
         except OSError:  # the node went first
             pass
-        self._fail_all()
+        with self.table.lock:  # whoever begins to wait from now on is refused: none is left out
+            self.session.closed = True
         self._release_waiting()
-        self.session.closed = True
         self.reactor.close()
         for channel in list(self.channels.values()):
             channel.owner = None
@@ -870,6 +934,7 @@ class Runtime:
             channel.discard()
         self.channels.clear()
         self.link.close()
+        user_code.flush()
         self.on_close()
 
 

@@ -11,11 +11,13 @@ memory, and may go. Whatever an executor is to read is kept alive here until the
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ract.client.objects import faults, refs
 from ract.client.objects.held import id_of
 from ract.client.objects.refs import ERROR, INLINE, PLAIN, READY, STORED, ObjectRef
+from ract.client.process import user_code
 from ract.core import calls, serialization
 from ract.core.serialization import Packed
 
@@ -70,7 +72,9 @@ def _bind(
         if value._runtime is not runtime:
             raise refs.left_cluster(value)
         if value._state == PLAIN:
-            return value._value
+            state, plain = value._outcome()
+            if state == PLAIN:
+                return plain
         slots.append(value)
         return calls.Slot(len(slots) - 1)
 
@@ -115,7 +119,7 @@ def _resolve(runtime: Runtime, call: Call) -> None:
     deps: list[tuple[Any, ...]] = []
     handed = []
     for ref in extra["deps"]:
-        state, value = ref._state, ref._value
+        state, value = ref._outcome()
         if state == PLAIN:
             deps.append((calls.PLAIN, value))
         elif state == INLINE:
@@ -131,7 +135,8 @@ def _resolve(runtime: Runtime, call: Call) -> None:
         if state == ERROR or (state == STORED and value[4]):
             call.cancelled = True
             extra["deps"] = []
-            _fail_with(runtime, call, ref)
+            # To read an error, and to pickle it anew, runs code of users.
+            user_code.run(partial(_fail_with, runtime, call, ref))
             return
     extra["deps"] = deps
     if handed:

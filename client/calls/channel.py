@@ -318,6 +318,17 @@ class Channel:
             while batch[2] < len(replies):
                 reply = replies[batch[2]]
                 seq = reply[0]
+                if seq >= 0 and len(reply) == 2:
+                    for call in self._complete_plain(replies, batch[2]):
+                        answered += 1
+                        if call is not None:
+                            ref = call.refs[0]
+                            if ref._waiters is not None:
+                                notify(ref)
+                            call.kept = ()
+                            inflight.pop(call.seq, None)
+                        batch[2] += 1
+                    continue
                 if seq >= 0:
                     if len(reply) == 4 and reply[1] == calls.ITEM:
                         if seq in inflight:
@@ -327,20 +338,7 @@ class Channel:
                     answered += 1
                     call = inflight.get(seq)
                     if call is not None:
-                        if len(reply) == 2:
-                            ref = call.refs[0]
-                            if ref._holds or ref._state >= READY:
-                                ref._complete(PLAIN, reply[1])
-                            else:  # the same, without a call
-                                ref._value = reply[1]
-                                ref._state = PLAIN
-                                ref._call = None
-                                if ref._waiters is not None:
-                                    notify(ref)
-                            call.kept = ()
-                            inflight.pop(seq, None)
-                        else:
-                            self.runtime.apply_reply(self, call, reply)
+                        self.runtime.apply_reply(self, call, reply)
                 elif seq == calls.ROOM:
                     if reply[1] in self._asked:
                         self._asked[reply[1]] = reply[2]
@@ -353,6 +351,34 @@ class Channel:
             # What is buffered can wait for more as long as the executor has enough to do.
             if self._unsent or (self._out and len(inflight) - len(self._out) < WORK_AHEAD_MIN):
                 self.flush()
+
+    def _complete_plain(self, replies: list[Any], start: int) -> list[Call | None]:
+        """Complete refs with the plain values that follow each other from ``start`` on.
+
+        A ref may escape at this moment, and is completed under the lock for that. One lock for all
+        of the values costs next to nothing; nobody is called back, and nothing let go of, under it.
+
+        Returns:
+            Their calls, in order; None for one that is not in flight any more.
+        """
+        inflight = self.inflight
+        answered: list[Call | None] = []
+        with self.runtime.table.lock:
+            for reply in itertools.islice(replies, start, None):
+                if len(reply) != 2 or reply[0] < 0:
+                    break
+                call = inflight.get(reply[0])
+                answered.append(call)
+                if call is not None:
+                    ref = call.refs[0]
+                    if ref._holds:
+                        if ref._state < READY:
+                            ref._settle(PLAIN, reply[1])
+                    elif ref._state < READY:  # the same as `_settle`, without a call
+                        ref._value = reply[1]
+                        ref._state = PLAIN
+                        ref._call = None
+        return answered
 
     # ------------------------------------------------------------------ the end
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ract.client.calls.channel import Call, next_attempt
 from ract.client.calls.streams import FIRST_INDEX, UNLIMITED
 from ract.client.objects import refs
-from ract.client.objects.refs import PENDING, READY, ObjectRef
+from ract.client.objects.refs import PENDING, ObjectRef
 from ract.core import calls, ids
 from ract.core.messages import LineageKept, ObjectUnrecoverable
 from ract.core.session import setting
@@ -102,16 +102,7 @@ class Recipe:
 class RemadeRef(ObjectRef):
     """Stands for a return of a call that runs again; its value goes to whoever has the real ref."""
 
-    __slots__ = ("_lineage", "_recipe")
-
-    _lineage: Lineage
-    _recipe: Recipe
-    _runtime: Runtime
-
-    def _complete(self, state: int, value: Any) -> None:
-        if self._state < READY:
-            self._value, self._state, self._call = value, state, None
-            self._runtime.reactor.post(partial(self._lineage.remade, self._recipe, self))
+    __slots__ = ()
 
 
 class StreamAgain:
@@ -305,12 +296,16 @@ class Lineage:
         made: RemadeRef = object.__new__(RemadeRef)
         made._id = (call.number, call.actor_id, index)
         made._state, made._call, made._runtime = PENDING, call, self.runtime
-        made._value = made._waiters = None
+        made._value = None
         made._holds = 0
-        made._lineage, made._recipe = self, recipe
+        made._waiters = [partial(self._remade_soon, recipe)]
         return made
 
-    def remade(self, recipe: Recipe, ref: RemadeRef) -> None:
+    def _remade_soon(self, recipe: Recipe, ref: ObjectRef) -> None:
+        """A return of a call that runs again is there (on any thread)."""
+        self.runtime.reactor.post(partial(self.remade, recipe, ref))
+
+    def remade(self, recipe: Recipe, ref: ObjectRef) -> None:
         """A return of a call that runs again is there."""
         object_id = ref._make_id()
         self.runtime.renew(object_id, ref, is_wanted=object_id in recipe.wanted)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import uuid
 import weakref
 from collections import deque
@@ -73,6 +74,7 @@ class LocalRuntime:
         self._pinned: list[Any] = []
         self._counter = itertools.count(1)
         self.table = self  #: as `Runtime.table`: what refs need of it is here
+        self.lock = threading.RLock()  #: as `RefTable.lock`: refs change under it
 
     def next_number(self) -> int:
         """A task number."""

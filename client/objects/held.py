@@ -7,6 +7,10 @@ hold of this process until the last Python reference is gone. There is at most o
 (`RefTable.held`), so that identity can serve as hash. What was read out of another object a moment
 ago is *met* (`AnchoredRef`): the other object's hold keeps it, until it is used or grows old.
 
+The table's lock is held whenever a ref escapes, is found or changes its state, and while the
+message that tells of that is sent. The end of a ref is different: it happens on any thread, at any
+place, so it is only noted (`_gone`), and `sort_out` sees to it.
+
 The rule of counting: a hold for somebody else is announced before the message that carries the id,
 a release after everything else. The rest is told in `docs/architecture.md`, "Objects".
 """
@@ -15,7 +19,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -29,9 +32,10 @@ from ract.client.objects.refs import (
     READY,
     STORED,
     AnchoredRef,
-    HeldRef,
+    FailedRef,
     ObjectRef,
 )
+from ract.client.process.locks import make_lock
 from ract.core import calls, errors, serialization
 from ract.core.messages import Blob, Contained, Hold, HoldsChanged, ObjectPublished
 from ract.core.session import setting
@@ -46,6 +50,20 @@ UNUSED_COUNT = 3
 """References to a ref that nobody uses: the table's, a local variable's, `getrefcount`'s own."""
 
 
+class _Entry(weakref.ref):
+    """The table's reference to a held ref; it outlives the ref and says what is to be given back.
+
+    Attributes:
+        id: Of the ref.
+        count: Holds that the cluster counts for this process.
+    """
+
+    __slots__ = ("count", "id")
+
+    id: bytes
+    count: int
+
+
 class RefTable:
     """The table of one process.
 
@@ -58,13 +76,13 @@ class RefTable:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.lock = threading.RLock()
-        self.held: dict[bytes, weakref.ref[ObjectRef]] = {}
+        self.lock = make_lock("table")
+        self.held: dict[bytes, _Entry] = {}
         self.exposed: weakref.WeakValueDictionary[bytes, ObjectRef]
         self.exposed = weakref.WeakValueDictionary()
         self.met: dict[bytes, AnchoredRef] = {}
         self.met_since: deque[tuple[float, list[AnchoredRef]]] = deque()
-        self._dropped: deque[bytes] = deque()  # ids of refs that went
+        self._dropped: deque[_Entry] = deque()  # of refs that went
         self._pinned: list[Any] = []
 
     @property
@@ -81,8 +99,7 @@ class RefTable:
             if ref is None:
                 return self._new_held(id, count)
             if type(ref) is AnchoredRef:
-                ref.hold()
-                ref._holds = count
+                self._hold_met(ref, count)
             else:
                 self.become_held(ref, count)
             return ref
@@ -107,10 +124,7 @@ class RefTable:
 
     def anchored(self, id: bytes, anchor: ObjectRef) -> ObjectRef:
         """The ref with this id, which was met inside ``anchor``."""
-        met = self.met.get(id)
-        if met is not None:
-            return met
-        with self.lock:
+        with self.lock:  # `sort_out` must not forget the ref between the look and the return
             ref = self._find(id)
             if ref is None:
                 ref = self.met[id] = object.__new__(AnchoredRef)
@@ -123,14 +137,16 @@ class RefTable:
     def hold_anchored(self, ref: ObjectRef) -> None:
         """A ref that was met inside another object is used: it gets a hold of its own."""
         with self.lock:
-            if isinstance(ref, AnchoredRef):
-                anchor = ref._value
-                ref.hold()
-                self.met.pop(ref._id, None)
-                self.held[ref._id] = weakref.ref(ref)
+            if type(ref) is AnchoredRef:
                 self._runtime.link.hold_changes.append((ref._id, self._runtime.process, 1))
-                del anchor  # only now: its own hold may go
+                self._hold_met(ref, 1)
                 self._runtime.reactor.wake()
+
+    def _hold_met(self, ref: AnchoredRef, count: int) -> None:
+        """A ref that was met has holds of its own; the anchor goes, and its hold after ours."""
+        ref.hold()
+        self.met.pop(ref._id, None)
+        self._keep(ref, ref._id, count)
 
     def find(self, id: bytes) -> ObjectRef | None:
         """The ref of this process with that id, if there is one."""
@@ -149,43 +165,65 @@ class RefTable:
             met = self.met_since.popleft()[1]
             while met:
                 ref = met.pop()
-                with self.lock:
-                    if isinstance(ref, AnchoredRef) and sys.getrefcount(ref) <= UNUSED_COUNT:
+                with self.lock:  # nobody finds it in the table meanwhile
+                    if type(ref) is not AnchoredRef:
+                        continue
+                    if sys.getrefcount(ref) > UNUSED_COUNT:
+                        self.hold_anchored(ref)
+                    else:
                         del self.met[ref._id]
-                # It was in use, or another thread has just found it in the table.
-                if sys.getrefcount(ref) >= UNUSED_COUNT:
-                    self.hold_anchored(ref)
         gone = []
         for _ in range(len(self._dropped)):
-            id = self._dropped.popleft()
+            entry = self._dropped.popleft()
             with self.lock:
-                if (known := self.held.get(id)) is not None and known() is None:
-                    del self.held[id]
-                    gone.append(id)
+                if self.held.get(entry.id) is entry:  # else there is a new ref with this id
+                    del self.held[entry.id]
+                    gone.append(entry.id)
         self._runtime.lineage.dropped(gone)
 
     def _new_held(self, id: bytes, count: int) -> ObjectRef:
-        ref: ObjectRef = refs.remote_ref(HeldRef, id)
+        ref: ObjectRef = refs.remote_ref(ObjectRef, id)
         ref._runtime = self._runtime
-        ref._holds = count
-        self.held[id] = weakref.ref(ref)
+        ref._holds = 1
+        self._keep(ref, id, count)
         return ref
+
+    def _keep(self, ref: ObjectRef, id: bytes, count: int) -> None:
+        entry = _Entry(ref, self._gone)
+        entry.id, entry.count = id, count
+        self.held[id] = entry
 
     def become_held(self, ref: ObjectRef, count: int) -> bool:
         """Add holds that were announced; returns whether the ref had escaped before."""
         with self.lock:
-            had = ref._holds
-            if not had:
-                self.held[ref._make_id()] = weakref.ref(ref)
-                ref.__class__ = HeldRef
-            ref._holds += count
-        return had > 0
+            if ref._holds:
+                self.held[ref._id].count += count
+                return True
+            self._hold_local(ref, count)
+            return False
 
-    def drop_hold(self, id: bytes, count: int) -> None:
-        """A finalizer: only appends. The reactor tells the cluster."""
+    def _hold_local(self, ref: ObjectRef, count: int) -> bytes:
+        """A local ref is known to the cluster from now on; returns its id."""
+        id = ref._make_id()
+        if type(ref) is FailedRef:
+            ref.__class__ = ObjectRef  # type: ignore[assignment]  # others may read its error
+        ref._holds = 1
+        self._keep(ref, id, count)
+        return id
+
+    def lost_hold(self, id: bytes) -> None:
+        """A hold of this process was lost together with the value that it came with."""
+        with self.lock:
+            entry = self.held.get(id)
+            ref = entry() if entry is not None else None  # it stays while the count changes
+            if entry is not None and ref is not None:
+                entry.count -= 1
+
+    def _gone(self, entry: _Entry) -> None:
+        """A ref is gone, on any thread: only note it. The reactor tells the cluster."""
         if not self._runtime.closed:
-            self._runtime.link.hold_changes.append((id, self._runtime.process, -count))
-            self._dropped.append(id)
+            self._runtime.link.hold_changes.append((entry.id, self._runtime.process, -entry.count))
+            self._dropped.append(entry)
             self._runtime.reactor.wake()
 
     def hand_over(self, handed: list[tuple[bytes, int]], process: int) -> None:
@@ -234,21 +272,24 @@ class RefTable:
             if type(ref) is AnchoredRef:
                 self.hold_anchored(ref)
                 return
-            id = ref._make_id()
-            self.held[id] = weakref.ref(ref)
-            ref.__class__ = HeldRef
-            ref._holds = 1
-            # From here on `_complete` publishes; whichever of the two comes second has the value.
+            id = self._hold_local(ref, 1)
+            # From here on `_complete` publishes: it takes the same lock.
             self.publish(ref, [Hold(id, self._runtime.process, 1)])
 
-    def publish_value(self, ref: ObjectRef) -> None:
-        """The value of an escaped ref arrived."""
-        if ref._state != STORED:
-            self.publish(ref, [])
+    def publish_value(self, ref: ObjectRef, state: int) -> None:
+        """The value of an escaped ref arrived, which becomes complete now; the lock is held."""
+        if state != STORED:  # the node that stores it has told of it
+            self.publish(ref, [], state)
 
-    def publish(self, ref: ObjectRef, holds: list[Hold]) -> None:
-        """Tell the directory of a ref, with its value or where that is stored, if it is there."""
-        state = ref._state
+    def publish(self, ref: ObjectRef, holds: list[Hold], state: int | None = None) -> None:
+        """Tell the directory of a ref, with its value or where that is stored, if it is there.
+
+        Args:
+            ref: The ref; the caller holds the lock.
+            holds: To announce with it.
+            state: If the ref is not in this state yet, but has the value.
+        """
+        state = ref._state if state is None else state
         value: Any = ref._value if state >= READY else None
         blob = None
         contains: list[Contained] = []

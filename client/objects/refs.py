@@ -2,15 +2,22 @@
 
 Theory of operation
 -------------------
-A ref starts PENDING and becomes, once, one of the other states. Whoever completes it stores the
-value, then the state, then looks for waiters; whoever waits adds itself to the waiters, then looks
-at the state again. With the GIL that order loses no wake-up and needs no lock.
+A ref starts PENDING and becomes, once, one of the other states. Its state, its value, its waiters
+and whether it has escaped change under one lock, `RefTable.lock`, and the message that tells the
+cluster of the change is sent under the same lock. So the cluster hears of a hold before it hears of
+the value, hears of the value once, and no callback is lost. The lock costs about 50 ns a reply.
+
+Whoever reads a ref takes no lock at first: a value is stored before the state that says what it is.
+A value that replaces another one (it was freed, or lies elsewhere now) is stored after its state;
+`ObjectRef._outcome` reads both under the lock, for whoever may meet such a change. Callbacks are
+called without any lock, each once, by the thread that completes the ref.
 
 A ref that never leaves its process has no id on the wire and no finalizer, so creating one costs
 about a hundred nanoseconds. When it *escapes* (it is pickled, or its value lies in shared memory)
-its class becomes `HeldRef`, which tells the cluster when the last Python reference is gone, and the
-runtime interns it by id, so that there is at most one ref object per id in a process and identity
-can serve as hash. A ref that is read out of another object starts as an `AnchoredRef`.
+the table keeps it by id, so that there is at most one ref object per id in a process and identity
+can serve as hash. The table's weak reference tells when the ref is gone. A method ``__del__`` would
+run while other threads can still find the ref, and take it up again after its hold was given back.
+A ref that is read out of another object starts as an `AnchoredRef`.
 """
 
 from __future__ import annotations
@@ -66,7 +73,7 @@ class ObjectRef(Generic[T]):
     _id: Any  #: bytes once made; before, (task number, actor id or None, index)
     _call: Any  #: the call that will complete it, while PENDING
     _waiters: list[Callable[[ObjectRef], None]] | None
-    _holds: int  #: holds that the cluster counts for this process; 0 while local
+    _holds: int  #: 0 while the ref is local; 1 since it has escaped: the cluster knows it
     _runtime: Runtime | None
 
     def __new__(cls, id: bytes) -> ObjectRef:
@@ -87,19 +94,30 @@ class ObjectRef(Generic[T]):
         """The 28 bytes of the id."""
         made = self._id
         if type(made) is not bytes:
-            made = self._make_id()
-            if self._runtime is not None:
-                self._runtime.table.exposed[made] = self  # ``ObjectRef(id)`` is this ref
+            if self._runtime is None:
+                return self._make_id()
+            # Whoever sees the id finds the ref by it: ``ObjectRef(id)`` is this ref.
+            with self._runtime.table.lock:
+                made = self._new_id()
+                self._runtime.table.exposed[made] = self
+                self._id = made
         return made
 
     def _make_id(self) -> bytes:
+        """The id, for the table: nobody finds the ref by it yet."""
         made = self._id
         if type(made) is not bytes:
-            number, actor_id, index = made
-            job = self._runtime.job_id if self._runtime is not None else b"\0\0\0\0"
-            task = ids.task_id_bytes(number, job, actor_id or b"")
-            self._id = made = ids.object_id_bytes(task, index)
+            self._id = made = self._new_id()
         return made
+
+    def _new_id(self) -> bytes:
+        made = self._id
+        if type(made) is bytes:
+            return made
+        number, actor_id, index = made
+        job = self._runtime.job_id if self._runtime is not None else b"\0\0\0\0"
+        task = ids.task_id_bytes(number, job, actor_id or b"")
+        return ids.object_id_bytes(task, index)
 
     def hex(self) -> str:
         """The id as 56 hex digits."""
@@ -158,20 +176,11 @@ class ObjectRef(Generic[T]):
     # ------------------------------------------------------------------ as a future
 
     def future(self) -> concurrent.futures.Future:
-        """A ``concurrent.futures.Future`` with the value; cancelling it leaves the task alone."""
-        made: concurrent.futures.Future = concurrent.futures.Future()
+        """A ``concurrent.futures.Future`` with the value; cancelling it leaves the task alone.
 
-        def complete(ref: ObjectRef) -> None:
-            if made.set_running_or_notify_cancel():  # from here on it cannot be cancelled
-                try:
-                    value = ref._load()
-                except BaseException as error:
-                    made.set_exception(error)
-                else:
-                    made.set_result(value)
-
-        self._when_here(complete)
-        return made
+        Its callbacks may wait, for other refs too. They run on a thread that is there for them.
+        """
+        return _owner(self).as_future(self)
 
     def as_future(self) -> asyncio.Future:
         """An ``asyncio`` future on the running loop (older name for ``asyncio.wrap_future``)."""
@@ -186,58 +195,96 @@ class ObjectRef(Generic[T]):
                 yield from done
         return self._load()
 
+    # ------------------------------------------------------------------ completion
+
     def _when_done(self, callback: Callable[[ObjectRef], None]) -> None:
-        """Call ``callback(ref)`` once, from any thread, when the ref is complete."""
+        """Call ``callback(ref)`` once, from any thread, when the ref is complete.
+
+        The callback is called without locks, and must neither wait nor run code of users.
+        """
+        owner = _owner(self)
         if self._state == REMOTE:
-            _owner(self).seek(self)
-        if self._waiters is None:
-            self._waiters = []
-        waiters = self._waiters
-        waiters.append(callback)
-        if self._state >= READY:
-            notify(self)
+            owner.seek(self)
+        with owner.table.lock:  # else a reply could come between the look and the append
+            if owner.closed:
+                raise left_cluster(self)
+            is_late = self._state < READY
+            if is_late:
+                if self._waiters is None:
+                    self._waiters = []
+                self._waiters.append(callback)
+        if not is_late:
+            callback(self)
         elif self._call is not None:
-            _owner(self).expedite(self)
+            owner.expedite(self)
 
     def _when_here(self, callback: Callable[[ObjectRef], None]) -> None:
         """Call ``callback(ref)`` once, from any thread, when `_load` needs not wait."""
-        self._when_done(lambda ref: _owner(ref).localize(ref, lambda: callback(ref)))
+        owner = _owner(self)
+        self._when_done(lambda ref: owner.localize(ref, lambda: callback(ref)))
 
-    def _complete(self, state: int, value: Any) -> None:
-        """Give the ref its value; the first one counts."""
-        if self._state >= READY:
-            return
-        self._value = value
-        self._state = state
-        self._call = None
-        if self._holds:
-            _owner(self).table.publish_value(self)
-        if self._waiters is not None:
+    def _complete(self, state: int, value: Any) -> bool:
+        """Give the ref its value; the first one counts.
+
+        Returns:
+            Whether this was the first.
+        """
+        runtime: Any = self._runtime
+        with runtime.table.lock:  # see the theory of operation
+            is_first = self._state < READY
+            if is_first:
+                self._settle(state, value)
+        if self._waiters:
             notify(self)
+        return is_first
+
+    def _settle(self, state: int, value: Any) -> None:
+        """Give the ref its value, and tell it if it has escaped; the caller holds the lock."""
+        self._value = value
+        if self._holds:
+            self._runtime.table.publish_value(self, state)  # type: ignore[union-attr]
+        self._state = state  # after the value: who reads it takes no lock
+        self._call = None
+
+    def _fail(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
+        """As `_complete`, with an error of a task; if nobody reads it, that is said."""
+        runtime: Any = self._runtime
+        with runtime.table.lock:  # an escape meanwhile would make another class of it
+            if self._state < READY:
+                if type(self) is ObjectRef and not self._holds:
+                    self.__class__ = FailedRef  # before whoever waits for it reads it
+                self._settle(ERROR, value)
+        if self._waiters:
+            notify(self)
+
+    def _replace(self, state: int, value: Any) -> None:
+        """Give a complete ref another value, of which nobody is told; the caller holds the lock."""
+        # In this order: who finds the old state again after it has read the value has the old one.
+        self._state = state
+        self._value = value
+
+    def _outcome(self) -> tuple[int, Any]:
+        """(state, value), which belong together."""
+        runtime: Any = self._runtime
+        if runtime is None:
+            return self._state, self._value
+        with runtime.table.lock:
+            return self._state, self._value
 
     def _load(self) -> Any:
         """The value, as ``get`` gives it: a fresh copy, or a read-only view; or raise its error."""
-        state = self._state
+        state, value = self._state, self._value
+        if state != self._state:  # it is replaced at this moment
+            state, value = self._outcome()
         if state == PLAIN:
-            return self._value
+            return value
         if state == INLINE:
-            head, buffers, _ = self._value
+            head, buffers, _ = value
             return serialization.unpack_users(head, buffers)
         return _owner(self).load(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _owner(self).table.reduce_ref(self)
-
-
-class HeldRef(ObjectRef):
-    """A ref that the cluster knows about: its end is reported."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        runtime = self._runtime
-        if runtime is not None:
-            runtime.table.drop_hold(self._id, self._holds)
 
 
 class FailedRef(ObjectRef):
@@ -267,17 +314,17 @@ class AnchoredRef(ObjectRef):
     _holds = 0
 
     def hold(self) -> None:
-        """Become a `HeldRef`; the caller announces it."""
+        """Become a ref like others; the caller holds the table's lock, and announces it."""
         # The slots first: other threads may be looking.
         for name, value in (("_state", REMOTE), ("_call", None), ("_waiters", None), ("_holds", 1)):
             _SLOTS[name].__set__(self, value)
-        self.__class__ = HeldRef  # type: ignore[assignment]
+        self.__class__ = ObjectRef  # type: ignore[assignment]
         self._value = None
 
 
 _SLOTS = {name: ObjectRef.__dict__[name] for name in ("_state", "_call", "_waiters", "_holds")}
 
-for _kind in (HeldRef, FailedRef, AnchoredRef):
+for _kind in (FailedRef, AnchoredRef):
     _kind.__name__ = _kind.__qualname__ = "ObjectRef"
 
 
@@ -320,11 +367,15 @@ def new_ref(number: int, actor_id: bytes | None, index: int, call: Any) -> Objec
 
 
 def notify(ref: ObjectRef) -> None:
-    """Call back those who wait for a ref that is complete."""
+    """Call back those who wait for a ref that is complete, in the order in which they came.
+
+    Several threads may do so at once: whoever takes a callback out of the list calls it. Nothing is
+    added to the list of a complete ref.
+    """
     waiters = ref._waiters
     while waiters:
         try:
-            callback = waiters.pop()
+            callback = waiters.pop(0)
         except IndexError:  # another thread took the last one
             return
         callback(ref)

@@ -1,13 +1,20 @@
-"""What the cluster pushes to a driver: printed lines of tasks and actors, errors, warnings."""
+"""What the cluster pushes to a driver: printed lines of tasks and actors, errors, warnings.
+
+``sys.stdout`` may be anything that a program or a notebook has put there. So lines are printed on a
+thread for code of users (`ract.client.process.user_code`), and the IO thread only hands them over.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from functools import partial
 from typing import Any
 
 from ract.client.people import colors
 from ract.client.people.log_lines import LineFilter, Settings
+from ract.client.process import user_code
 from ract.core import naming
 from ract.core.messages import Pushed
 from ract.core.seams import seam
@@ -36,11 +43,16 @@ class DriverOutput:
         self._host = host
         self._has_records = has_records
         self._filter = LineFilter(Settings.from_environment())
+        # For the filter alone, and never held while something is printed: when printing waits for
+        # long, another thread goes on with what comes next.
+        self._lock = threading.Lock()
 
-    def handle(self, message: Any) -> None:
+    def receive(self, message: Any) -> None:
         """Take one message that the runtime does not handle itself (on the IO thread)."""
-        if not isinstance(message, Pushed):
-            return
+        if isinstance(message, Pushed):
+            user_code.run(partial(self._show, message))
+
+    def _show(self, message: Pushed) -> None:
         if message.kind == "log":
             self._log(message.data)
         else:
@@ -49,14 +61,22 @@ class DriverOutput:
 
     def tick(self) -> float | None:
         """Show repeated lines whose time is over; returns in how many seconds to look again."""
-        if self._filter.is_waiting:
-            _show(self._filter.due(time.monotonic()))
-        return LOOK_S if self._filter.is_waiting else None
+        if not self._filter.is_waiting:
+            return None
+        user_code.run(self._show_due)
+        return LOOK_S
+
+    def _show_due(self) -> None:
+        with self._lock:
+            lines = self._filter.due(time.monotonic())
+        _print(lines)
 
     def close(self) -> None:
         """Show what is still held back."""
         if self._to_driver:
-            _show(self._filter.rest())
+            with self._lock:
+                lines = self._filter.rest()
+            _print(lines)
         if (bars := sys.modules.get("ract.util.tqdm")) is not None:
             bars.instance().close_all()
 
@@ -72,12 +92,14 @@ class DriverOutput:
             if BAR_MARK in line and seam("bars.handle_line")(line):
                 continue
             if self._has_records and line.startswith(RECORD_MARK):
-                _show([(is_err, line)])
+                _print([(is_err, line)])
                 continue
-            _show(self._filter.line(now, source, prefix, line, is_err))
+            with self._lock:
+                lines = self._filter.line(now, source, prefix, line, is_err)
+            _print(lines)
 
 
-def _show(lines: list[tuple[bool, str]]) -> None:
+def _print(lines: list[tuple[bool, str]]) -> None:
     for is_err, line in lines:
         print(line, file=sys.stderr if is_err else sys.stdout)
     if lines:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ract.client.process import user_code
 from ract.core import wire
 from ract.core.errors import RactSystemError, error_by_name
 from ract.core.messages import (
@@ -116,7 +117,9 @@ class NodeLink:
             self.send(*messages)
         except OSError as error:
             if not self.is_closed:
-                logger.debug("ract: could not send %s: %s", type(messages[0]).__name__, error)
+                # Whoever tells may hold locks, under which no handler of the program may run.
+                kind = type(messages[0]).__name__
+                user_code.log(logger, logging.DEBUG, "ract: could not send %s: %s", kind, error)
 
     def warn(self, type: str, text: str) -> None:
         """Have the driver of this job told of something; its tests can wait for the type."""
@@ -197,8 +200,9 @@ class NodeLink:
             else:
                 try:
                     self.on_message(message)
-                except Exception:
-                    logger.exception("ract: could not handle %s", type(message).__name__)
+                except BaseException:  # whatever it is, what follows is for others
+                    text, kind = "ract: could not handle %s", type(message).__name__
+                    user_code.log(logger, logging.ERROR, text, kind, exc_info=True)
 
     def answer(self, number: int, value: Any, error: BaseException | None = None) -> None:
         """Wake who asked question ``number``; nobody, if it has given up."""

@@ -23,6 +23,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from ract.client.process import user_code
+
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.002
@@ -160,8 +162,8 @@ class Reactor:
     def _is_busy(self) -> bool:
         try:
             return self._tick()
-        except Exception:
-            logger.exception("ract: the IO thread's tick failed")
+        except BaseException:  # whatever it is, others depend on this thread
+            self._log("ract: the IO thread's tick failed")
             return False
 
     def _call(self, handler: Callable[[], None] | None) -> None:
@@ -169,5 +171,9 @@ class Reactor:
             return
         try:
             handler()
-        except Exception:
-            logger.exception("ract: a handler of the IO thread failed")
+        except BaseException:  # whatever it is, others depend on this thread
+            self._log("ract: a handler of the IO thread failed")
+
+    @staticmethod
+    def _log(text: str) -> None:
+        user_code.log(logger, logging.ERROR, text, exc_info=True)

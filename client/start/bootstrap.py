@@ -282,7 +282,7 @@ def init(
             runtime.link.welcome.config.get("host", ""),
             has_records=config is not None and config.encoding == "JSON",
         )
-        runtime.on_control = output.handle
+        runtime.on_control = output.receive
         runtime.on_tick = output.tick
         runtime.on_close = output.close
         current.install(runtime)

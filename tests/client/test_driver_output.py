@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from ract.client.people.driver_output import DriverOutput
+from ract.client.process import user_code
 from ract.core.messages import Pushed
 
 
@@ -31,7 +32,8 @@ def environment(monkeypatch):
 def shown(monkeypatch, stream, pid=7, is_err=False):
     monkeypatch.setattr(sys, "stderr" if is_err else "stdout", stream)
     data = {"name": "f", "pid": pid, "lines": ["hello"], "is_err": is_err}
-    DriverOutput(True).handle(Pushed(0, "log", data))
+    DriverOutput(True).receive(Pushed(0, "log", data))
+    assert user_code.flush()
     return stream.getvalue()
 
 

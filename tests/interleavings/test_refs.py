@@ -47,7 +47,6 @@ def _no_runtime_stays():
     current.runtime = None
 
 
-@pytest.mark.xfail(reason="the value is published before the hold", strict=True)
 def test_a_ref_escapes_while_its_value_arrives():
     frontrun.explore(
         setup=World,
