@@ -5,15 +5,17 @@ Theory of operation
 One `LeaseMachine` per shape (resources, environment, strategy). Tasks wait in a queue, by priority
 and then by arrival; leases take from it. A lease is pushed no more tasks than keep it busy: its
 depth is ``2 ms / measured task time + 1`` within 1..256, no more than an even share of the queue,
-and 1 while nothing of that function has finished, so that a straggler pins no work behind it.
+and 1 while nothing of that function has finished, so that a straggler pins no work behind it. What
+waits behind a call that runs long all the same comes back from the executor after a moment, which
+says first that it is blocked.
 
 Who wants its tasks spread over nodes gets that: a lease takes no task for which another lease is on
 its way, and goes back when it has done its own, so that the scheduler chooses a node for each task.
 Only many quick tasks are shared out as usual.
 
-A lease is OPEN, BLOCKED (its task waits in get: nothing is pushed) or RECALLED (others wait for it:
-nothing is pushed, and it is released when it is empty). Idle leases are kept for a while, because
-the next call usually comes soon.
+A lease is OPEN, BLOCKED (its task waits in get, or runs long: nothing is pushed) or RECALLED
+(others wait for it: nothing is pushed, and it is released when it is empty). Idle leases are kept
+for a while, because the next call usually comes soon.
 
 The machine refuses to know about sockets and the clock: it returns what to do.
 """
@@ -135,7 +137,7 @@ class LeaseMachine:
         self._known.add(target)
 
     def blocked(self, lease: Lease, is_blocked: bool, now: float) -> Todo:
-        """The lease's task waits in get, or goes on."""
+        """The lease's task waits in get, or runs for long; or goes on, or has ended."""
         lease.blocked = is_blocked
         return self._fill(now)
 
@@ -189,23 +191,23 @@ class LeaseMachine:
     def _fill(self, now: float) -> Todo:
         todo = Todo()
         queue = self.queue
-        is_quick = self.leases and 0 < self._average_s < QUICK_S
+        usable = [each for each in self.leases.values() if not (each.blocked or each.recalled)]
+        is_quick = usable and 0 < self._average_s < QUICK_S
         kept = self.announced if self._spreads else 0  # for leases that are on their way
         if is_quick and len(queue) > SPREAD_BULK:
             kept = 0
         if queue:
-            depth = self._depth()
+            depth = self._depth(len(usable))
             # Breadth first: every lease gets one call before any gets a second.
-            for lease in sorted(self.leases.values(), key=_by_inflight):
-                if not lease.blocked and not lease.recalled:
-                    while len(queue) > kept and lease.inflight < depth:
-                        call = queue.popleft()
-                        if call.cancelled:
-                            continue
-                        lease.inflight += 1
-                        todo.pushes.append((lease, call))
-                        if call.target not in self._known:
-                            depth = 1
+            for lease in sorted(usable, key=_by_inflight):
+                while len(queue) > kept and lease.inflight < depth:
+                    call = queue.popleft()
+                    if call.cancelled:
+                        continue
+                    lease.inflight += 1
+                    todo.pushes.append((lease, call))
+                    if call.target not in self._known:
+                        depth = 1
         for lease in list(self.leases.values()):
             if (lease.recalled or self._spreads) and not lease.inflight:
                 self._release(lease, todo)
@@ -217,12 +219,12 @@ class LeaseMachine:
             self._announce(todo, now)
         return todo
 
-    def _depth(self) -> int:
+    def _depth(self, usable: int) -> int:
         call = self.queue[0]
         if call.target not in self._known:
             return 1
         depth = int(DEPTH_TIME_S / self._average_s) + 1 if self._average_s else DEPTH_MAX
-        share = len(self.queue) // (2 * max(1, len(self.leases))) + 1
+        share = len(self.queue) // (2 * max(1, usable)) + 1
         return max(1, min(depth, DEPTH_MAX, share))
 
     def _release(self, lease: Lease, todo: Todo) -> None:

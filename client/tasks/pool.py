@@ -69,6 +69,8 @@ class TaskPool:
         self._leases: dict[int, Lease] = {}  # executor -> lease, as the machine's
         self._causes: dict[int, ExitCause] = {}  # executor -> why it died
         self._lost: dict[int, tuple[float, list[Call]]] = {}  # executor -> since when, calls
+        #: By executor: what it gave back in the replies that are being applied, in order.
+        self._returned: dict[int, list[Call]] = {}
         self._late: dict[int, Call] = {}  # by number: arguments are not ready
         #: Calls that may run again only from a certain time on.
         self._delayed: list[tuple[float, Call]] = []
@@ -248,19 +250,23 @@ class TaskPool:
     def replied(self, channel: Channel, last: Call | None, n: int, busy_s: float) -> None:
         """Replies were applied, ``last`` being one of those calls: push more."""
         with self._lock:
+            returned = self._returned.pop(channel.executor, [])
+            now = time.monotonic()
             lease = self._leases.get(channel.executor)
             if lease is not None:
-                now = time.monotonic()
-                inflight = len(channel.inflight)
-                if last is not None:
+                finished = n - len(returned)
+                if finished and last is not None and last.channel is not None:
                     self._machine.finished(last.target)
-                self._perform(self._machine.replied(lease, inflight, n, busy_s, now))
+                inflight = len(channel.inflight)
+                self._perform(self._machine.replied(lease, inflight, finished, busy_s, now))
+            if returned:
+                self._perform(self._machine.resubmit(returned, now))
 
     def returned(self, channel: Channel, call: Call) -> None:
-        """The executor did not start the call."""
+        """The executor did not start the call; `replied` follows when all of them are known."""
         with self._lock:
             call.channel = None
-            self._perform(self._machine.resubmit([call], time.monotonic()))
+            self._returned.setdefault(channel.executor, []).append(call)
 
     def blocked(self, channel: Channel, is_blocked: bool) -> None:
         """The executor's task waits in get, or goes on."""

@@ -82,3 +82,20 @@ def test_scheduler_hears_when_something_more_urgent_waits(machine):
     for _ in range(20):
         todo = machine.submit(Call("c", priority=4), 1.0) or todo
     assert todo.backlog is not None
+
+
+def test_a_call_behind_a_long_one_wants_another_lease_and_goes_there():
+    machine = LeaseMachine()
+    first = Lease(1, 101)
+    machine.submit(Call("quick"), 0.0)
+    machine.granted(first, 0.0)
+    machine.finished("f")
+    machine.replied(first, 0, 1, 1e-5, 0.1)
+    machine.submit(Call("long"), 0.2)
+    assert first.inflight == 1
+    machine.blocked(first, True, 0.3)
+    first.inflight = 1
+    todo = machine.resubmit([Call("behind")], 0.3)
+    assert (todo.pushes, todo.backlog) == ([], 1)
+    second = Lease(2, 102)
+    assert [each.name for _, each in machine.granted(second, 0.4).pushes] == ["behind"]

@@ -599,3 +599,46 @@ def test_arguments_of_the_api_have_the_names_that_programs_use():
     assert ract.wait(ray_waitables=[ref], num_returns=1, timeout=10) == ([ref], [])
     ract.cancel(ray_waitable=ref)
     assert ract.get(ract.put(value=3)) == 3
+
+
+def test_short_calls_do_not_wait_behind_a_long_one_while_there_is_room():
+    @ract.remote
+    def work(path=None):
+        while path is not None and not os.path.exists(path):
+            time.sleep(0.005)
+        return 1
+
+    ract.get([work.remote() for _ in range(50)])  # known as quick, so many are pushed at once
+    for _ in range(5):
+        path = os.path.join(os.environ["RACT_TMPDIR"], f"long{time.monotonic_ns()}")
+        long = work.remote(path)
+        short = [work.remote() for _ in range(40)]
+        assert ract.get(short, timeout=20) == [1] * 40
+        ready, _ = ract.wait([long], timeout=0)
+        assert not ready
+        open(path, "w").close()
+        assert ract.get(long, timeout=60) == 1
+        os.remove(path)
+
+
+def test_a_generator_whose_items_take_long_does_not_hold_up_short_calls():
+    @ract.remote(num_returns="streaming", _generator_backpressure_num_objects=1)
+    def items(paths):
+        for path in paths:
+            while not os.path.exists(path):
+                time.sleep(0.005)
+            yield path
+
+    @ract.remote
+    def short():
+        return 1
+
+    ract.get([short.remote() for _ in range(50)])
+    folder = os.environ["RACT_TMPDIR"]
+    paths = [os.path.join(folder, f"item{i}-{time.monotonic_ns()}") for i in range(4)]
+    stream = items.remote(paths)
+    for path in paths:
+        assert ract.get([short.remote() for _ in range(40)], timeout=20) == [1] * 40
+        open(path, "w").close()
+        assert ract.get(next(stream), timeout=60) == path
+        os.remove(path)

@@ -247,9 +247,9 @@ class DurableServer(SerialServer):
             if not caller.is_closed:
                 self._push(caller)
 
-    def _flush_all(self) -> None:
+    def flush_all(self) -> None:
         self._commit()
-        super()._flush_all()
+        super().flush_all()
 
     def _drain(self) -> ExitCause:
         assert self.ending is not None
@@ -258,9 +258,9 @@ class DurableServer(SerialServer):
         self._commit()
         return super()._drain()
 
-    def _control(self, caller: Caller, item: tuple[Any, ...]) -> None:
+    def control(self, caller: Caller, item: tuple[Any, ...]) -> None:
         _acknowledge(self._keeper, caller, item)
-        super()._control(caller, item)
+        super().control(caller, item)
 
     def _drop(self, caller: Caller) -> None:
         super()._drop(caller)

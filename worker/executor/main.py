@@ -137,7 +137,7 @@ class Executor:
         context.process.server = self.server
         current.install(self.runtime)
         self.runtime.on_control = self._on_control
-        self.runtime.on_tick = self.execution.flush_events
+        self.runtime.on_tick = self._tick
 
     def run(self) -> int:
         """Serve until the end; returns the exit code."""
@@ -157,6 +157,14 @@ class Executor:
             server.serve(self._on_posted)
         self.execution.flush_events(at_once=True)
         return self.server.exit_code
+
+    def _tick(self) -> float | None:
+        """On the IO thread; returns in how many seconds to tick again."""
+        nap_s = self.execution.flush_events()
+        look_s = None
+        if isinstance(self.server, SerialServer):
+            look_s = self.server.look(time.monotonic())
+        return nap_s if look_s is None else look_s if nap_s is None else min(nap_s, look_s)
 
     def _who_prints(self) -> tuple[str, int]:
         running = context.running()

@@ -6,9 +6,8 @@ The main thread polls its sockets, reads calls, runs them, replies. A reply is h
 calls wait and the next one is known to be quick, so that replies travel in batches; it is never
 held longer than `HOLD_S` nor in front of a call that may take long.
 
-While a task waits in get (`blocked`), calls behind it would wait for the thing it waits for. So a
-task executor gives back what it has not started and bounces what still arrives, on the IO thread,
-until the task goes on. An actor keeps its calls: they are its own.
+While a task waits in get, or runs for long, a task executor gives back what it has not started
+(`ract.worker.executor.door`). An actor keeps its calls: they are its own.
 
 Cancelling: the IO thread learns of it, and interrupts the main thread by SIGUSR1 if that very call
 is running user code. The handler raises KeyboardInterrupt only between `_interruptible` marks, so
@@ -25,14 +24,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ract.client.process import context, tracing
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
 from ract.worker.executor.callers import Caller, OutStream, priority_of
+from ract.worker.executor.door import Door
+from ract.worker.executor.endings import answer_before_ending
 from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.titles import set_title
 
@@ -78,7 +78,7 @@ class SerialServer:
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._poll.register(self._wake_fd, select.POLLIN)
-        self._callers: dict[int, Caller] = {}
+        self.callers: dict[int, Caller] = {}
         self._inbox: deque[tuple[Caller, tuple[Any, ...]]] = deque()
         self._is_mixed = False  # whether calls of other priorities than 0 may wait
         self._averages: dict[Any, float] = {}
@@ -87,20 +87,18 @@ class SerialServer:
         self._now = 0.0  # when the last call ended
         self._names: dict[Any, str] = {}  # of functions and methods, by target
         self._main = threading.main_thread().ident
-        self._running: context.Running | None = None
+        self.running: context.Running | None = None
         self._interruptible = False
         self._cancelled: dict[int, bool] = {}  # task number -> recursive; oldest first
-        self._read_lock = threading.Lock()
-        self._is_blocked = False
-        self._threads_blocked = 0
-        self._block_lock = threading.Lock()
+        self.read_lock = threading.Lock()
+        self._door = Door(self)
         self._running_title = False
         self._on_posted: Callable[[Any], None] = lambda message: None
         self.exit_code = 0
         signal.signal(signal.SIGUSR1, self._on_signal)
-        self._answer_before_ending()
-        self.runtime.lending.on_block = self._block
-        self.runtime.lending.on_unblock = self._unblock
+        answer_before_ending(self._answer_all)
+        self.runtime.lending.on_block = self._door.block
+        self.runtime.lending.on_unblock = self._door.unblock
 
     # ------------------------------------------------------------------ the loop
 
@@ -112,7 +110,7 @@ class SerialServer:
                 on_posted(self.posted.popleft())
             while self._inbox and self.ending is None:
                 self._run_next()
-            self._flush_all()
+            self.flush_all()
             if self.ending is not None:
                 return self._drain()
             timeout = IDLE_TITLE_AFTER_MS if self._running_title else None
@@ -133,7 +131,7 @@ class SerialServer:
         elif fd == self._listener.fileno():
             self._accept()
         else:
-            caller = self._callers[fd]
+            caller = self.callers[fd]
             if caller.has_unsent:
                 caller.flush()
             self._read(caller)
@@ -145,16 +143,16 @@ class SerialServer:
     def _accept(self) -> None:
         caller = Caller.accept(self._listener)
         if caller is not None:
-            self._callers[caller.fileno()] = caller
+            self.callers[caller.fileno()] = caller
             self._poll.register(caller.sock, select.POLLIN)
 
     def _read(self, caller: Caller) -> None:
-        with self._read_lock:
+        with self.read_lock:
             for item in caller.receive():
                 if item[0] == calls.CALL:
                     self._enqueue(caller, item)
                 else:
-                    self._control(caller, item)
+                    self.control(caller, item)
         if caller.is_closed:
             self._drop(caller)
 
@@ -168,7 +166,8 @@ class SerialServer:
         else:
             self._inbox.append((caller, item))
 
-    def _control(self, caller: Caller, item: tuple[Any, ...]) -> None:
+    def control(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """Take an item that is not a call."""
         op = item[0]
         if op == calls.DEFINE:
             self.execution.define(item[1], item[2])
@@ -182,12 +181,13 @@ class SerialServer:
     def _drop(self, caller: Caller) -> None:
         fd = caller.fileno()
         self._poll.unregister(fd)
-        del self._callers[fd]
+        del self.callers[fd]
         caller.close()
         self._inbox = deque((c, item) for c, item in self._inbox if c is not caller)
 
-    def _flush_all(self) -> None:
-        for caller in list(self._callers.values()):
+    def flush_all(self) -> None:
+        """Write all replies that are ready."""
+        for caller in list(self.callers.values()):
             if caller.out or caller.has_unsent:
                 caller.flush()
                 events = select.POLLIN | (select.POLLOUT if caller.has_unsent else 0)
@@ -240,10 +240,11 @@ class SerialServer:
         kept: Any = None  # pins what the arguments view while the call runs
         name = self._names.get(target, "")
         running = context.Running(number, name, caller, parent, extra)
-        self._running = running  # already: it may wait for its code and its arguments
+        self.running = running  # already: it may wait for its code and its arguments
         execution.active[number] = running
-        if self.runtime.reactor.is_dormant:
-            self.runtime.reactor.wake()  # its tick tells of calls that run for long
+        reactor = self.runtime.reactor
+        if reactor.is_dormant or not self._door.is_watched:
+            reactor.wake()  # its tick tells of calls that run for long, and sees to what is behind
         token = None
         try:
             if self.is_actor:
@@ -293,7 +294,9 @@ class SerialServer:
             self._die(caller, error)
             return
         finally:
-            self._running = None
+            self.running = None
+            if self._door.is_long:  # in this order: see `Door`
+                self._door.end_long()
             del execution.active[number]
             self._cancelled.pop(number, None)
             if caller.streams:
@@ -345,6 +348,9 @@ class SerialServer:
         the calls behind this one are given back: the caller may be waiting for one of them.
         """
         blocked = False
+        self._door.reads_in_call = True
+        if self._door.is_long:
+            self._door.end_long()
         try:
             while stream.is_full and number not in self._cancelled:
                 ready = self._poll.poll(CREDIT_LOOK_MS if blocked else BLOCK_GRACE_MS)
@@ -354,21 +360,23 @@ class SerialServer:
                 for fd, _ in ready:
                     self._attend(fd)
                 if blocked and not self.is_actor:
-                    self._return_inbox()
-                self._flush_all()
+                    self.return_inbox()
+                self.flush_all()
         finally:
             if blocked:
                 self._lend(False)
+            self._door.reads_in_call = False
+            self.runtime.reactor.wake()  # the generator goes on, and may take long again
         return number not in self._cancelled
 
     def _lend(self, is_blocked: bool) -> None:
         """The generator that runs here waits, or goes on."""
         if not self.is_actor:
-            for caller in self._callers.values():
+            for caller in self.callers.values():
                 caller.out.append((calls.BLOCKED if is_blocked else calls.UNBLOCKED,))
         kind = Blocked if is_blocked else Unblocked
         self.runtime.tell(kind(self.runtime.process))
-        self._flush_all()
+        self.flush_all()
 
     def _name_of(self, target: Any, function: Any) -> str:
         if self.is_actor:
@@ -403,7 +411,7 @@ class SerialServer:
         else:
             status = 1
         traceback.print_exception(error)
-        self._flush_all()
+        self.flush_all()
         self.exit_code = status
         self.ending = ExitCause("crashed", f"{type(error).__name__} was raised", exit_code=status)
 
@@ -412,25 +420,9 @@ class SerialServer:
         if runs >= most:
             self.end(ExitCause("max_calls", f"ran a function with max_calls={most} that often"))
 
-    def _answer_before_ending(self) -> None:
-        """Code that ends its own process ends it after the replies that are held back."""
-        pid, real_exit, real_kill = os.getpid(), os._exit, os.kill
-
-        def flush() -> None:
-            if os.getpid() == pid and threading.get_ident() == self._main:
-                self._flush_all()
-                self.execution.flush_events(at_once=True)
-
-        def _exit(status: int) -> NoReturn:
-            flush()
-            real_exit(status)
-
-        def kill(target: int, number: int) -> None:
-            if target == pid:
-                flush()
-            real_kill(target, number)
-
-        os._exit, os.kill = _exit, kill
+    def _answer_all(self) -> None:
+        self.flush_all()
+        self.execution.flush_events(at_once=True)
 
     def end(self, cause: ExitCause) -> None:
         """Leave the loop after the current call; tells the node that this is intended."""
@@ -442,8 +434,8 @@ class SerialServer:
         """The end: give back what was not started, send what is ready."""
         assert self.ending is not None
         if not self.is_actor or self.ending.kind == "drained":
-            self._return_inbox()
-        for caller in list(self._callers.values()):
+            self.return_inbox()
+        for caller in list(self.callers.values()):
             caller.sock.setblocking(True)
             caller.sock.settimeout(5.0)
             try:
@@ -473,7 +465,7 @@ class SerialServer:
         self._cancelled[message.task] = message.recursive
         while len(self._cancelled) > CANCELLED_MAX:
             del self._cancelled[next(iter(self._cancelled))]
-        running = self._running
+        running = self.running
         if running is not None and running.number == message.task:
             running.is_cancelled = True
             if message.recursive:
@@ -490,68 +482,30 @@ class SerialServer:
             raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, frame: Any) -> None:
-        running = self._running
+        running = self.running
         if self._interruptible and running is not None and running.number in self._cancelled:
             self._interruptible = False
             raise KeyboardInterrupt
 
-    # ------------------------------------------------------------------ blocked in get or wait
+    # ------------------------------------------------------------------ given back
 
-    def _block(self) -> None:
-        """A thread of the running call waits; the first of them counts."""
-        with self._block_lock:  # to the end: the next one may unblock at once
-            self._threads_blocked += 1
-            if self._threads_blocked > 1 or self._running is None:
-                return
-            self._is_blocked = True
-            if not self.is_actor:
-                self._return_inbox()
-                for caller in self._callers.values():
-                    caller.out.append((calls.BLOCKED,))
-                    self.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller))
-            self._flush_all()
-            self.runtime.tell(Blocked(self.runtime.process))
+    def look(self, now: float) -> float | None:
+        """On the IO thread: see to what waits behind a call that takes long (`Door.look`)."""
+        return self._door.look(now)
 
-    def _unblock(self) -> None:
-        with self._block_lock:
-            self._threads_blocked -= 1
-            if self._threads_blocked or not self._is_blocked:
-                return
-            self._is_blocked = False
-            self.runtime.tell(Unblocked(self.runtime.process))
-            if self.is_actor:
-                return
-            for caller in list(self._callers.values()):
-                self.runtime.reactor.forget(caller.fileno())
-                with self._read_lock:  # the IO thread is not in the middle of it any more
-                    caller.out.append((calls.UNBLOCKED,))
-                    caller.flush()
-
-    def _bounce(self, caller: Caller) -> None:
-        """On the IO thread: the main thread is blocked; nothing that arrives now starts here."""
-        with self._read_lock:
-            if not self._is_blocked:
-                return
-            for item in caller.receive():
-                if item[0] == calls.CALL:
-                    self._return(caller, item)
-                else:
-                    self._control(caller, item)
-            caller.flush()
-            if caller.is_closed:
-                self.runtime.reactor.forget(caller.fileno())
-
-    def _return_inbox(self) -> None:
+    def return_inbox(self) -> None:
+        """Give back all calls that wait."""
         leases = []
         while self._inbox:
             caller, item = self._inbox.popleft()
             if item[0] == calls.CALL:
-                self._return(caller, item)
+                self.give_back(caller, item)
             else:
                 leases.append((caller, item))
         self._inbox.extend(leases)
 
-    def _return(self, caller: Caller, item: tuple[Any, ...]) -> None:
+    def give_back(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """Have the caller send a call to somebody else."""
         extra = item[5]
         if extra is not None:
             # Holds were announced for us with the call: take them, and let them go.

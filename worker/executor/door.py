@@ -1,0 +1,189 @@
+"""When nothing that arrives at a task executor may start there.
+
+Theory of operation
+-------------------
+While a task waits in get, what is behind it may be what it waits for. While a task runs for long,
+the quick ones behind it could run elsewhere. Then the door is *shut*: the executor says BLOCKED,
+gives back what it has not started and, on the IO thread, whatever still arrives. When neither
+reason holds any more it says UNBLOCKED, and the main thread reads the channels again.
+
+How long a call takes the IO thread sees when it looks (`look`), every `MOMENT_S` while calls come.
+
+The main thread takes calls from the inbox without a lock, between two calls. So the IO thread may
+take from it only in the middle of a call. It raises `is_long`, then looks whether that call still
+runs; the main thread notes the end of the call, then looks at `is_long`. Since the interpreter runs
+one of them at a time, at least one sees what the other did: the IO thread gives up, or the main
+thread waits for the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ract.client.process import context
+from ract.core import calls
+from ract.core.messages import Blocked, Unblocked
+
+if TYPE_CHECKING:
+    from ract.client.runtime import Runtime
+    from ract.worker.executor.callers import Caller
+
+MOMENT_S = 0.01
+"""Calls behind one that runs longer than this are given back, to run elsewhere."""
+
+
+class Server(Protocol):
+    """What has a door: `ract.worker.executor.serial.SerialServer`."""
+
+    runtime: Runtime
+    is_actor: bool
+    running: context.Running | None  #: the call that runs
+    progress: memoryview  #: its first item is the number of the call that was started last
+    callers: dict[int, Caller]
+    read_lock: threading.Lock  #: held by the thread that reads the channels
+
+    def flush_all(self) -> None: ...
+    def return_inbox(self) -> None: ...
+    def give_back(self, caller: Caller, item: tuple[Any, ...]) -> None: ...
+    def control(self, caller: Caller, item: tuple[Any, ...]) -> None: ...
+
+
+class Door:
+    """The door of one executor; that of an actor is never shut.
+
+    Attributes:
+        is_long: The call that runs takes long.
+        reads_in_call: The main thread reads the channels in the middle of a call, and sees to what
+            it finds, so the IO thread must not.
+        is_watched: The IO thread will look in a moment; else a call that begins wakes it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.is_long = False
+        self.reads_in_call = False
+        self.is_watched = False
+        self._is_shut = False
+        self._is_blocked = False
+        self._threads_blocked = 0
+        # Threads of the call block and unblock, and the IO thread looks: a change of the state and
+        # what callers are told of it are one step.
+        self._lock = threading.Lock()
+        self._seen: context.Running | None = None  # the call that `look` saw last, and since when
+        self._seen_at = 0.0
+        self._seen_number = 0
+
+    # ------------------------------------------------------------------ a call that takes long
+
+    def look(self, now: float) -> float | None:
+        """On the IO thread: shut the door if a call takes long.
+
+        Returns:
+            In how many seconds to look again; None: a call that begins wakes the thread.
+        """
+        server = self._server
+        if server.is_actor:
+            self.is_watched = True
+            return None
+        running = server.running
+        if running is None and server.progress[0] == self._seen_number:
+            self._seen, self.is_watched = None, False
+            running = server.running  # one that has just begun may not have seen that
+            if running is None:
+                return None
+        self.is_watched = True
+        self._seen_number = server.progress[0]
+        if running is not self._seen:
+            self._seen, self._seen_at = running, now
+        elif running is not None and now - self._seen_at >= MOMENT_S:
+            self._shut_if_runs(running)
+            if self.is_long:
+                self.is_watched = False
+                return None
+        return MOMENT_S
+
+    def _shut_if_runs(self, running: context.Running) -> None:
+        with self._lock:
+            self.is_long = True  # first: see above
+            if self.reads_in_call or self._server.running is not running:
+                self.is_long = False
+                return
+            self._shut()
+
+    def end_long(self) -> None:
+        """On the main thread: the call that took long is over, or looks after the channels."""
+        with self._lock:
+            self.is_long = False
+            self._open()
+
+    # ------------------------------------------------------------------ blocked in get or wait
+
+    def block(self) -> None:
+        """A thread of the running call waits; the first of them counts."""
+        server = self._server
+        with self._lock:  # to the end: the next one may unblock at once
+            self._threads_blocked += 1
+            if self._threads_blocked > 1 or server.running is None:
+                return
+            self._is_blocked = True
+            self._shut()
+            server.flush_all()
+            server.runtime.tell(Blocked(server.runtime.process))
+
+    def unblock(self) -> None:
+        """A thread of the running call goes on; the last of them counts."""
+        server = self._server
+        with self._lock:
+            self._threads_blocked -= 1
+            if self._threads_blocked or not self._is_blocked:
+                return
+            self._is_blocked = False
+            server.runtime.tell(Unblocked(server.runtime.process))
+            self._open()
+
+    # ------------------------------------------------------------------ under the lock
+
+    def _shut(self) -> None:
+        """Give back what waits, and what arrives."""
+        server = self._server
+        if self._is_shut or server.is_actor:
+            return
+        self._is_shut = True
+        # This first: who gets calls back must not send them here again.
+        callers = list(server.callers.values())
+        for caller in callers:
+            caller.out.append((calls.BLOCKED,))
+        with server.read_lock:
+            server.return_inbox()
+        for caller in callers:
+            caller.flush()
+            server.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller))
+
+    def _open(self) -> None:
+        """What arrives is kept again, if there is no more reason against it."""
+        if not self._is_shut or self._is_blocked or self.is_long:
+            return
+        server = self._server
+        self._is_shut = False
+        for caller in list(server.callers.values()):
+            server.runtime.reactor.forget(caller.fileno())
+            with server.read_lock:  # the IO thread is not in the middle of it any more
+                caller.out.append((calls.UNBLOCKED,))
+                caller.flush()
+
+    def _bounce(self, caller: Caller) -> None:
+        """On the IO thread: nothing that arrives now starts here."""
+        server = self._server
+        with server.read_lock:
+            if not self._is_shut:
+                return
+            for item in caller.receive():
+                if item[0] == calls.CALL:
+                    server.give_back(caller, item)
+                else:
+                    server.control(caller, item)
+            caller.flush()
+            if caller.is_closed:
+                server.runtime.reactor.forget(caller.fileno())
