@@ -21,6 +21,7 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +29,7 @@ from ract.client.calls.waiting import split
 from ract.client.local.actors import LocalActor, LocalHandle
 from ract.client.local.calls import Call
 from ract.client.objects import faults, refs
+from ract.client.objects.futures import Futures
 from ract.client.objects.refs import ERROR, INLINE, PLAIN, READY, ObjectRef
 from ract.client.runtime import Runtime
 from ract.core import calls, ids, serialization
@@ -74,6 +76,7 @@ class LocalRuntime:
         self._pinned: list[Any] = []
         self._counter = itertools.count(1)
         self.table = self  #: as `Runtime.table`: what refs need of it is here
+        self._futures = Futures()
         self.lock = threading.RLock()  #: as `RefTable.lock`: refs change under it
 
     def next_number(self) -> int:
@@ -261,6 +264,10 @@ class LocalRuntime:
     def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
         """Bring the value to this process."""
         then()
+
+    def as_future(self, ref: ObjectRef) -> Future:
+        """A future with the value of a ref, which is complete."""
+        return self._futures.make(ref, is_here=True)
 
     def expedite(self, ref: ObjectRef) -> None:
         """Nothing is on its way."""
