@@ -47,7 +47,7 @@ from ract.client.objects.refs import (
 from ract.client.objects.store import Location, StoreClient
 from ract.client.people.mailbox_reports import MailboxReports
 from ract.client.people.story import Story
-from ract.client.process import context, current, metrics, sites, user_code
+from ract.client.process import context, current, finalizers, metrics, sites, user_code
 from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
@@ -65,6 +65,9 @@ from ract.core.serialization import Packed
 from ract.core.session import setting
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Who waits for longer than this makes sure that it may wait at all."""
 
 POOLS_MAX = 256
 """With so many shapes, those of which nothing waits or runs are forgotten."""
@@ -134,6 +137,7 @@ class Runtime:
         self.reactor.post(self.link.begin)  # before what will be readable
         self.reactor.watch(self.link.fileno(), self.link.readable)
         self.reactor.start()
+        finalizers.watch()
 
     @property
     def job_id(self) -> bytes:
@@ -612,6 +616,8 @@ class Runtime:
     def await_one(self, ref: ObjectRef, timeout: float | None) -> None:
         """Wait until a ref is complete. Raises GetTimeoutError."""
         if ref._state < READY:
+            if finalizers.amid:
+                finalizers.check_may_wait("get()")
             call = ref._call
             channel = call.channel if call is not None else None
             # The usual case of `_await`, with nothing else to look after.
@@ -729,10 +735,13 @@ class Runtime:
             if waiter.is_done():
                 return
             raise self._timeout_error(wanted, timeout)
+        what = "get()" if for_get else "wait()"
+        finalizers.check_may_wait(what)
         if self.lending.is_needed:
             _warn_in_coroutine(for_get)
         block_at = time.monotonic() + BLOCK_GRACE_S if self.lending.is_needed else None
         blocked = False
+        look_at = time.monotonic() + LOOK_S
         try:
             while not waiter.is_done():
                 self.check_alive()
@@ -742,6 +751,9 @@ class Runtime:
                 if block_at is not None and not blocked and now >= block_at:
                     blocked = True
                     self.lending.block(IN_GET if for_get else IN_WAIT)
+                if now >= look_at:
+                    look_at = now + LOOK_S
+                    finalizers.check_may_wait(what, also_locks=True)
                 stop = deadline
                 if block_at is not None and not blocked:
                     stop = block_at if deadline is None else min(block_at, deadline)
@@ -927,6 +939,7 @@ class Runtime:
         with self.table.lock:  # whoever begins to wait from now on is refused: none is left out
             self.session.closed = True
         self._release_waiting()
+        finalizers.unwatch()
         self.reactor.close()
         for channel in list(self.channels.values()):
             channel.owner = None

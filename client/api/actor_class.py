@@ -203,16 +203,20 @@ class ActorClass:
         return spec, refs
 
     def _ship(self, runtime: Runtime) -> tuple[bytes, list[Any]]:
-        """The class pickled, once per job, at its first use."""
-        if self._pickled is None or self._pickled[0] is not runtime:
+        """The class pickled, once per cluster, at its first use.
+
+        No lock is held meanwhile, since pickling runs code of users.
+        """
+        pickled = self._pickled
+        if pickled is None or pickled[0] is not runtime:
             try:
                 packed = serialization.pack_by_value(self._class)
             except Exception as error:
                 what = f"the actor class {self._name}"
                 raise TypeError(explain_unpicklable(self._class, what, error)) from error
             check_size(runtime, self._name, len(packed.head), "actor class")
-            self._pickled = (runtime, packed.head, packed.refs)
-        return self._pickled[1], self._pickled[2]
+            pickled = self._pickled = (runtime, packed.head, packed.refs)
+        return pickled[1], pickled[2]
 
     def __repr__(self) -> str:
         return f"ActorClass({self._name})"

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -123,24 +122,25 @@ def _rebuild(state: dict[str, Any]) -> RemoteFunction:
 
 
 class _Shipped:
-    """The function pickled, once per job, at its first call."""
+    """The function pickled, once per cluster, at its first call.
+
+    No lock is held while the function is pickled, since that runs code of users. Two threads that
+    call it for the first time may both pickle it; either result is right.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._lock = threading.Lock()
-        self._runtime: Runtime | None = None
-        self._definition: tuple[bytes, bytes] = (b"", b"")
-        self._captured: list[Any] = []
+        #: For which runtime, (key, pickled function), refs and handles that it captures.
+        self._made: tuple[Runtime, tuple[bytes, bytes], list[Any]] | None = None
 
     def definition(self, runtime: Runtime, name: str) -> tuple[tuple[bytes, bytes], list[Any]]:
         """((key, pickled), refs and handles that it captures)."""
-        if self._runtime is not runtime:
-            with self._lock:
-                self._pickle(runtime, name)
-                self._runtime = runtime
-        return self._definition, self._captured
+        made = self._made
+        if made is None or made[0] is not runtime:
+            made = self._made = (runtime, *self._pickle(runtime, name))
+        return made[1], made[2]
 
-    def _pickle(self, runtime: Runtime, name: str) -> None:
+    def _pickle(self, runtime: Runtime, name: str) -> tuple[tuple[bytes, bytes], list[Any]]:
         try:
             packed = serialization.pack_by_value(self._function)
         except Exception as error:
@@ -148,8 +148,7 @@ class _Shipped:
             raise TypeError(explain_unpicklable(self._function, what, error)) from error
         check_size(runtime, name, len(packed.head), "function")
         key = hashlib.blake2b(packed.head, digest_size=16).digest()
-        self._definition = (key, packed.head)
-        self._captured = packed.refs
+        return (key, packed.head), packed.refs
 
 
 def check_size(runtime: Runtime, name: str, size: int, kind: str) -> None:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ract.client.process import user_code
+from ract.client.process import finalizers, user_code
 from ract.core import wire
 from ract.core.errors import RactSystemError, error_by_name
 from ract.core.messages import (
@@ -164,6 +164,7 @@ class NodeLink:
 
     def ask(self, number: int, message: Any, timeout: float | None, what: str) -> Any:
         """Send a question and wait for the answer with that number."""
+        finalizers.check_may_wait(f"a question to the cluster ({what})", also_locks=True)
         waiter = self._requests[number] = _Waiter()
         try:
             self.send(message)

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ract.client.process import user_code
+from ract.client.process import locks, user_code
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,13 @@ class Reactor:
             pass
 
     def _run(self) -> None:
+        locks.this_thread_serves()
+        try:
+            self._serve()
+        finally:
+            locks.this_thread_ends()
+
+    def _serve(self) -> None:
         idle = 0
         next_tick = time.monotonic() + TICK_S
         while not self._closed:

@@ -227,3 +227,26 @@ def test_an_exception_may_be_a_value():
         return ValueError("given")
 
     assert ract.get(give.remote()).args == ("given",)
+
+
+def test_code_that_runs_while_a_function_is_pickled_may_call_it_from_another_thread():
+    class Chatty:
+        has_called = False
+
+        def __reduce__(self):
+            if not self.has_called:
+                self.has_called = True
+                found = []
+                thread = threading.Thread(target=lambda: found.append(ract.get(f.remote())))
+                thread.start()
+                thread.join(60)
+                assert found == [7]
+            return int, (7,)
+
+    captured = Chatty()
+
+    @ract.remote(num_cpus=0)
+    def f():
+        return captured
+
+    assert ract.get(f.remote()) == 7
