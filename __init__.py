@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from ract.client.calls.streams import DynamicObjectRefGenerator, ObjectRefGenerator
     from ract.client.objects.refs import ObjectRef
     from ract.client.people.logging_config import LoggingConfig
-    from ract.client.start.bootstrap import RactContext, init, is_initialized, shutdown
+    from ract.client.start.facts import RactContext
+    from ract.client.start.init import init
+    from ract.client.start.membership import is_initialized, shutdown
     from ract.core.ids import (
         ActorClassID,
         ActorID,
@@ -142,7 +144,9 @@ _HOME = {
         "remote",
         "wait",
     ),
-    "ract.client.start.bootstrap": ("RactContext", "init", "is_initialized", "shutdown"),
+    "ract.client.start.facts": ("RactContext",),
+    "ract.client.start.init": ("init",),
+    "ract.client.start.membership": ("is_initialized", "shutdown"),
     "ract.client.people.logging_config": ("LoggingConfig",),
     "ract.client.objects.refs": ("ObjectRef",),
     "ract.client.api.runtime_context": ("get_gpu_ids", "get_runtime_context"),

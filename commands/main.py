@@ -307,10 +307,11 @@ def kill_actor(
 ) -> None:
     """End a named actor."""
     from ract.client.api import functions
-    from ract.client.start import bootstrap
+    from ract.client.start.init import init
+    from ract.client.start.membership import shutdown
 
     try:
-        bootstrap.init(address or "auto", log_to_driver=False, include_dashboard=False)
+        init(address or "auto", log_to_driver=False, include_dashboard=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise click.ClickException(f"{error}\n{HOW_TO_REACH}") from error
     try:
@@ -324,7 +325,7 @@ def kill_actor(
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        bootstrap.shutdown()
+        shutdown()
     click.echo(f"ended {actor!r}")
 
 

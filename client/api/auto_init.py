@@ -14,20 +14,19 @@ if TYPE_CHECKING:
 def runtime() -> Runtime:
     """The runtime of this process; without one, `ract.init` is called.
 
+    Of several threads that need one at a time, one calls it and the others wait for its end.
+
     Raises:
-        RuntimeError: not initialized, and ``RACT_ENABLE_AUTO_CONNECT=0``.
+        RuntimeError: not initialized, and ``RACT_ENABLE_AUTO_CONNECT=0``, or the interpreter ends.
     """
     found: Runtime | None = current.runtime
     if found is not None and not found.closed:
         return found
     if setting("ENABLE_AUTO_CONNECT", "1") == "0":
         raise RuntimeError("ract is not initialized: call ract.init() first")
-    from ract.client.start.bootstrap import init
+    from ract.client.start.init import joined
 
-    init()
-    found = current.runtime
-    assert found is not None
-    return found
+    return joined()
 
 
 def runtime_without_init(what: str) -> Runtime:

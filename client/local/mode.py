@@ -282,6 +282,9 @@ class LocalRuntime:
         if self.closed:
             raise RuntimeError("ract.shutdown() was called: this actor is gone")
 
+    def start(self) -> None:
+        """As `Runtime.start`: there is nothing to start."""
+
     def close(self) -> None:
         """Forget everything."""
         self.closed = True

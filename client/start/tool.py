@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from ract.client.process.node_link import NodeLink
 from ract.client.runtime import current_runtime
-from ract.client.start import bootstrap, node_processes
+from ract.client.start import node_processes, places
+from ract.client.start.init import init
+from ract.client.start.membership import shutdown
 from ract.core.messages import Hello
 from ract.core.version import __version__
 
@@ -47,7 +49,7 @@ def connected(address: str | None) -> Iterator[Ask]:
     Raises:
         ConnectionError: no such cluster, or it could not be joined.
     """
-    address = bootstrap.resolve(address or "auto")
+    address = places.resolve(address or "auto")
     if address is None:  # "local", which only makes sense for a program that goes on
         raise ConnectionError("'local' names a cluster that only its own program can see")
     node = node_processes.local_node(address)
@@ -61,13 +63,13 @@ def connected(address: str | None) -> Iterator[Ask]:
             f"no node of {address} is on this machine, and this process cannot join to ask since "
             "it is in another cluster: ask from a process of its own"
         )
-    bootstrap.init(address, log_to_driver=False, include_dashboard=False)
+    init(address, log_to_driver=False, include_dashboard=False)
     try:
         runtime = current_runtime()
         assert runtime is not None
         yield runtime.link.request
     finally:
-        bootstrap.shutdown()
+        shutdown()
 
 
 def ask_node(session_dir: str, op: str, **args: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from ract.client.start.bootstrap import RactContext, init
+from ract.client.start.facts import RactContext
+from ract.client.start.init import init
 
 ClientContext = RactContext
 

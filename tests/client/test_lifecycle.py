@@ -265,3 +265,55 @@ def test_printed_lines_bear_the_name_of_who_printed_them():
     assert "(speak pid=" in out
     assert "(Speaker(1) pid=" in out
     assert "\x1e" not in out
+
+
+def test_the_first_use_in_several_threads_starts_one_cluster():
+    out, err = program("""
+        import ract, threading
+        @ract.remote(num_cpus=0)
+        def f(): return 1
+        gate, found = threading.Barrier(4), []
+        def use():
+            gate.wait()
+            try: found.append(ract.get(f.remote()))
+            except Exception as error: found.append(error)
+        threads = [threading.Thread(target=use) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(found, len(ract.nodes()))
+    """)
+    assert out == "[1, 1, 1, 1] 1\n"
+    assert err == ""
+
+
+def test_threads_join_and_leave_a_cluster_at_any_moment():
+    from ract.testing import Cluster
+
+    ract.shutdown()
+    with Cluster(True, head_node_args={"num_cpus": 2}) as cluster:
+        out, err = program(f"""
+            import os, ract, sys, threading
+            sys.setswitchinterval(1e-6)
+            os.environ["RACT_ADDRESS"] = {cluster.address!r}
+            said = set()
+            def repeat(step):
+                for _ in range(30):
+                    try: step()
+                    except (RuntimeError, ValueError) as error: said.add(str(error)[:80])
+            def join(): ract.init()
+            def join_again(): ract.init(ignore_reinit_error=True)
+            def use():
+                try: assert ract.get(ract.put([1])) == [1]
+                except RuntimeError as error: assert "twice" not in str(error), error
+            steps = [join, join_again, ract.shutdown, ract.shutdown, use, use]
+            threads = [threading.Thread(target=repeat, args=[step]) for step in steps]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            ract.shutdown()
+            print(ract.is_initialized(), threading.active_count(), *sorted(said), sep="\\n")
+        """)
+        first, second, *said = out.splitlines()
+        assert (first, second) == ("False", "1")
+        words = ("twice", "ract.shutdown() was called", "has left", "belongs to a cluster")
+        assert all(any(word in text for word in words) for text in said), said
+        assert err == ""

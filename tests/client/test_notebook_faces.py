@@ -4,7 +4,7 @@ import pytest
 
 import ract
 from ract.client.runtime import current_runtime
-from ract.client.start import bootstrap
+from ract.client.start.membership import membership
 from ract.testing import wait_for_condition
 
 
@@ -28,7 +28,7 @@ class Quiet:
 
 
 def test_the_context_is_a_card_in_a_notebook():
-    context = bootstrap._context
+    context = membership.context
     card = context._repr_html_()
     assert context["address"] in card
     assert "1 node, 2 CPU" in card

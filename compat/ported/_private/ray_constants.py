@@ -1,7 +1,7 @@
 """``ray._private.ray_constants``: those that mean the same here."""
 
-from ract.client.start.bootstrap import DASHBOARD_PORT as DEFAULT_DASHBOARD_PORT
-from ract.client.start.bootstrap import STORE_BYTES_MIN as OBJECT_STORE_MINIMUM_MEMORY_BYTES
+from ract.client.start.places import DASHBOARD_PORT as DEFAULT_DASHBOARD_PORT
+from ract.client.start.places import STORE_BYTES_MIN as OBJECT_STORE_MINIMUM_MEMORY_BYTES
 from ract.core.labels import RESERVED as RAY_DEFAULT_LABEL_KEYS_PREFIX
 from ract.core.resources import PREDEFINED
 from ract.core.resources import UNIT as _UNIT

@@ -23,6 +23,6 @@ def remaining_processes_alive() -> bool:
 
 def get_ray_address_from_environment(addr: str | None, temp_dir: str | None = None) -> str | None:
     """The address of the cluster that ``init`` would join, if it would join one."""
-    from ract.client.start.bootstrap import resolve
+    from ract.client.start.places import resolve
 
     return resolve(addr)
