@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ract.client.calls import arguments
@@ -9,7 +10,7 @@ from ract.client.calls.channel import Call
 from ract.client.calls.streams import ObjectRefGenerator, Stream
 from ract.client.objects.held import id_of
 from ract.client.objects.refs import new_ref
-from ract.client.process import context, sites, tracing
+from ract.client.process import context, finalizers, sites, tracing
 from ract.core.errors import MailboxFullError
 from ract.core.options import MethodOptions, TaskOptions
 
@@ -66,7 +67,9 @@ def submit_task(
         call.extra["trace"] = tracing.submitted(name)
     if options.timeout is not None:
         runtime.cancelling.set_timeout(call, options.timeout)
-    if args or kwargs:
+    if finalizers.amid and finalizers.is_amid():
+        finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
+    elif args or kwargs:
         arguments.dispatch(runtime, call, args, kwargs)
     else:
         pool.submit(call)
@@ -125,6 +128,8 @@ def submit_actor_call(
     if given and given.get("timeout") is not None:  # now that the call has its refs
         runtime.cancelling.set_timeout(call, given["timeout"])
     if method.on_full:
+        if finalizers.amid:
+            finalizers.check_may_wait(f"{method.name}() of an actor with a bounded mailbox")
         if client.find_room(method.on_full):
             call.extra = call.extra or {}
             call.extra["room"] = True
@@ -137,11 +142,23 @@ def submit_actor_call(
     if tracing.tracer is not None:
         call.extra = call.extra or {}
         call.extra["trace"] = tracing.submitted(call.name)
-    if args or kwargs:
+    if finalizers.amid and finalizers.is_amid():
+        finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
+    elif args or kwargs:
         arguments.dispatch(runtime, call, args, kwargs)
     else:
         client.submit(call)
     return result
+
+
+def _dispatch_late(
+    runtime: Runtime, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Send a call that a finalizer made; its ref is with the program already."""
+    try:
+        arguments.dispatch(runtime, call, args, kwargs)
+    except Exception as error:
+        runtime.fail_call(call, error)
 
 
 def _several(runtime: Runtime, call: Call, returns: Any, limit: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from ract.client.actors.handles import ActorHandle
@@ -13,6 +14,7 @@ from ract.client.api.actor_class import ActorClass, handle_from_lookup, make_act
 from ract.client.api.remote_function import RemoteFunction, make_remote_function
 from ract.client.calls.streams import ObjectRefGenerator
 from ract.client.objects.refs import ObjectRef
+from ract.client.process import finalizers
 from ract.client.tasks.groups import GroupClient
 from ract.core.errors import BadDecoratorError
 from ract.core.ids import PlacementGroupID
@@ -279,7 +281,11 @@ def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) ->
         raise TypeError(
             f"ract.cancel() only supports ObjectRefs, got {type(ray_waitable).__name__}"
         )
-    auto_init.runtime().cancel(ray_waitable, force, recursive)
+    runtime = auto_init.runtime()
+    if finalizers.amid and finalizers.is_amid():
+        finalizers.later(partial(runtime.cancel, ray_waitable, force, recursive))
+    else:
+        runtime.cancel(ray_waitable, force, recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
@@ -297,9 +303,11 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"ract.kill() only supports actors, got {type(actor).__name__}. "
             "For tasks, try ract.cancel()."
         )
-    auto_init.runtime()
     actor._runtime.check_open()
-    actor._client.kill(no_restart)
+    if finalizers.amid and finalizers.is_amid():
+        finalizers.later(partial(actor._client.kill, no_restart))
+    else:
+        actor._client.kill(no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

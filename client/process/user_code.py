@@ -45,9 +45,10 @@ class UserThreads:
     """Runs jobs in order, each on a thread that may wait."""
 
     def __init__(self) -> None:
-        # Held for a moment only, and never while a job runs. A plain lock, in no order with others:
-        # nothing is called under it but the start of a thread.
-        self._changed = threading.Condition(threading.Lock())
+        # Held for a moment only, and never while a job runs. In no order with other locks: nothing
+        # is called under it but the start of a thread. Reentrant, because the garbage collector may
+        # call a finalizer meanwhile, and that may give a job to `run`.
+        self._changed = threading.Condition(threading.RLock())
         self._jobs: deque[Callable[[], Any]] = deque()
         self._runner: threading.Thread | None = None  # who has the newest job that has begun
         self._began = 0.0  # when that was, on the monotonic clock

@@ -70,7 +70,6 @@ def test_a_finalizer_that_waits_gets_its_value_or_is_told_why_not(
     assert all("called a finalizer (__del__)" in str(error) for error in unraisable)
 
 
-@pytest.mark.skip(reason="what a finalizer submits is not put off yet")
 def test_a_finalizer_may_start_tasks_and_call_and_kill_actors(
     ract_start, eager_collector, unraisable
 ):
