@@ -24,8 +24,9 @@ from typing import Any
 from ract.client.actors.client import ActorClient
 from ract.client.calls import channels
 from ract.client.calls.arguments import INLINE_BYTES_MAX
+from ract.client.calls.call import Call
 from ract.client.calls.cancelling import Cancelling
-from ract.client.calls.channel import Call, Channel
+from ract.client.calls.channel import Channel
 from ract.client.calls.lineage import Lineage, RemadeRef
 from ract.client.calls.streams import FIRST_INDEX, Stream
 from ract.client.calls.waiting import SLEEP_S, Waiter, split
@@ -223,8 +224,8 @@ class Runtime:
         status = reply[1]
         if status == calls.RETURNED:
             channel.inflight.pop(call.seq, None)
-            assert channel.owner is not None
-            channel.owner.returned(channel, call)
+            if (owner := channel.owner) is not None:  # else the process leaves the cluster
+                owner.returned(channel, call)
             return
         if status == calls.ITEM:
             if call.stream is not None:
@@ -779,7 +780,7 @@ class Runtime:
             return f"{call.name} waits for {call.waiting} of its arguments"
         if call.channel is None:
             return f"{call.name} waits for {call.owner.what_it_waits_for()}"
-        return f"{call.name} was sent to process {call.channel.executor}"
+        return f"{call.name} {call.channel.describe()}"
 
     def expedite(self, ref: ObjectRef) -> None:
         """Somebody waits for the ref without reading its channel."""
@@ -827,18 +828,23 @@ class Runtime:
     # ------------------------------------------------------------------ connections
 
     def connect(self, executor: int, node_id: bytes, address: str) -> Channel:
-        """The channel to an executor, made if there is none. Raises OSError."""
+        """The channel to an executor, made if there is none. If it cannot connect now it will.
+
+        Raises:
+            ExecutorGone: nobody listens there any more.
+        """
         with self._lock:
             channel = self.channels.get(executor)
             if channel is not None and not channel.is_closed:
                 return channel
-            sock = channels.connect(address, node_id, self.node_id, self.link.welcome.session_dir)
-            channel = Channel(self, sock, executor)
+            spec = context.process.actor_spec
+            actor_id = spec.actor_id if spec is not None else b""
+            hello = (calls.HELLO, self.process, self.job_id, self.node_id, actor_id)
+            where = (address, node_id, self.node_id, self.link.welcome.session_dir)
+            channel = Channel(self, executor, partial(channels.dial, *where), hello)
+            channel.open()
             self.channels[executor] = channel
-        spec = context.process.actor_spec
-        actor_id = spec.actor_id if spec is not None else b""
-        channel.say((calls.HELLO, self.process, self.job_id, self.node_id, actor_id))
-        return channel
+            return channel
 
     def channel_closed(self, channel: Channel) -> None:
         """A channel has ended."""

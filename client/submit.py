@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ract.client.calls import arguments
-from ract.client.calls.channel import Call
+from ract.client.calls.call import Call
 from ract.client.calls.streams import ObjectRefGenerator, Stream
 from ract.client.objects.held import id_of
 from ract.client.objects.refs import new_ref

@@ -6,7 +6,12 @@ that hold the cluster's certificate).
 
 Calls (caller -> executor) are tuples that start with an op code:
 
-``(HELLO, process, job_id, node_id, actor_id)``         who calls; first item on a channel
+``(HELLO, process, job_id, node_id, actor_id, received)``
+                                               who calls; alone in the first frame of a connection.
+                                               ``received``: None on the first connection of a
+                                               channel, else the number of the newest reply frame
+                                               that came on the ones before
+``(RECEIVED, frame)``                          reply frames up to this number have come
 ``(USE_LEASE, lease)``                         following tasks belong to this lease
 ``(DEFINE, key, pickled)``                     a function's body, once per channel
 ``(CALL, seq, number, target, args, extra, parent)``
@@ -37,9 +42,9 @@ The last two go to durable actors only.
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================
 
-Replies (executor -> caller) come as ``(busy_s, [reply, ...])`` where ``busy_s`` is the time spent
-in user code for the batch. A reply is ``(seq, value)`` for one plain result, else
-``(seq, status, ...)``:
+Replies (executor -> caller) come as ``(busy_s, [reply, ...], received)`` where ``busy_s`` is the
+time spent in user code for the batch, and ``received`` the number of the newest frame that came
+from the caller. A reply is ``(seq, value)`` for one plain result, else ``(seq, status, ...)``:
 
 ``(seq, INLINE, head, buffers, refs)``        packed value; ``refs`` = [(id, count)] held for caller
 ``(seq, ERROR, head, buffers, refs)``         packed exception
@@ -53,23 +58,39 @@ in user code for the batch. A reply is ``(seq, value)`` for one plain result, el
                                               CANCELLED instead ends it with an item that raises
 ``(BLOCKED,)`` / ``(UNBLOCKED,)``             the executor's task waits / goes on
 ``(ROOM, number, there is)``                  the answer to ASK; room is kept for the call
+``(RESUMED, received)``                       the answer to a HELLO that is not the first: which
+                                              frame of the caller was the newest that came; -1 if
+                                              the executor knows of no earlier connection
+
+A channel outlives its connections. Each end numbers its frames from 1 on, without those that only
+open a connection (HELLO, RESUMED), and keeps those that the other end has not acknowledged
+(`SentFrames`). After a break both say on the next connection which frame was the newest that came,
+and send again what followed it. So each frame arrives once, and in order.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
+from collections import deque
 from typing import Any
 
-HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK, DONE, UNFINISHED = range(8)
+HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK, DONE, UNFINISHED, RECEIVED = range(9)
 
 PLAIN, INLINE, ERROR, STORED, SEVERAL, RETURNED, CANCELLED, ITEM, END = range(1, 10)
 
-BLOCKED, UNBLOCKED, ROOM = -1, -2, -3
+BLOCKED, UNBLOCKED, ROOM, RESUMED = -1, -2, -3, -4
 
 LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 2**31
 """Larger values go through shared memory long before this."""
+
+RESUME_S = 20.0
+"""An executor knows so long of a caller whose connection broke. Later it forgets what it owes."""
+
+
+class GapError(Exception):
+    """The other end asks for frames that are not kept any more, or were never sent."""
 
 
 class Slot:
@@ -132,3 +153,50 @@ class FrameReader:
             view.release()
         del pending[:start]
         return frames
+
+
+class SentFrames:
+    """The frames that one end of a channel has sent and that may have to be sent again. Pure.
+
+    One thread adds while another one acknowledges: both ends of a deque may be used at once.
+
+    Attributes:
+        acknowledged: The number of the newest frame that has arrived for sure.
+    """
+
+    __slots__ = ("_kept", "acknowledged")
+
+    def __init__(self) -> None:
+        self._kept: deque[memoryview] = deque()
+        self.acknowledged = 0
+
+    def add(self, frame: memoryview) -> None:
+        """A frame is sent; it gets the next number."""
+        self._kept.append(frame)
+
+    def arrived(self, number: int) -> None:
+        """The frames up to this number have come.
+
+        Raises:
+            GapError: so many were not sent.
+        """
+        kept = self._kept
+        while self.acknowledged < number:
+            if not kept:
+                raise GapError(f"frame {number} is said to have come, of {self.acknowledged}")
+            kept.popleft()
+            self.acknowledged += 1
+
+    def after(self, number: int) -> list[memoryview]:
+        """The frames to send again, to who has got those up to this number.
+
+        Raises:
+            GapError: some of them were dropped, or were never made.
+        """
+        if number < self.acknowledged:
+            raise GapError(f"frame {number + 1} was acknowledged before it is asked for again")
+        self.arrived(number)
+        return list(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)

@@ -25,7 +25,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client.actors.handles import ActorHandle, HandleInfo
-from ract.client.calls.channel import Call, Channel, next_attempt
+from ract.client.calls.call import Call, next_attempt
+from ract.client.calls.channel import Channel
 from ract.core import calls, errors, serialization
 from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, ExitCause
 

@@ -22,7 +22,7 @@ from ract.core import calls, serialization
 from ract.core.serialization import Packed
 
 if TYPE_CHECKING:
-    from ract.client.calls.channel import Call
+    from ract.client.calls.call import Call
     from ract.client.runtime import Runtime
 
 INLINE_BYTES_MAX = 100 * 1024

@@ -12,7 +12,7 @@ from ract.core import errors, ids
 from ract.core.messages import CancelAsked, CancelWanted
 
 if TYPE_CHECKING:
-    from ract.client.calls.channel import Call
+    from ract.client.calls.call import Call
     from ract.client.objects.refs import ObjectRef
     from ract.client.runtime import Runtime
 

@@ -4,13 +4,18 @@ Theory of operation
 -------------------
 `send` runs in the calling thread. While few calls are in flight a call is written at once; beyond
 that calls are buffered and go out together when 64 wait, when a reply arrives, when somebody waits,
-or at the next tick. Writing never blocks: what the socket does not take stays in ``_unsent``.
+or at the next tick. Writing never blocks: what the socket does not take waits in the connection.
 
 Reading belongs to whoever holds ``read_lock``: a thread that waits for a reply of this channel, or
 the reactor when nobody does. A reader that leaves while calls are in flight arms the reactor.
 
 A reply is looked up, applied, and only then removed, and applying it twice does no harm: a
 KeyboardInterrupt in the middle of a batch loses nothing, because the next reader continues there.
+
+A channel outlives its connections (`ract.client.calls.connection`): calls in flight stay in flight,
+and those made meanwhile wait in ``_out``. It ends when the executor is gone or has forgotten this
+process, when its owner says that the executor is gone (`abort`), or when a connection breaks that
+nobody uses. Only then the owner hears of it (`Owner.closed`), once.
 """
 
 from __future__ import annotations
@@ -18,18 +23,21 @@ from __future__ import annotations
 import itertools
 import logging
 import select
-import socket
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ract.client.calls.call import Call
+from ract.client.calls.connection import SLICE_S, Connection, ExecutorGone
 from ract.client.objects.refs import PLAIN, READY, ObjectRef, notify
+from ract.client.process.locks import make_lock
 from ract.core import calls
 
 if TYPE_CHECKING:
+    import socket
+
     from ract.client.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -37,105 +45,89 @@ logger = logging.getLogger(__name__)
 SEND_AT_ONCE_MAX = 8
 BUFFERED_CALLS_MAX = 64
 WORK_AHEAD_MIN = 64
-RECEIVE_BYTES = 256 * 1024
-_SLICE_S = 0.05
 _ANY_SLICE_S = 0.005
-_RECEIVE_TIMEOUT = struct.pack("ll", 0, int(_SLICE_S * 1e6))
-"""A blocked reader looks around this often: its ref may be completed by another thread."""
-
-_buffers = threading.local()
-
-
-class Call:
-    """A task or actor call on its way.
-
-    Attributes:
-        number: The task number (64 bits).
-        refs: The refs that it completes.
-        target, args, extra: As on the wire (`ract.core.calls`).
-        definition: (key, pickled function) that the executor needs, or None.
-        kept: Objects that must live until the reply: refs in the arguments, handles.
-        owner: The lease pool or actor client that sent it.
-        priority: A higher one goes first.
-        waiting: Number of argument refs that are not ready.
-        is_over: Whether it has ended; known only of calls without refs, which cannot tell.
-        recipe: How to make again what it has left in shared memory (`ract.client.calls.lineage`).
-    """
-
-    # Most calls differ from these in a few attributes only: setting all of them would cost as much
-    # as the rest of a submission.
-    args: Any = ()
-    extra: dict[str, Any] | None = None
-    definition: tuple[bytes, bytes] | None = None
-    refs: Sequence[ObjectRef] = ()
-    kept: Sequence[Any] = ()
-    retries = 0
-    oom_deaths = 0
-    waiting = 0
-    is_over = False
-    seq = -1
-    channel: Channel | None = None
-    cancelled = False
-    parent = 0
-    priority = 0
-    retry_exceptions: Any = False
-    actor_id: bytes | None = None
-    stream: Any = None
-    recipe: Any = None
-
-    def __init__(self, number: int, target: Any, owner: Any, name: str) -> None:
-        self.number = number
-        self.target = target
-        self.owner = owner
-        self.name = name
-
-    def refs_task_id(self) -> str:
-        """The task's id in hex, for messages."""
-        return self.refs[0].task_id().hex() if self.refs else f"{self.number:016x}"
-
-
-def next_attempt(call: Call) -> None:
-    """The call is to run once more: who runs it then is told which attempt it is."""
-    call.extra = call.extra or {}
-    call.extra["attempt"] = call.extra.get("attempt", 0) + 1
 
 
 class Owner(Protocol):
     """Who sends calls over a channel and hears of their end."""
 
-    def replied(self, channel: Channel, last: Call | None, n: int, busy_s: float) -> None: ...
-    def returned(self, channel: Channel, call: Call) -> None: ...
-    def closed(self, channel: Channel, calls: list[Call]) -> None: ...
-    def blocked(self, channel: Channel, is_blocked: bool) -> None: ...
+    def replied(self, channel: Channel, last: Call | None, n: int, busy_s: float) -> None:
+        """``n`` calls were answered, ``last`` among them, after ``busy_s`` in user code."""
+
+    def returned(self, channel: Channel, call: Call) -> None:
+        """The executor has not begun the call and never will."""
+
+    def closed(self, channel: Channel, calls: list[Call]) -> None:
+        """The channel has ended for good, and these calls have no answer: they may have run.
+
+        The executor is gone (then the scheduler says why), or it lives and has forgotten this
+        process: a new channel may be opened.
+        """
+
+    def blocked(self, channel: Channel, is_blocked: bool) -> None:
+        """The executor's task waits in get, or goes on."""
+
+
+class _Question:
+    """Whether there is room in a mailbox."""
+
+    __slots__ = ("answer", "answered")
+
+    def __init__(self) -> None:
+        self.answer: bool | None = None
+        self.answered = threading.Event()
 
 
 class Channel:
-    """A connected channel. ``executor`` is the process number at the other end."""
+    """A channel to the process with number ``executor``.
 
-    def __init__(self, runtime: Runtime, sock: socket.socket, executor: int) -> None:
+    Args:
+        runtime: Of this process.
+        executor: Its process number.
+        dial: Returns a connected socket; see `Connection`.
+        hello: What this process says of itself.
+
+    Attributes:
+        owner: Who sends calls here and hears of their end; None if nobody does any more.
+        inflight: Calls without an answer, by their number on this channel, oldest first.
+        is_closed: Whether it has ended for good.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        executor: int,
+        dial: Callable[[], socket.socket],
+        hello: tuple[Any, ...],
+    ) -> None:
         self.runtime = runtime
         self.executor = executor
         self.owner: Owner | None = None
         self.inflight: dict[int, Call] = {}
+        # Not one of the ranked locks: nobody waits for it who holds another lock.
         self.read_lock = threading.Lock()
         self.is_closed = False
-        self._lock = threading.RLock()
-        self._sock = sock
+        self._is_ending = False  # `abort` was called
+        self._lock = make_lock("channel")
         self._reactor = runtime.reactor
         self._seq = 0
         self._out: list[Any] = []
-        self._unsent: deque[memoryview] = deque()
         self._defined: set[bytes] = set()
-        self._frames = calls.FrameReader()
         self._batches: deque[list[Any]] = deque()  # [busy_s, replies, position]
-        self._asked: dict[int, bool | None] = {}  # number -> the answer, None before it
+        self._asked: dict[int, _Question] = {}  # that wait for an answer, by number
         self._questions = itertools.count()
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)
-        self._fd = sock.fileno()
-        runtime.reactor.watch_once(self._fd, self._readable)
+        self._watches_end = False  # the reactor calls if the idle connection ends
+        self.connection = Connection(dial, hello, self._lock, runtime.reactor, self._readable)
+
+    def open(self) -> None:
+        """Connect, or begin to try to.
+
+        Raises:
+            ExecutorGone: nobody listens there.
+        """
+        with self.read_lock, self._lock:
+            self.connection.connect(time.monotonic())
+        self._reactor.wake()  # if that did not succeed, its ticks try again
 
     # ------------------------------------------------------------------ sending
 
@@ -181,46 +173,40 @@ class Channel:
 
     def flush(self) -> None:
         """Write what is buffered, as far as the socket takes it."""
-        if self._out or self._unsent:
+        if self._out or self.connection.has_unsent:
             with self._lock:
                 self._flush()
 
     def _flush(self) -> None:
-        unsent = self._unsent
-        if self._out:
+        connection = self.connection
+        if self._out and connection.is_open:
             items, self._out = self._out, []
-            unsent.append(memoryview(calls.frame(items)))
-        try:
-            while unsent:
-                sent = self._sock.send(unsent[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                if sent < len(unsent[0]):
-                    unsent[0] = unsent[0][sent:]
-                    return
-                unsent.popleft()
-        except BlockingIOError:
-            return
-        except OSError:
-            # The other end is gone: the reader will find out and see to the calls.
-            unsent.clear()
-            self.runtime.reactor.arm(self._fd)
+            connection.add(items)
+        connection.flush()
 
     # ------------------------------------------------------------------ reading
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether a thread may wait for replies here: there is a socket to wait at."""
+        return self.connection.fd >= 0
+
     def read_until(self, done: Any, deadline: float | None) -> None:
         """Read replies until ``done()`` or the deadline. The caller holds `read_lock`."""
+        connection = self.connection
         while not done():
             if self.is_closed:
                 return
-            if self._out or self._unsent:
+            if self._out or connection.has_unsent:
                 self.flush()
             if deadline is None:
                 alive = self._receive(block=True)
             else:
                 left = deadline - time.monotonic()
-                if left <= 0 and not self._poll.poll(0):
+                if left <= 0 and not connection.wait_readable(0):
                     return
-                alive = not self._poll.poll(max(0.0, min(left, _SLICE_S)) * 1000) or self._receive()
-            if not alive:
+                alive = not connection.wait_readable(min(left, SLICE_S)) or self._receive()
+            if not alive or not self.is_readable:
                 return
 
     def wait_for(self, ref: ObjectRef, deadline: float | None) -> None:
@@ -229,7 +215,7 @@ class Channel:
             self.read_until(lambda: ref._state >= READY, deadline)
             return
         while ref._state < READY and not self.is_closed and ref._call is not None:
-            if self._out or self._unsent:
+            if self._out or self.connection.has_unsent:
                 self.flush()
             if not self._receive(block=True):
                 return
@@ -237,14 +223,22 @@ class Channel:
     def end_reading(self) -> None:
         """Give up `read_lock`; let the reactor read what is still to come."""
         self.read_lock.release()
-        if (self.inflight or self._asked) and not self.is_closed:
-            self.runtime.reactor.arm(self._fd)
+        if self.is_closed:
+            self._let_go()
+        elif self._is_ending:
+            self._reactor.post(self._end)  # `abort` came while we had the lock
+        elif self.inflight or self._asked:
+            self._arm()
 
     def expedite(self) -> None:
         """Somebody waits without reading: write what is buffered and let the reactor read."""
         self.flush()
         if not self.read_lock.locked():
-            self.runtime.reactor.arm(self._fd)
+            self._arm()
+
+    def _arm(self) -> None:
+        self._watches_end = False
+        self.connection.arm()
 
     def ask_for_room(self, wait: bool) -> bool:
         """Whether the actor's mailbox has room for one more call, which is kept for it.
@@ -255,26 +249,34 @@ class Channel:
         Raises:
             ConnectionError: the channel is closed.
         """
-        asked, number = self._asked, next(self._questions)
-        asked[number] = None
+        question, number = _Question(), next(self._questions)
+        self._asked[number] = question
         self.say((calls.ASK, number, wait))
         try:
-            while asked[number] is None:
+            while question.answer is None:
                 self.runtime.check_alive()
                 if self.is_closed:
                     raise ConnectionError(f"the channel to process {self.executor} is closed")
-                if self.read_lock.acquire(timeout=_SLICE_S):
+                if self.is_readable and self.read_lock.acquire(timeout=SLICE_S):
                     try:
-                        self.read_until(lambda: asked[number] is not None, None)
+                        self.read_until(lambda: question.answer is not None, None)
                     finally:
                         self.end_reading()
-            return bool(asked[number])
+                else:  # who reads it, or the reactor when there is a connection again, tells us
+                    self.expedite()
+                    question.answered.wait(SLICE_S)
+            return question.answer
         finally:
-            del asked[number]
+            del self._asked[number]
 
     def tick(self) -> bool:
-        """Called by the reactor; returns whether anything is in flight."""
-        if not self.inflight and not self._out:
+        """Called by the reactor; returns whether anything is to be done."""
+        if not self.is_readable:
+            return self._connect_again()
+        if not (self.inflight or self._out or self._asked or self.connection.has_unsent):
+            if not self._watches_end:  # else nobody would see that an unused executor has ended
+                self._watches_end = True
+                self.connection.arm_for_end()
             return False
         self.expedite()
         return True
@@ -287,25 +289,20 @@ class Channel:
                 self.end_reading()
 
     def _receive(self, block: bool = False) -> bool:
-        """Receive once and apply what came. Returns False when the channel is over."""
+        """Receive once and apply what came. Returns False when there is no connection."""
         if self._batches:  # a reader was interrupted in the middle
             self._apply()
-        try:
-            buffer = _buffers.view
-        except AttributeError:
-            buffer = _buffers.view = memoryview(bytearray(RECEIVE_BYTES))
-        try:
-            n = self._sock.recv_into(buffer, 0, 0 if block else socket.MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            n = 0
-        if n == 0:
-            self.close()
+        connection = self.connection
+        if not connection.receive(self._batches, block):
+            self._broken()
             return False
-        for busy_s, replies in self._frames.feed(buffer[:n]):
-            self._batches.append([busy_s, replies, 0])
-        self._apply()
+        if self._batches:
+            told = connection.acknowledgement()
+            if told is not None:
+                self.say(told)
+            self._apply()
+        elif connection.has_unsent or self._out:  # it was the greeting of a new connection
+            self.flush()
         return True
 
     def _apply(self) -> None:
@@ -340,16 +337,20 @@ class Channel:
                     if call is not None:
                         self.runtime.apply_reply(self, call, reply)
                 elif seq == calls.ROOM:
-                    if reply[1] in self._asked:
-                        self._asked[reply[1]] = reply[2]
-                elif self.owner is not None:
-                    self.owner.blocked(self, seq == calls.BLOCKED)
+                    question = self._asked.get(reply[1])
+                    if question is not None:
+                        question.answer = reply[2]
+                        question.answered.set()
+                elif (owner := self.owner) is not None:
+                    owner.blocked(self, seq == calls.BLOCKED)
                 batch[2] += 1
             self._batches.popleft()
-            if self.owner is not None:
-                self.owner.replied(self, call, answered, busy_s)
+            owner = self.owner  # once: it may let go of the channel at this moment
+            if owner is not None:
+                owner.replied(self, call, answered, busy_s)
             # What is buffered can wait for more as long as the executor has enough to do.
-            if self._unsent or (self._out and len(inflight) - len(self._out) < WORK_AHEAD_MIN):
+            runs_dry = self._out and len(inflight) - len(self._out) < WORK_AHEAD_MIN
+            if runs_dry or self.connection.has_unsent:
                 self.flush()
 
     def _complete_plain(self, replies: list[Any], start: int) -> list[Call | None]:
@@ -380,20 +381,80 @@ class Channel:
                         ref._call = None
         return answered
 
-    # ------------------------------------------------------------------ the end
+    # ------------------------------------------------------------------ breaks, and the end
+
+    def _broken(self) -> None:
+        """The connection has ended. Only for the holder of `read_lock`."""
+        now = time.monotonic()
+        with self._lock:
+            self.connection.lose(now)
+            if self.is_closed:  # `discard`
+                return
+            is_over = self._is_ending or self.connection.is_forgotten or not self._is_used()
+            if not is_over and now >= self.connection.retry_at:
+                is_over = not self._connect(now)
+        if is_over:
+            self.close()
+        else:
+            self._reactor.wake()  # its ticks connect again
+
+    def _is_used(self) -> bool:
+        return bool(self.inflight or self._out or self._asked) or self.owner is not None
+
+    def _connect(self, now: float) -> bool:
+        """Under both locks: try to connect; False if there is nobody any more."""
+        self._watches_end = False
+        try:
+            self.connection.connect(now)
+        except ExecutorGone:
+            return False
+        return True
+
+    def _connect_again(self) -> bool:
+        """Called by the reactor while there is no socket; returns whether more ticks are needed."""
+        now = time.monotonic()
+        if now >= self.connection.retry_at and self.read_lock.acquire(False):
+            try:
+                with self._lock:
+                    is_over = not self.is_closed and not self.is_readable and not self._connect(now)
+                if is_over:
+                    self.close()
+            finally:
+                self.end_reading()
+        return not self.is_closed
 
     def abort(self) -> None:
-        """End the connection from any thread; whoever reads it notices and calls `close`."""
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:  # already
-            pass
-        self.runtime.reactor.arm(self._fd)
+        """The executor is gone, says somebody who knows: end the channel, from any thread, soon."""
+        self._is_ending = True
+        with self._lock:
+            self.connection.interrupt()  # a blocked reader wakes up, and sees that it is to end
+        self._reactor.post(self._end)
+
+    def _end(self) -> None:
+        # If another thread has the lock it looks at `_is_ending` when it gives it up.
+        if self.read_lock.acquire(False):
+            try:
+                self.close()
+            finally:
+                self.read_lock.release()
 
     def discard(self) -> None:
         """Close without telling anybody: the process leaves the cluster."""
-        self.is_closed = True
-        self._sock.close()
+        self.owner = None
+        with self._lock:
+            self.is_closed = True
+            self.connection.interrupt()  # a blocked reader wakes up
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the socket of a closed channel, unless it is being read.
+
+        Who reads does this when it has done so: it looks after it has given up `read_lock`.
+        """
+        if self.read_lock.acquire(False):
+            with self._lock:
+                self.connection.close()
+            self.read_lock.release()
 
     def close(self) -> None:
         """Close; calls in flight go back to the owner. Only for the holder of `read_lock`."""
@@ -401,15 +462,21 @@ class Channel:
             if self.is_closed:
                 return
             self.is_closed = True
-            self.runtime.reactor.forget(self._fd)
-            self._sock.close()
+            self.connection.close()
             lost = [call for _, call in sorted(self.inflight.items())]
             self.inflight.clear()
             self._out.clear()
-            self._unsent.clear()
         self.runtime.channel_closed(self)
-        if self.owner is not None:
-            self.owner.closed(self, lost)
+        owner = self.owner
+        if owner is not None:
+            owner.closed(self, lost)
+
+    def describe(self) -> str:
+        """What a call that was sent here waits for."""
+        trouble = self.connection.trouble
+        if not trouble:
+            return f"was sent to process {self.executor}"
+        return f"waits for a connection to process {self.executor}: {trouble}"
 
 
 def read_any(channels: list[Channel], done: Any, deadline: float | None) -> None:
@@ -422,8 +489,10 @@ def read_any(channels: list[Channel], done: Any, deadline: float | None) -> None
     by_fd = {}
     for channel in channels:
         channel.flush()
-        by_fd[channel._fd] = channel
-        poll.register(channel._fd, select.POLLIN)
+        fd = channel.connection.fd
+        if fd >= 0:
+            by_fd[fd] = channel
+            poll.register(fd, select.POLLIN)
     stop = time.monotonic() + _ANY_SLICE_S
     if deadline is not None:
         stop = min(stop, deadline)

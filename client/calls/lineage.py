@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ract.client.calls.channel import Call, next_attempt
+from ract.client.calls.call import Call, next_attempt
 from ract.client.calls.streams import FIRST_INDEX, UNLIMITED
 from ract.client.objects import refs
 from ract.client.objects.refs import PENDING, ObjectRef

@@ -26,7 +26,7 @@ from ract.core import calls
 from ract.core.errors import StreamingGeneratorReplayInconsistentError
 
 if TYPE_CHECKING:
-    from ract.client.calls.channel import Call
+    from ract.client.calls.call import Call
     from ract.client.runtime import Runtime
 
 FIRST_INDEX = 2

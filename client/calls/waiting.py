@@ -89,12 +89,13 @@ class Waiter:
             if first is None:
                 return
             channel = _channel_of(first)
-            if channel is not None and channel.read_lock.acquire(False):
+            if channel is not None and channel.is_readable and channel.read_lock.acquire(False):
                 self._read_one(channel, first, deadline)
             else:
                 self._sleep([first], deadline)
             return
-        channels = [c for c in list(self._runtime.channels.values()) if c.inflight]
+        channels = list(self._runtime.channels.values())
+        channels = [c for c in channels if c.inflight and c.is_readable]
         channels = [c for c in channels if c.read_lock.acquire(False)]
         if channels:
             try:

@@ -25,7 +25,7 @@ from ract.core.causes import error_type_of, text_of
 from ract.core.messages import ExitCause, TaskEvents, TasksWaiting
 
 if TYPE_CHECKING:
-    from ract.client.calls.channel import Call
+    from ract.client.calls.call import Call
     from ract.client.runtime import Runtime
 
 PERIOD_S = 1.0

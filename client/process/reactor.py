@@ -11,7 +11,8 @@ stops reading it (or the tick) arms it again.
 While calls are in flight the thread ticks, so that what the program submits and forgets still
 moves. Between bursts it is *asleep*: who has work for it wakes it. It ticks then only if something
 is to be done some time (`nap_s`); if nothing is, it is *dormant*. Both are said before it looks for
-work for the last time, so that what comes at that moment is seen by one side or the other.
+work for the last time, so that what comes at that moment is seen by one side or the other. Only the
+thread itself writes the two flags.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from ract.client.process import locks, user_code
@@ -33,6 +35,7 @@ TICKS_IDLE_MAX = 5
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP
 _READ_ONCE = _READ | select.EPOLLONESHOT
+_END_ONCE = select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class Reactor:
@@ -52,12 +55,15 @@ class Reactor:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._handlers: dict[int, Callable[[], None]] = {}
+        # A descriptor is forgotten before it is closed. So under this lock a number that still has
+        # its handler cannot have become that of another file.
+        self._watch_lock = threading.Lock()
         self._tick = tick
         self.is_asleep = False
         self.is_dormant = False
         self.nap_s: float | None = None
         self._closed = False
-        self._posted: list[Callable[[], None]] = []
+        self._posted: deque[Callable[[], None]] = deque()
         self.thread = threading.Thread(target=self._run, name="ract-io", daemon=True)
 
     def start(self) -> None:
@@ -66,28 +72,42 @@ class Reactor:
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call ``handler()`` whenever ``fd`` is readable or closed."""
-        self._handlers[fd] = handler
-        self._epoll.register(fd, _READ)
+        with self._watch_lock:
+            self._handlers[fd] = handler
+            self._epoll.register(fd, _READ)
 
     def watch_once(self, fd: int, handler: Callable[[], None]) -> None:
         """Register ``fd`` disarmed; `arm` makes it call ``handler()`` once."""
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLONESHOT)
+        with self._watch_lock:
+            self._handlers[fd] = handler
+            self._epoll.register(fd, select.EPOLLONESHOT)
 
-    def arm(self, fd: int) -> None:
-        """Make a one-shot descriptor fire again."""
-        try:
-            self._epoll.modify(fd, _READ_ONCE)
-        except (OSError, ValueError):  # closed meanwhile: its owner has seen to its calls
-            pass
+    def arm(self, fd: int, handler: Callable[[], None]) -> None:
+        """Make a one-shot descriptor fire again; nothing happens if it is forgotten."""
+        self._modify(fd, handler, _READ_ONCE)
 
-    def forget(self, fd: int) -> None:
-        """Stop watching ``fd``. Call it before closing the descriptor."""
-        if self._handlers.pop(fd, None) is not None:
-            try:
-                self._epoll.unregister(fd)
-            except (OSError, ValueError):  # the epoll set itself is closed
-                pass
+    def arm_for_end(self, fd: int, handler: Callable[[], None]) -> None:
+        """Make a one-shot descriptor fire when the other end closes, and not before."""
+        self._modify(fd, handler, _END_ONCE)
+
+    def _modify(self, fd: int, handler: Callable[[], None], events: int) -> None:
+        with self._watch_lock:
+            if self._handlers.get(fd) == handler:
+                try:
+                    self._epoll.modify(fd, events)
+                except (OSError, ValueError):  # the epoll set itself is closed
+                    pass
+
+    def forget(self, fd: int, handler: Callable[[], None] | None = None) -> None:
+        """Stop watching ``fd``, if it is (still) that handler's. Call it before closing ``fd``."""
+        with self._watch_lock:
+            if handler is not None and self._handlers.get(fd) != handler:
+                return
+            if self._handlers.pop(fd, None) is not None:
+                try:
+                    self._epoll.unregister(fd)
+                except (OSError, ValueError):  # the epoll set itself is closed
+                    pass
 
     def post(self, function: Callable[[], None]) -> None:
         """Run ``function()`` on the IO thread soon."""
@@ -97,7 +117,6 @@ class Reactor:
     def wake(self) -> None:
         """Make sure that ticks happen. Cheap when they do; safe in finalizers."""
         if self.is_asleep:
-            self.is_asleep = self.is_dormant = False
             self._notify()
 
     def close(self) -> None:
@@ -146,7 +165,7 @@ class Reactor:
                 idle = 0
                 self.is_asleep = self.is_dormant = False
             while self._posted:
-                self._call(self._posted.pop(0))
+                self._call(self._posted.popleft())
             for fd, _ in events:
                 if fd == self._wake_fd:
                     os.eventfd_read(self._wake_fd)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ract.client.calls.channel import Call
+from ract.client.calls.call import Call
 from ract.client.objects import refs
 from ract.core.errors import TaskCancelledError, TaskPlacementGroupRemoved
 from ract.core.messages import GroupChanged, GroupWatched

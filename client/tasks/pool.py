@@ -14,7 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ract.client.calls.channel import Call, Channel, next_attempt
+from ract.client.calls.call import Call, next_attempt
+from ract.client.calls.channel import Channel
 from ract.client.process import current
 from ract.client.tasks.leases import Lease, LeaseMachine, Todo
 from ract.core import calls
@@ -171,6 +172,9 @@ class TaskPool:
             self.runtime.tell(message)
         for lease in todo.release:
             self._leases.pop(lease.executor, None)
+            channel = self.runtime.channels.get(lease.executor)
+            if channel is not None and channel.owner is self:
+                channel.owner = None  # if the executor ends now, the channel ends with it
             self.runtime.tell(LeaseReleased(self.runtime.process, lease.id))
 
     def tick(self, now: float) -> None:

@@ -30,7 +30,7 @@ def test_two_threads_may_flush_at_once(impatient):
     def read():
         frames = calls.FrameReader()
         while len(received) < 2 * ROUNDS:
-            for _, replies in frames.feed(memoryview(theirs.recv(1 << 16))):
+            for _, replies, _ in frames.feed(memoryview(theirs.recv(1 << 16))):
                 received.extend(replies)
 
     def write(who):

@@ -34,7 +34,7 @@ from ract.core import calls
 from ract.core.errors import AsyncioActorExit, error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
-from ract.worker.executor.callers import Caller, priority_of
+from ract.worker.executor.callers import Caller, Callers, priority_of
 from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.mailbox import Mailbox
 from ract.worker.executor.titles import set_title
@@ -76,7 +76,7 @@ class ConcurrentServer:
         self.exit_code = 0
         self.loop = asyncio.new_event_loop()
         self._listener = listener
-        self._callers: dict[int, Caller] = {}
+        self._callers = Callers(self._unwatch)
         self._groups = {name: _Group(limit) for name, limit in groups.items()}
         self._method_groups: dict[str, str] = {}
         self._active = execution.active
@@ -121,7 +121,7 @@ class ConcurrentServer:
         self.loop.add_reader(self._listener.fileno(), self._accept)
         self._take_posted()
         await self._done
-        for caller in list(self._callers.values()):
+        for caller in list(self._callers.here.values()):
             caller.sock.setblocking(True)
             caller.sock.settimeout(5.0)
             caller.flush()
@@ -157,30 +157,44 @@ class ConcurrentServer:
     def _accept(self) -> None:
         caller = Caller.accept(self._listener)
         if caller is not None:
-            self._callers[caller.fileno()] = caller
-            self.loop.add_reader(caller.fileno(), self._readable, caller)
+            self._callers.add(caller)
+            fd = caller.fileno()
+            self.loop.add_reader(fd, self._readable, fd)
 
-    def _readable(self, caller: Caller) -> None:
+    def _readable(self, fd: int) -> None:
+        caller = self._callers.here[fd]
         for item in caller.receive():
             op = item[0]
             if op == calls.CALL:
                 self._arrived(caller, item)
             elif op == calls.CREDIT:
                 caller.credit(item[1], item[2])
+            elif op == calls.RECEIVED:
+                caller.arrived(item[1])
             elif op == calls.ASK and self._mailbox is not None:
                 self._mailbox.ask(caller, item[1], item[2])
                 self._flush_soon()
             elif op == calls.HELLO:
-                _, caller.process, caller.job_id, caller.node_id, caller.actor_id = item
+                gone = self._callers.greet(caller, item)
+                if gone is not None:
+                    self._left(gone)
+                caller = self._callers.here[fd]
+                self._flush_soon()
             else:
                 self._acknowledged(caller, item)
         if caller.is_closed:
-            fd = caller.fileno()
-            self.loop.remove_reader(fd)
-            self.loop.remove_writer(fd)
-            del self._callers[fd]
-            caller.close()
-            self._left(caller)
+            for left in self._callers.broke(caller):
+                self._left(left)
+            if self._callers.away:
+                self.loop.call_later(calls.RESUME_S, self._forget_late)
+
+    def _unwatch(self, fd: int) -> None:
+        self.loop.remove_reader(fd)
+        self.loop.remove_writer(fd)
+
+    def _forget_late(self) -> None:
+        for gone in self._callers.forget_late():
+            self._left(gone)
 
     def _acknowledged(self, caller: Caller, item: tuple[Any, ...]) -> None:
         """A caller says what it has; see `ract.worker.executor.durable`."""
@@ -459,8 +473,8 @@ class ConcurrentServer:
         self._flush_due = False
         if not self._active:
             set_title(type(self.instance).__name__)
-        for caller in list(self._callers.values()):
-            if caller.out:
+        for caller in list(self._callers.here.values()):
+            if caller.out or caller.has_unsent:
                 caller.flush()
                 if caller.has_unsent:
                     self.loop.add_writer(caller.fileno(), self._writable, caller)

@@ -18,6 +18,7 @@ thread waits for the lock.
 
 from __future__ import annotations
 
+import socket
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,7 +29,7 @@ from ract.core.messages import Blocked, Unblocked
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
-    from ract.worker.executor.callers import Caller
+    from ract.worker.executor.callers import Caller, Callers
 
 MOMENT_S = 0.01
 """Calls behind one that runs longer than this are given back, to run elsewhere."""
@@ -41,9 +42,12 @@ class Server(Protocol):
     is_actor: bool
     running: context.Running | None  #: the call that runs
     progress: memoryview  #: its first item is the number of the call that was started last
-    callers: dict[int, Caller]
+    callers: Callers
+    listener: socket.socket
     read_lock: threading.Lock  #: held by the thread that reads the channels
 
+    def accept(self) -> Caller | None: ...
+    def see_end(self, caller: Caller) -> None: ...
     def flush_all(self) -> None: ...
     def return_inbox(self) -> None: ...
     def give_back(self, caller: Caller, item: tuple[Any, ...]) -> None: ...
@@ -152,14 +156,18 @@ class Door:
             return
         self._is_shut = True
         # This first: who gets calls back must not send them here again.
-        callers = list(server.callers.values())
+        callers = list(server.callers.here.values())
         for caller in callers:
             caller.out.append((calls.BLOCKED,))
+        for away in server.callers.away.values():
+            away.out.append((calls.BLOCKED,))
         with server.read_lock:
             server.return_inbox()
         for caller in callers:
             caller.flush()
-            server.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller))
+            server.runtime.reactor.watch(caller.fileno(), partial(self._bounce, caller.fileno()))
+        # A caller whose connection broke comes back: it is to hear what is given back.
+        server.runtime.reactor.watch(server.listener.fileno(), self._admit)
 
     def _open(self) -> None:
         """What arrives is kept again, if there is no more reason against it."""
@@ -167,23 +175,36 @@ class Door:
             return
         server = self._server
         self._is_shut = False
-        for caller in list(server.callers.values()):
-            server.runtime.reactor.forget(caller.fileno())
-            with server.read_lock:  # the IO thread is not in the middle of it any more
+        server.runtime.reactor.forget(server.listener.fileno())
+        with server.read_lock:  # the IO thread is not in the middle of it any more
+            callers = list(server.callers.here.values())
+            for caller in (*callers, *server.callers.away.values()):
                 caller.out.append((calls.UNBLOCKED,))
-                caller.flush()
+        for caller in callers:
+            server.runtime.reactor.forget(caller.fileno())
+            caller.flush()
 
-    def _bounce(self, caller: Caller) -> None:
+    def _admit(self) -> None:
+        """On the IO thread: somebody connects."""
+        server = self._server
+        with server.read_lock:
+            caller = server.accept() if self._is_shut else None
+            if caller is not None:
+                fd = caller.fileno()
+                server.runtime.reactor.watch(fd, partial(self._bounce, fd))
+
+    def _bounce(self, fd: int) -> None:
         """On the IO thread: nothing that arrives now starts here."""
         server = self._server
         with server.read_lock:
-            if not self._is_shut:
+            caller = server.callers.here.get(fd)
+            if not self._is_shut or caller is None:
                 return
             for item in caller.receive():
                 if item[0] == calls.CALL:
                     server.give_back(caller, item)
                 else:
                     server.control(caller, item)
+            caller = server.callers.here.get(fd, caller)  # it may have come back
             caller.flush()
-            if caller.is_closed:
-                server.runtime.reactor.forget(caller.fileno())
+            server.see_end(caller)

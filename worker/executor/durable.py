@@ -262,8 +262,8 @@ class DurableServer(SerialServer):
         _acknowledge(self._keeper, caller, item)
         super().control(caller, item)
 
-    def _drop(self, caller: Caller) -> None:
-        super()._drop(caller)
+    def drop(self, caller: Caller) -> None:
+        super().drop(caller)
         self._keeper.log.left(caller, caller.process)
 
 

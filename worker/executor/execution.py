@@ -164,7 +164,7 @@ class Execution:
     def stream_item(self, caller: Caller, seq: int, number: int, value: Any) -> None:
         """Queue an item."""
         stream = caller.streams[seq]
-        if not caller.is_closed:  # else the generator goes on, but for nobody
+        if not caller.is_gone:  # else the generator goes on, but for nobody
             result = self.result(caller, number, FIRST_INDEX + stream.count, value)
             caller.out.append((seq, calls.ITEM, stream.count, result))
         stream.count += 1

@@ -30,7 +30,7 @@ from ract.client.process import context, tracing
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
-from ract.worker.executor.callers import Caller, OutStream, priority_of
+from ract.worker.executor.callers import Caller, Callers, OutStream, priority_of
 from ract.worker.executor.door import Door
 from ract.worker.executor.endings import answer_before_ending
 from ract.worker.executor.execution import generator_of, is_streaming
@@ -71,14 +71,14 @@ class SerialServer:
         self.may_interrupt = True  # an actor only if its class says so
         self.posted: deque[Any] = deque()
         self.ending: ExitCause | None = None
-        self._listener = listener
+        self.listener = listener
         self.progress = progress
         listener.setblocking(False)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._poll.register(self._wake_fd, select.POLLIN)
-        self.callers: dict[int, Caller] = {}
+        self.callers = Callers(self._unwatch)
         self._inbox: deque[tuple[Caller, tuple[Any, ...]]] = deque()
         self._is_mixed = False  # whether calls of other priorities than 0 may wait
         self._averages: dict[Any, float] = {}
@@ -128,10 +128,12 @@ class SerialServer:
     def _attend(self, fd: int) -> None:
         if fd == self._wake_fd:
             os.eventfd_read(self._wake_fd)
-        elif fd == self._listener.fileno():
-            self._accept()
+        elif fd == self.listener.fileno():
+            self.accept()
         else:
-            caller = self.callers[fd]
+            caller = self.callers.here.get(fd)
+            if caller is None:  # another connection has taken its place meanwhile
+                return
             if caller.has_unsent:
                 caller.flush()
             self._read(caller)
@@ -140,11 +142,17 @@ class SerialServer:
         """Make the main thread look at ``posted``."""
         os.eventfd_write(self._wake_fd, 1)
 
-    def _accept(self) -> None:
-        caller = Caller.accept(self._listener)
+    def accept(self) -> Caller | None:
+        """Let the next caller in, if there is one."""
+        caller = Caller.accept(self.listener)
         if caller is not None:
-            self.callers[caller.fileno()] = caller
+            self.callers.add(caller)
             self._poll.register(caller.sock, select.POLLIN)
+        return caller
+
+    def _unwatch(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        self.runtime.reactor.forget(fd)  # if the IO thread reads it at the moment
 
     def _read(self, caller: Caller) -> None:
         with self.read_lock:
@@ -153,8 +161,13 @@ class SerialServer:
                     self._enqueue(caller, item)
                 else:
                     self.control(caller, item)
-        if caller.is_closed:
-            self._drop(caller)
+        self.see_end(caller)
+
+    def see_end(self, caller: Caller) -> None:
+        """Note whether the connection of a caller has ended."""
+        if caller.is_closed and self.callers.here.get(caller.fileno()) is caller:
+            for gone in self.callers.broke(caller):
+                self.drop(gone)
 
     def _enqueue(self, caller: Caller, item: tuple[Any, ...]) -> None:
         extra = item[5]
@@ -172,22 +185,29 @@ class SerialServer:
         if op == calls.DEFINE:
             self.execution.define(item[1], item[2])
         elif op == calls.HELLO:
-            _, caller.process, caller.job_id, caller.node_id, caller.actor_id = item
+            gone = self.callers.greet(caller, item)
+            if gone is not None:
+                self.drop(gone)
+        elif op == calls.RECEIVED:
+            caller.arrived(item[1])
         elif op == calls.CREDIT:
             caller.credit(item[1], item[2])
         elif op == calls.USE_LEASE:
             self._inbox.append((caller, item))
 
-    def _drop(self, caller: Caller) -> None:
-        fd = caller.fileno()
-        self._poll.unregister(fd)
-        del self.callers[fd]
-        caller.close()
-        self._inbox = deque((c, item) for c, item in self._inbox if c is not caller)
+    def drop(self, gone: Caller) -> None:
+        """A caller is gone: what it wanted and has not begun is for nobody."""
+        left: deque[tuple[Caller, tuple[Any, ...]]] = deque()
+        for caller, item in self._inbox:
+            if caller is not gone:
+                left.append((caller, item))
+            elif item[0] == calls.CALL:
+                self._let_go(item)
+        self._inbox = left
 
     def flush_all(self) -> None:
         """Write all replies that are ready."""
-        for caller in list(self.callers.values()):
+        for caller in list(self.callers.here.values()):
             if caller.out or caller.has_unsent:
                 caller.flush()
                 events = select.POLLIN | (select.POLLOUT if caller.has_unsent else 0)
@@ -361,6 +381,8 @@ class SerialServer:
                     self._attend(fd)
                 if blocked and not self.is_actor:
                     self.return_inbox()
+                for gone in self.callers.forget_late():  # its generators need not wait any more
+                    self.drop(gone)
                 self.flush_all()
         finally:
             if blocked:
@@ -372,7 +394,7 @@ class SerialServer:
     def _lend(self, is_blocked: bool) -> None:
         """The generator that runs here waits, or goes on."""
         if not self.is_actor:
-            for caller in self.callers.values():
+            for caller in self.callers.here.values():
                 caller.out.append((calls.BLOCKED if is_blocked else calls.UNBLOCKED,))
         kind = Blocked if is_blocked else Unblocked
         self.runtime.tell(kind(self.runtime.process))
@@ -435,7 +457,7 @@ class SerialServer:
         assert self.ending is not None
         if not self.is_actor or self.ending.kind == "drained":
             self.return_inbox()
-        for caller in list(self.callers.values()):
+        for caller in list(self.callers.here.values()):
             caller.sock.setblocking(True)
             caller.sock.settimeout(5.0)
             try:
@@ -506,9 +528,11 @@ class SerialServer:
 
     def give_back(self, caller: Caller, item: tuple[Any, ...]) -> None:
         """Have the caller send a call to somebody else."""
-        extra = item[5]
-        if extra is not None:
-            # Holds were announced for us with the call: take them, and let them go.
-            for id, count in extra.get("refs", ()):
-                self.runtime.table.adopt(id, count)
+        self._let_go(item)
         caller.out.append((item[1], calls.RETURNED, None))
+
+    def _let_go(self, item: tuple[Any, ...]) -> None:
+        """A call that is not begun: holds were announced for us with it; take and drop them."""
+        if item[5] is not None:
+            for id, count in item[5].get("refs", ()):
+                self.runtime.table.adopt(id, count)

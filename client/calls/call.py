@@ -1,0 +1,75 @@
+"""One call on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ract.client.objects.refs import ObjectRef
+
+
+class Way(Protocol):
+    """What a call may ask of the channel that it went over (`ract.client.calls.channel`)."""
+
+    executor: int
+    is_closed: bool
+    read_lock: Any
+
+    def say(self, item: tuple[Any, ...]) -> None: ...
+    def flush(self) -> None: ...
+    def expedite(self) -> None: ...
+    def describe(self) -> str: ...
+
+
+class Call:
+    """A task or actor call on its way.
+
+    Attributes:
+        number: The task number (64 bits).
+        refs: The refs that it completes.
+        target, args, extra: As on the wire (`ract.core.calls`).
+        definition: (key, pickled function) that the executor needs, or None.
+        kept: Objects that must live until the reply: refs in the arguments, handles.
+        owner: The lease pool or actor client that sent it.
+        priority: A higher one goes first.
+        waiting: Number of argument refs that are not ready.
+        is_over: Whether it has ended; known only of calls without refs, which cannot tell.
+        recipe: How to make again what it has left in shared memory (`ract.client.calls.lineage`).
+    """
+
+    # Most calls differ from these in a few attributes only: setting all of them would cost as much
+    # as the rest of a submission.
+    args: Any = ()
+    extra: dict[str, Any] | None = None
+    definition: tuple[bytes, bytes] | None = None
+    refs: Sequence[ObjectRef] = ()
+    kept: Sequence[Any] = ()
+    retries = 0
+    oom_deaths = 0
+    waiting = 0
+    is_over = False
+    seq = -1
+    channel: Way | None = None
+    cancelled = False
+    parent = 0
+    priority = 0
+    retry_exceptions: Any = False
+    actor_id: bytes | None = None
+    stream: Any = None
+    recipe: Any = None
+
+    def __init__(self, number: int, target: Any, owner: Any, name: str) -> None:
+        self.number = number
+        self.target = target
+        self.owner = owner
+        self.name = name
+
+    def refs_task_id(self) -> str:
+        """The task's id in hex, for messages."""
+        return self.refs[0].task_id().hex() if self.refs else f"{self.number:016x}"
+
+
+def next_attempt(call: Call) -> None:
+    """The call is to run once more: who runs it then is told which attempt it is."""
+    call.extra = call.extra or {}
+    call.extra["attempt"] = call.extra.get("attempt", 0) + 1
