@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ract.client.objects import faults, refs
 from ract.client.objects.refs import ERROR, INLINE, READY, STORED, ObjectRef
 from ract.core import errors, messages
-from ract.core.messages import CancelAsked, LeaseReleased, ObjectWanted
+from ract.core.messages import CancelAsked, ObjectWanted
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -26,21 +26,13 @@ class Inbox:
         """Tell those whom a message concerns."""
         runtime = self._runtime
         if isinstance(message, messages.LeaseGranted):
-            pool = runtime.pools_by_key.get(message.shape_key)
-            if pool is not None:
-                pool.granted(message)
-            else:  # it was dropped; nothing of it waits
-                runtime.tell(LeaseReleased(runtime.process, message.lease))
+            runtime.pools.granted(message)
         elif isinstance(message, messages.LeaseLost):
-            for pool in runtime.pools:
-                pool.lease_lost(message)
+            runtime.pools.lost(message)
         elif isinstance(message, messages.LeaseRecalled):
-            for pool in runtime.pools:
-                pool.recalled(message.lease)
+            runtime.pools.recalled(message.lease)
         elif isinstance(message, messages.LeaseRefused):
-            pool = runtime.pools_by_key.get(message.shape_key)
-            if pool is not None:
-                pool.lease_refused(message.error, message.detail)
+            runtime.pools.refused(message)
         elif isinstance(message, messages.ActorChanged):
             client = runtime.actors.get(message.actor_id)
             if client is not None:

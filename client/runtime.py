@@ -54,7 +54,7 @@ from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
 from ract.client.process.session import Session
 from ract.client.tasks.groups import GroupClient
-from ract.client.tasks.pool import TaskPool
+from ract.client.tasks.pools import Pools
 from ract.core import calls, errors, messages, naming, serialization
 from ract.core.events import IN_GET, IN_WAIT
 from ract.core.messages import (
@@ -69,9 +69,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Who waits for longer than this makes sure that it may wait at all."""
-
-POOLS_MAX = 256
-"""With so many shapes, those of which nothing waits or runs are forgotten."""
 
 
 class Runtime:
@@ -106,9 +103,7 @@ class Runtime:
         self.pushed: list[messages.Pushed] = []
         self.groups: weakref.WeakValueDictionary[bytes, GroupClient]
         self.groups = weakref.WeakValueDictionary()
-        self._pools: dict[Any, TaskPool] = {}
-        self.pools_by_key: dict[int, TaskPool] = {}
-        self._pool_numbers = itertools.count(1)
+        self.pools = Pools(self)
         self.tell = link.tell
         self.warn = link.warn
         self.check_open = self.session.check_open
@@ -162,60 +157,13 @@ class Runtime:
 
     # ------------------------------------------------------------------ submission
 
-    def pool(self, key: Any, make_shape: Callable[[], messages.Shape]) -> TaskPool:
-        """The pool for a shape; ``key`` is hashable and equal for equal shapes."""
-        pool = self._pools.get(key)
-        if pool is None:
-            shape = make_shape()
-            self.release_idle_leases()  # other shapes' may be in the way of this one
-            with self._lock:
-                pool = self._pools.get(key)
-                if pool is None:
-                    pool = self._add_pool(key, shape, b"")
-        return pool
-
-    def _add_pool(self, key: Any, shape: messages.Shape, near: bytes) -> TaskPool:
-        if len(self._pools) >= POOLS_MAX:
-            self._drop_idle_pools()
-        pool = TaskPool(self, next(self._pool_numbers), shape, near)
-        self.keep_pool(pool)
-        self._pools[key] = pool
-        return pool
-
-    @property
-    def pools(self) -> list[TaskPool]:
-        """Those of all shapes."""
-        return list(self._pools.values())
-
-    def keep_pool(self, pool: TaskPool) -> None:
-        """What the cluster says of the pool's shape is for it."""
-        self.pools_by_key[pool.key] = pool
-
-    def _drop_idle_pools(self) -> None:
-        """Forget pools without work: programs may make ever new shapes, one per placement group."""
-        for key, pool in list(self._pools.items()):
-            if not pool.is_active and not pool.waiting:
-                del self._pools[key]
-                self.pools_by_key.pop(pool.key, None)
-        current.renew_scope()  # remote functions find theirs anew
-
-    def pool_near(self, pool: TaskPool, node_id: bytes) -> TaskPool:
-        """The pool for tasks of the same shape whose arguments lie on another node."""
-        if node_id in (self.node_id, b"") or (pool.is_near_elsewhere and node_id == pool.near):
-            return pool
-        key = (pool.key, node_id)
-        near = self._pools.get(key)
-        if near is None:
-            with self._lock:
-                near = self._pools.get(key)
-                if near is None:
-                    near = self._add_pool(key, pool.shape, node_id)
-        return near
-
     def release_idle_leases(self) -> None:
         """Give back executors that are only kept for calls that may come."""
-        for pool in list(self._pools.values()):
-            pool.release_idle()
+        self.pools.release_idle_leases()
+
+    def give_back_lease(self, lease: int) -> None:
+        """Nobody here has use for an executor."""
+        self.tell(messages.LeaseReleased(self.process, lease))
 
     # ------------------------------------------------------------------ replies
 
@@ -322,15 +270,6 @@ class Runtime:
                 if known is not None and known._state == STORED:
                     known._replace(made._state, made._value)
                 self.table.publish(made, [])
-
-    def submit_again(self, call: Call) -> None:
-        """Run a call that has run before; its arguments are there."""
-        pool = call.owner
-        if isinstance(pool, TaskPool) and pool.key not in self.pools_by_key:
-            with self._lock:
-                self.keep_pool(pool)
-                self._pools["again", pool.key] = pool
-        pool.submit(call)
 
     @staticmethod
     def _may_retry(call: Call) -> bool:
@@ -815,8 +754,7 @@ class Runtime:
     def unfinished_calls(self) -> list[Call]:
         """Calls of this process that wait or run."""
         found: list[Call] = []
-        for pool in list(self._pools.values()):
-            found += pool.waiting
+        found += self.pools.waiting
         for client in list(self.actors.values()):
             found += client.waiting
         for channel in list(self.channels.values()):
@@ -857,9 +795,8 @@ class Runtime:
         self.session.lost_reason = lost
         self.reactor.forget(self.link.fileno())
         error = errors.LocalRayletDiedError(lost)
-        for pool in list(self._pools.values()):
-            for call in pool.waiting:
-                self.fail_call(call, error)
+        for call in self.pools.waiting:
+            self.fail_call(call, error)
         for client in list(self.actors.values()):
             client.lost_cluster(error)
         for group in list(self.groups.values()):
@@ -919,10 +856,7 @@ class Runtime:
         now = time.monotonic()
         if self.actors:
             busy |= self._mailboxes.tick(now)
-        for pool in list(self._pools.values()):
-            if pool.is_active:
-                pool.tick(now)
-                busy = True
+        busy |= self.pools.tick(now)
         self.reactor.nap_s = _sooner(nap_s, self.story.tick(now))
         return busy
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FUNCTION_BYTES_WARN = 10 * 2**20
 FUNCTION_BYTES_MAX = 95 * 2**20
 
+_NOT_FOUND: tuple[Any, object] = (None, None)
+
 
 class RemoteFunction:
     """A function that runs in other processes: ``f.remote(...)`` submits a task."""
@@ -49,7 +51,9 @@ class RemoteFunction:
         self._least, self._most = 0, sys.maxsize
         if self._signature is not None:
             self._least, self._most = self._signature.plain_range()
-        self._pool: TaskPool | None = None
+        #: The pool of its calls, and the scope in which that was found: one value, so that threads
+        #: never see the one without the other.
+        self._found = _NOT_FOUND
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,12 +71,14 @@ class RemoteFunction:
         if kwargs or not self._least <= len(args) <= self._most:
             if self._signature is not None:
                 self._signature.check(self._name, args, kwargs)
-        pool = self._pool
-        if pool is None or pool.scope is not current.scope:
+        pool, scope = self._found
+        if scope is not current.scope:
             runtime: Any = auto_init.runtime()
             if runtime.is_local:
                 return runtime.run(self._function, self._label, self._options, args, kwargs)
-            pool = self._pool = self._find_pool(runtime)
+            scope = current.scope  # first: what is found meanwhile is found anew
+            pool = self._find_pool(runtime)
+            self._found = pool, scope
         definition, captured = self._shipped.definition(pool.runtime, self._name)
         return submit_task(pool, definition, captured, self._label, self._options, args, kwargs)
 
@@ -80,7 +86,7 @@ class RemoteFunction:
         options = self._options
         plan = strategies.plan(runtime, options, options.demand, self._label)
         key = strategies.shape_key(options.demand, options, plan)
-        return runtime.pool(
+        return runtime.pools.find(
             key, lambda: strategies.make_shape(runtime, options.demand, options, plan, Shape)
         )
 
@@ -103,7 +109,7 @@ class RemoteFunction:
         if "num_returns" in options:
             _check_returns(self._function, other._options)
         other._label = other._options.name or other._name
-        other._pool = None
+        other._found = _NOT_FOUND
         return other
 
     def __repr__(self) -> str:
@@ -111,7 +117,7 @@ class RemoteFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A function that names itself is rebuilt before it is complete: send what was found.
-        return _rebuild, ({**self.__dict__, "_shipped": None, "_pool": None},)
+        return _rebuild, ({**self.__dict__, "_shipped": None, "_found": _NOT_FOUND},)
 
 
 def _rebuild(state: dict[str, Any]) -> RemoteFunction:

@@ -289,7 +289,7 @@ class Lineage:
             n = returns if isinstance(returns, int) else 1
             recipe.left = n
             call.refs = [self.stand_in(recipe, call, i + 1) for i in range(n)]
-        self.runtime.submit_again(call)
+        call.owner.submit(call)
 
     def stand_in(self, recipe: Recipe, call: Call, index: int) -> RemadeRef:
         """A ref for a return of a call that runs again."""

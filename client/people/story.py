@@ -69,7 +69,7 @@ class Story:
         runtime = self._runtime
         return (
             any(channel.inflight for channel in list(runtime.channels.values()))
-            or any(pool.is_active for pool in runtime.pools)
+            or runtime.pools.is_active
             or any(client.has_queued for client in list(runtime.actors.values()))
         )
 
@@ -151,7 +151,7 @@ class Story:
     def _all(self) -> Iterator[tuple[str, Iterable[Call], int]]:
         """(state, some calls in it, how many more there are)."""
         runtime = self._runtime
-        for pool in runtime.pools:
+        for pool in runtime.pools.all:
             ready, late, more = pool.some_waiting(TOLD_MAX)
             yield events.ARGS, late, 0
             yield events.PLACE, ready, more

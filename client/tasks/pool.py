@@ -9,14 +9,15 @@ and as often as ``RACT_task_oom_retries`` says (-1: always), if it has retries a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ract.client.calls.call import Call, next_attempt
 from ract.client.calls.channel import Channel
-from ract.client.process import current
+from ract.client.process.locks import make_lock
 from ract.client.tasks.leases import Lease, LeaseMachine, Todo
 from ract.core import calls
 from ract.core.errors import TaskCancelledError, error_by_name, error_from_exit
@@ -63,10 +64,11 @@ class TaskPool:
         self.near = near
         self.is_near_elsewhere = bool(near)
         self._follows_data = shape.strategy.get("kind", "DEFAULT") == "DEFAULT"
-        self.scope = current.scope  #: in which remote functions may take this pool without asking
-        self.refused: Exception | None = None
         self._machine = LeaseMachine(spreads=shape.strategy.get("kind") == "SPREAD")
-        self._lock = threading.RLock()
+        #: Not in the table of pools any more. It changes under the lock, together with the look
+        #: whether there is work: so no work is left in a pool that nobody ticks.
+        self.is_dropped = False
+        self._lock = make_lock("owner")
         self._leases: dict[int, Lease] = {}  # executor -> lease, as the machine's
         self._causes: dict[int, ExitCause] = {}  # executor -> why it died
         self._lost: dict[int, tuple[float, list[Call]]] = {}  # executor -> since when, calls
@@ -82,7 +84,8 @@ class TaskPool:
     def submit(self, call: Call) -> None:
         """Run a call as soon as an executor is free; one whose arguments are late comes again."""
         if call.waiting:
-            self._late[call.number] = call
+            with self._in_table():
+                self._late[call.number] = call
         elif not call.cancelled:
             self._add(call)
 
@@ -96,7 +99,7 @@ class TaskPool:
     def _add(self, call: Call) -> None:
         if call.extra is not None and self._follows_data and "deps" in call.extra:
             node_id = _node_with_most(call.extra["deps"])
-            pool = self.runtime.pool_near(self, node_id)
+            pool = self.runtime.pools.near(self, node_id)
             if pool is self and not self.is_near_elsewhere:
                 self.near = node_id  # as the newest of its tasks has it
             if pool is not self:
@@ -106,13 +109,18 @@ class TaskPool:
         self._enqueue(call)
 
     def _enqueue(self, call: Call) -> None:
-        with self._lock:
-            if call.name not in self._names and len(self._names) < NAMES_MAX:
-                self._names[call.name] = None
-            todo = self._machine.submit(call, time.monotonic())
-            if todo is not None:
-                self._perform(todo)
-        if self.runtime.reactor.is_asleep:
+        with self._lock:  # not `_in_table`, which costs a microsecond
+            is_dropped = self.is_dropped
+            if not is_dropped:
+                if call.name not in self._names and len(self._names) < NAMES_MAX:
+                    self._names[call.name] = None
+                todo = self._machine.submit(call, time.monotonic())
+                if todo is not None:
+                    self._perform(todo)
+        if is_dropped:
+            self.runtime.pools.take_back(self)
+            self._enqueue(call)
+        elif self.runtime.reactor.is_asleep:
             self.runtime.reactor.wake()
 
     def cancel(self, call: Call, force: bool, recursive: bool) -> None:
@@ -168,7 +176,6 @@ class TaskPool:
                 self.near,
                 len(self._leases),
             )
-            self.runtime.keep_pool(self)  # it may have been dropped for want of work
             self.runtime.tell(message)
         for lease in todo.release:
             self._leases.pop(lease.executor, None)
@@ -193,6 +200,28 @@ class TaskPool:
         with self._lock:
             self._perform(self._machine.release_idle(time.monotonic()))
 
+    def drop_if_idle(self) -> bool:
+        """The table has no room for pools without work; returns whether this is one."""
+        with self._lock:
+            returned = any(self._returned.values())
+            self.is_dropped = not (self.is_active or self._late or returned)
+            return self.is_dropped
+
+    def undo_drop(self) -> None:
+        """The pool is in the table again."""
+        with self._lock:
+            self.is_dropped = False
+
+    @contextlib.contextmanager
+    def _in_table(self) -> Iterator[None]:
+        """Holds the lock of a pool that is in the table, and stays there if it gets work."""
+        while True:
+            with self._lock:
+                if not self.is_dropped:
+                    yield
+                    return
+            self.runtime.pools.take_back(self)  # without the lock: the table's comes first
+
     @property
     def is_active(self) -> bool:
         """Whether ticks are needed."""
@@ -200,9 +229,11 @@ class TaskPool:
 
     # ------------------------------------------------------------------ what the cluster says
 
-    def granted(self, message: LeaseGranted) -> None:
-        """Connect to the executor and use it."""
+    def granted(self, message: LeaseGranted) -> bool:
+        """Connect to the executor and use it; False if the pool was dropped, so that it cannot."""
         with self._lock:
+            if self.is_dropped:
+                return False
             lease = Lease(message.lease, message.executor)
             try:
                 channel = self.runtime.connect(message.executor, message.node_id, message.address)
@@ -212,11 +243,12 @@ class TaskPool:
                 self._leases[message.executor] = lease
                 self._machine.leases[lease.id] = lease
                 lease.blocked = True
-                return
+                return True
             channel.owner = self
             channel.say((calls.USE_LEASE, message.lease))
             self._leases[message.executor] = lease
             self._perform(self._machine.granted(lease, time.monotonic()))
+            return True
 
     def recalled(self, lease_id: int) -> None:
         """Others wait."""
@@ -345,7 +377,7 @@ class TaskPool:
 
     def retry(self, call: Call) -> None:
         """Run the call again after its own error (``retry_exceptions``)."""
-        with self._lock:
+        with self._in_table():
             call.channel = None
             next_attempt(call)
             again: list[Call] = []
