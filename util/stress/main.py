@@ -20,6 +20,7 @@ from typing import Any
 
 import ract
 from ract.testing import Cluster, collect_garbage, reference_counts
+from ract.util.state import list_objects
 from ract.util.stress.flows import FLOWS, FlowCast
 from ract.util.stress.lives import LIVES
 from ract.util.stress.rounds import Cell, Rounds
@@ -27,6 +28,7 @@ from ract.util.stress.travels import TRAVELS, Cast
 
 SWITCH_INTERVAL_S = 1e-6
 SETTLE_S = 60.0
+OBJECTS_SHOWN_MAX = 8
 NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 2**30}
 
 
@@ -138,7 +140,16 @@ def what_is_left() -> list[str]:
         if store.get("objects") or store.get("object_bytes"):
             left.append(f"{store['objects']} objects on node {node[:8]}")
     left += [f"ref {id} {counts}" for id, counts in reference_counts().items()]
+    if status["objects"]:
+        left += [_who_holds(row) for row in list_objects(limit=OBJECTS_SHOWN_MAX)]
     return left
+
+
+def _who_holds(row: Any) -> str:
+    return (
+        f"object {row.object_id}: {row.reference_type} of {row.type} {row.pid} on "
+        f"{row.ip}, {row.task_status}, {row.object_size} bytes"
+    )
 
 
 @contextlib.contextmanager
