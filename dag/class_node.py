@@ -67,7 +67,7 @@ class UnboundMethod:
         self._name = name
         self._options = dict(options or {})
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """A node that calls the method, after the calls of this actor bound before."""
         parent = self._parent
         others = {
@@ -86,7 +86,7 @@ class UnboundMethod:
         method_options(**merged)
         return UnboundMethod(self._parent, self._name, merged)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"{self!r} cannot be called: use .bind()")
 
     def __getattr__(self, name: str) -> Any:

@@ -61,7 +61,7 @@ class DAGNode:
 
     # ------------------------------------------------------------------ running
 
-    def execute(self, *args: Any, _ray_cache_refs: bool = False, **kwargs: Any) -> Any:
+    def execute(self, /, *args: Any, _ray_cache_refs: bool = False, **kwargs: Any) -> Any:
         """Submit this call, and every call that it needs once; does not wait.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Any
 class DAGInputData:
     """The arguments of an execution that had not exactly one: by number and by name."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
         self._args = args
         self._kwargs = kwargs
 

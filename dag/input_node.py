@@ -28,7 +28,7 @@ class InputNode(DAGNode):
         ValueError: other arguments.
     """
 
-    def __init__(self, *args: Any, input_type: Any = None, **kwargs: Any) -> None:
+    def __init__(self, /, *args: Any, input_type: Any = None, **kwargs: Any) -> None:
         if args or kwargs:
             raise ValueError("InputNode takes no arguments: it stands for those of execute()")
         super().__init__((), {}, {})

@@ -30,13 +30,13 @@ class ActorGroupMethod:
         self._group = group
         self._name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None:
         raise TypeError(
             f"Methods of an ActorGroup cannot be called directly. Instead of running "
             f"'group.{self._name}()', try 'group.{self._name}.remote()'."
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> list[Any]:
+    def remote(self, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Call the method on every member; returns one ref for each, in their order."""
         return [getattr(actor, self._name).remote(*args, **kwargs) for actor in self._group.actors]
 

@@ -255,7 +255,7 @@ class _ChildMethod:
         """The same method with other options for its calls."""
         return _ChildMethod(self._child, self._name, {**self._options, **options})
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns and raises as the method of an actor, and `actor`, do."""
         method = getattr(self._child.actor(), self._name)
         if self._options:

@@ -215,13 +215,13 @@ class ActorMethod:
         self._method = method
         self._options = options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None:
         raise TypeError(
             f"Actor methods cannot be called directly. Instead of running "
             f"'object.{self._method.name}()', try 'object.{self._method.name}.remote()'."
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method on the actor; returns a ref (or a list, or None, per num_returns).
 
         Raises:
@@ -241,7 +241,7 @@ class ActorMethod:
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """A node of a lazy graph that will call the method: see `ract.dag`.
 
         Returns:

@@ -49,7 +49,7 @@ class ActorClass:
         _check_durable(cls, options)
         functools.update_wrapper(self, cls, updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None:
         raise TypeError(
             f"Actors cannot be instantiated directly. Instead of '{self._name}()', "
             f"use '{self._name}.remote()'."
@@ -71,7 +71,7 @@ class ActorClass:
             "plain class and decorate the subclass with @ract.remote."
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
         """Create an actor; returns its handle at once.
 
         Raises:
@@ -116,7 +116,7 @@ class ActorClass:
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> ActorHandle:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """A node of a lazy graph that will create an actor: see `ract.dag`."""
         return seam("dag.class_node")(self, args, kwargs)
 

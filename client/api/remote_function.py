@@ -56,13 +56,13 @@ class RemoteFunction:
         self._found = _NOT_FOUND
         functools.update_wrapper(self, function, updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None:
         raise TypeError(
             f"Remote functions cannot be called directly. Instead of running "
             f"'{self._name}()', try '{self._name}.remote()'."
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; returns a ref (a list of refs, or None, per ``num_returns``).
 
         Raises:
@@ -93,7 +93,7 @@ class RemoteFunction:
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """A node of a lazy graph that will submit this task: see `ract.dag`."""
         return seam("dag.function_node")(self, args, kwargs)
 

@@ -55,7 +55,7 @@ class LocalActor:
         if made._state == ERROR and self.death is None:
             self.death = ActorDiedError(made._value, self.actor_id.hex())
 
-    def _make(self, *args: Any, **kwargs: Any) -> None:
+    def _make(self, /, *args: Any, **kwargs: Any) -> None:
         self.instance = self._class.__new__(self._class)
         context.process.actor_instance = self.instance
         self.instance.__init__(*args, **kwargs)
@@ -76,7 +76,7 @@ class LocalActor:
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_call__":
-            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+            return lambda function, /, *args, **kwargs: function(self.instance, *args, **kwargs)
         if name == "__ray_terminate__":
             return lambda: self.die("__ray_terminate__() was called")
         return lambda *args, **kwargs: getattr(self.instance, name)(*args, **kwargs)
@@ -115,7 +115,7 @@ class LocalMethod(ActorMethod):
 
     __slots__ = ()
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method. Raises TypeError: the arguments do not fit."""
         actor: Any = self._handle._client
         actor.runtime.check_open()

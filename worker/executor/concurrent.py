@@ -428,7 +428,7 @@ class ConcurrentServer:
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_call__":
-            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+            return lambda function, /, *args, **kwargs: function(self.instance, *args, **kwargs)
         if name == "__ray_terminate__":
             return lambda: self.end(ExitCause("exited", "__ray_terminate__() was called"))
         return getattr(self.instance, name)

@@ -411,7 +411,7 @@ class SerialServer:
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_call__":
-            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+            return lambda function, /, *args, **kwargs: function(self.instance, *args, **kwargs)
         if name == "__ray_terminate__":
             return self._terminate
         return getattr(self.instance, name)
