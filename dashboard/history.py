@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ract.dashboard.views import nodes, overview
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 
 PERIOD_S = 2.0
 SAMPLES_MAX = 1800
@@ -85,8 +85,8 @@ class History:
         machine: Is only looked at.
     """
 
-    def __init__(self, machine: SchedulerMachine) -> None:
-        self._machine = machine
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self.cluster = Ring(CLUSTER_SERIES, SAMPLES_MAX)
         self.nodes: dict[bytes, Ring] = {}
         self._last_at = 0.0
@@ -94,15 +94,15 @@ class History:
     @property
     def period_s(self) -> float:
         """How long to wait for the next sample."""
-        return PERIOD_S * (1 + len(self._machine.nodes.alive) // NODES_PER_PERIOD)
+        return PERIOD_S * (1 + len(self._cluster.nodes.alive) // NODES_PER_PERIOD)
 
     def sample(self, now: float) -> None:
         """Take one; ``now`` is in seconds since the epoch."""
-        machine = self._machine
+        cluster = self._cluster
         sums = dict.fromkeys(("memory_used", "memory_total", "store_used", "store_total"), 0.0)
         sums["spilled"] = 0.0
         percents = []
-        for node in machine.nodes.alive:
+        for node in cluster.nodes.alive:
             said = nodes.measured(node)
             ring = self.nodes.get(node.node_id)
             if ring is None:
@@ -113,11 +113,11 @@ class History:
                 sums[name] += said[name] or 0.0
             if said["cpu_percent"] is not None:
                 percents.append(said["cpu_percent"])
-        for gone in [each for each in self.nodes if machine.nodes.get(each) is None]:
+        for gone in [each for each in self.nodes if cluster.nodes.get(each) is None]:
             del self.nodes[gone]
-        resources = overview.resources(machine)
+        resources = overview.resources(cluster)
         cpu, gpu = resources.get("CPU", (0.0, 0.0)), resources.get("GPU", (0.0, 0.0))
-        stats = machine.tasks.stats
+        stats = cluster.tasks.stats
         self.cluster.add(
             now,
             {
@@ -131,9 +131,9 @@ class History:
                 "failed": stats.failed,
                 "finished_per_s": self._rate("finished", stats.finished, now),
                 "failed_per_s": self._rate("failed", stats.failed, now),
-                "running": overview.running(machine),
-                "waiting": overview.waiting(machine),
-                "actors": len(machine.actors.by_executor),
+                "running": overview.running(cluster),
+                "waiting": overview.waiting(cluster),
+                "actors": len(cluster.actors.by_executor),
             },
         )
         self._last_at = now

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ract.dashboard.history import History
-    from ract.scheduler.machine import SchedulerMachine
+    from ract.scheduler.cluster import Cluster
 
 
 class Source(Protocol):
     """Whoever knows the cluster."""
 
     @property
-    def machine(self) -> SchedulerMachine:
-        """The machine: to be looked at only."""
+    def cluster(self) -> Cluster:
+        """The cluster as the scheduler knows it."""
 
     @property
     def history(self) -> History:
@@ -54,7 +54,7 @@ def look(source: Source, name: str, args: dict[str, str]) -> Any:
     """What the view ``name`` says. Raises KeyError (no such view), LookupError, ValueError."""
     from ract.dashboard.views import VIEWS
 
-    return VIEWS[name](source.machine, args)
+    return VIEWS[name](source.cluster, args)
 
 
 FIRST_SAMPLE_S = 1.0
@@ -70,21 +70,21 @@ class PluginSource:
         self._timer: Any = None
 
     @property
-    def machine(self) -> SchedulerMachine:
-        return self._plugin.machine
+    def cluster(self) -> Cluster:
+        return self._plugin.cluster
 
     def query(self, op: str, args: dict[str, Any]) -> Any:
         from ract.scheduler.queries import queries
 
         # Asked by nobody: 0 is no process' number.
-        return queries.OPS[op](self.machine, 0, args)
+        return queries.OPS[op](self.cluster, 0, args)
 
     @property
     def history(self) -> History:
         if self._history is None:
             from ract.dashboard.history import History
 
-            self._history = History(self.machine)
+            self._history = History(self.cluster)
         return self._history
 
     def start(self, loop: Any) -> None:

@@ -6,9 +6,8 @@ Theory of operation
 no clock, draws only from the generator it was given, and takes no order from sets: the same events
 give the same commands. It never opens user payloads.
 
-The work is done by parts, one module each, that share one `Turn`: `Nodes` (with a `Ledger` each),
-`Placement`, `Processes` (and jobs), `Leases`, `Actors`, `Groups` (of bundles), `Ageing`, `Drains`,
-`Directory` (of objects) with the `HoldTable`, `Tasks`, `UserMetrics`, `Reports`. This module only
+The work is done by the parts of a `ract.scheduler.cluster.Cluster`, one module each, that share one
+`Turn`. This module only
 routes: events to parts (`_ROUTES`), deaths to all who are concerned, ids that nothing holds any
 more to what they stand for. After each event it looks once again at what waits, if the turn has
 changed anything that could let it run.
@@ -27,11 +26,10 @@ from typing import Any
 from ract.core import messages as m
 from ract.core.causes import text_of
 from ract.core.ids import process_of
-from ract.scheduler.actors.actors import Actors
+from ract.scheduler import requests
 from ract.scheduler.books.chronicle import ERROR, INFO, WARNING
-from ract.scheduler.books.kv import KeyValues
-from ract.scheduler.books.nodes import ORDERLY, Nodes
-from ract.scheduler.books.processes import FAILURES, Process, Processes
+from ract.scheduler.books.nodes import ORDERLY
+from ract.scheduler.books.processes import FAILURES, Process
 from ract.scheduler.books.turn import (
     AllBack,
     DashboardServed,
@@ -40,25 +38,10 @@ from ract.scheduler.books.turn import (
     NodesWanted,
     Restarted,
     Send,
-    Settings,
     Tick,
-    Turn,
 )
-from ract.scheduler.capacity.drains import Drains
-from ract.scheduler.capacity.groups import Groups, with_namespace
-from ract.scheduler.capacity.scaling import Scaling
-from ract.scheduler.leases.ageing import Ageing
-from ract.scheduler.leases.leases import Leases
-from ract.scheduler.objects.directory import Directory
-from ract.scheduler.objects.handed import Handed
-from ract.scheduler.objects.holds import HoldTable
-from ract.scheduler.people.mailboxes import Mailboxes
-from ract.scheduler.people.tasks import Tasks
-from ract.scheduler.people.user_metrics import UserMetrics
-from ract.scheduler.people.user_spans import MarkedSpans
-from ract.scheduler.placement.placement import Placement
-from ract.scheduler.placement.reports import Reports
-from ract.scheduler.queries import queries
+from ract.scheduler.capacity.groups import with_namespace
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.queries.rows import worker_id
 
 LOCAL = (DashboardServed, NodeLost, NodesLeft, NodesWanted, Restarted, AllBack, Tick)
@@ -75,51 +58,31 @@ class SchedulerMachine:
     """
 
     def __init__(self, cluster_id: bytes, rng: random.Random, config: dict[str, Any]) -> None:
-        self.cluster_id = cluster_id
-        self.turn = Turn(Settings.of(config))
-        self.nodes = Nodes(self.turn)
-        self.processes = Processes(self.turn, rng)
-        self.placement = Placement(self.nodes, self.turn.settings.pack_below)
-        self.reports = Reports(self.nodes, self.processes)
-        self.holds = HoldTable()
-        self.handed = Handed()
+        self.cluster = cluster = Cluster(cluster_id, rng, config)
+        # The parts that events go to.
+        self.turn = cluster.turn
+        self.nodes = cluster.nodes
+        self.processes = cluster.processes
+        self.placement = cluster.placement
+        self.reports = cluster.reports
+        self.holds = cluster.holds
+        self.handed = cluster.handed
+        self.objects = cluster.objects
+        self.leases = cluster.leases
+        self.lessor = cluster.lessor
+        self.ageing = cluster.ageing
+        self.actors = cluster.actors
+        self.groups = cluster.groups
+        self.drains = cluster.drains
+        self.scaling = cluster.scaling
+        self.tasks = cluster.tasks
+        self.mailboxes = cluster.mailboxes
+        self.metrics = cluster.metrics
+        self.spans = cluster.spans
         #: When holds are looked for that were lost with a node; None until they may be.
         self._lost_holds_at: float | None = None
-        self.leases = Leases(self.turn, self.nodes, self.processes, self.placement, self.reports)
-        self.actors = Actors(
-            self.turn, self.processes, self.placement, self.holds, self.leases, self.reports
-        )
-        self.groups = Groups(
-            self.turn,
-            self.nodes,
-            self.processes,
-            self.placement,
-            self.leases,
-            self.actors,
-            self.reports,
-        )
-        self.ageing = Ageing(self.turn, self.nodes, self.placement, self.leases)
-        self.objects = Directory(self.turn, self.nodes, self.processes, self.holds, rng)
-        self.drains = Drains(
-            self.turn,
-            self.nodes,
-            self.processes,
-            self.leases,
-            self.actors,
-            self.groups,
-            self.objects,
-        )
-        self.scaling = Scaling(
-            self.nodes, self.processes, self.leases, self.actors, self.groups, self.drains
-        )
         #: The nodes that may be ended since the newest `NodesLeft`: they hold nothing.
         self.may_go: list[bytes] = []
-        self.tasks = Tasks(self.turn)
-        self.mailboxes = Mailboxes()
-        self.dashboard_address = ""  #: where people look at the cluster, "" if nowhere
-        self.metrics = UserMetrics(self.turn, cluster_id, self.processes)
-        self.spans = MarkedSpans()
-        self.kv = KeyValues(self.turn)
 
     def handle(self, event: Any, now: float) -> list[Send]:
         """Take one event; return what to send, in order."""
@@ -133,11 +96,11 @@ class SchedulerMachine:
         self.drains.step()
         while self.turn.retry:
             self.turn.retry = False
-            self.leases.recalls.begin()
+            self.cluster.recalls.begin()
             self.ageing.begin()
             self.groups.place(self.ageing)
             self.actors.place(self.ageing)
-            self.leases.grant(self.ageing)
+            self.lessor.grant(self.ageing)
             self.ageing.end()
             self._let_go()
         commands, self.turn.commands = self.turn.commands, []
@@ -161,7 +124,7 @@ class SchedulerMachine:
             None if is_patient else self.objects.next_deadline(),
             None if is_patient else self.actors.next_deadline(),
             None if is_patient or not self.holds.negative else self._lost_holds_at,
-            self.leases.recalls.next_at,
+            self.cluster.recalls.next_at,
             self.ageing.next_deadline(),
             self.drains.next_deadline(),
             self.groups.next_deadline(),
@@ -170,30 +133,7 @@ class SchedulerMachine:
 
     def check(self) -> None:
         """Assert the invariants of all parts, and those between them."""
-        assert not self.turn.commands
-        self.nodes.check()
-        self.processes.check()
-        self.holds.check()
-        self.leases.check()
-        self.actors.check()
-        self.groups.check()
-        self.ageing.check()
-        self.drains.check()
-        self.objects.check()
-        self.mailboxes.check()
-        self.metrics.check()
-        for number in self.holds.by_process:
-            assert number in self.processes.alive, f"process {number} is dead but holds"
-        leases = [lease.allocation for lease in self.leases.table.values()]
-        bodies = [a.body.allocation for a in self.actors.table.values() if a.body is not None]
-        bundles = [b for group in self.groups.table.values() for b in group.bundles]
-        reserved = [b.allocation for b in bundles if b.allocation is not None]
-        emptying = self.groups.emptying
-        owned = sorted(map(id, (*leases, *bodies, *reserved, *emptying.values())))
-        books = [node.ledger for node in self.nodes.alive]
-        books += [b.ledger for b in bundles if b.ledger is not None] + list(emptying)
-        held = sorted(id(each) for ledger in books for each in ledger.holders)
-        assert owned == held, "an allocation without an owner, or an owner without one"
+        self.cluster.check()
 
     # ------------------------------------------------------------------ nodes and processes
 
@@ -220,7 +160,7 @@ class SchedulerMachine:
         self._lost_holds_at = self.turn.now + self.turn.settings.lost_hold_s
 
     def _served(self, event: DashboardServed) -> None:
-        self.dashboard_address = event.address
+        self.cluster.dashboard_address = event.address
 
     def _nodes_left(self, event: NodesLeft) -> None:
         self.may_go = [node.node_id for node in self.scaling.shrink_to(event.count)]
@@ -247,7 +187,7 @@ class SchedulerMachine:
             INFO, "NODE", "NODE_JOINED", f"node {name} has joined", node_id=event.node_id.hex()
         )
         reconnect_s = self.turn.settings.reconnect_s
-        accepted = m.NodeAccepted(event.node_id, self.cluster_id, first, count, reconnect_s)
+        accepted = m.NodeAccepted(event.node_id, self.cluster.cluster_id, first, count, reconnect_s)
         self.turn.send(event.node_id, accepted)
         self.nodes.announce()
 
@@ -271,7 +211,7 @@ class SchedulerMachine:
             self._process_gone(process.number, cause)
         if severity == ERROR:
             self.reports.node_lost(node, text_of(cause))
-        self.leases.node_lost(node, cause)
+        self.lessor.node_lost(node, cause)
         self.actors.node_lost(node, cause)
         self.groups.node_lost(node)
         self.objects.node_lost(event.node_id)
@@ -314,7 +254,7 @@ class SchedulerMachine:
         self._note_end(process, cause)
         self.holds.drop_process(number)
         self.handed.process_exited(number)
-        self.leases.process_exited(number, cause)
+        self.lessor.process_exited(number, cause)
         self.actors.process_exited(number, cause)
         self.groups.process_exited(number)
         self.objects.process_exited(number, cause)
@@ -347,11 +287,11 @@ class SchedulerMachine:
             )
 
     def _blocked(self, event: m.Blocked) -> None:
-        if not self.leases.blocked(event.process):
+        if not self.lessor.blocked(event.process):
             self.actors.blocked(event.process, True)
 
     def _unblocked(self, event: m.Unblocked) -> None:
-        if not self.leases.unblocked(event.process):
+        if not self.lessor.unblocked(event.process):
             self.actors.blocked(event.process, False)
 
     def _cancel_wanted(self, event: m.CancelWanted) -> None:
@@ -380,7 +320,7 @@ class SchedulerMachine:
     # ------------------------------------------------------------------ actors, objects, holds
 
     def _actor_wanted(self, event: m.ActorWanted) -> None:
-        spec = queries.with_namespace(self, event.process, event.spec)
+        spec = requests.with_namespace(self.cluster, event.process, event.spec)
         self.actors.create(spec)
 
     def _published(self, event: m.ObjectPublished) -> None:
@@ -434,17 +374,17 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.NodeMetrics: lambda s, e: s.metrics.reported(e),
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Warned: lambda s, e: s.reports.warned(e),
-    m.Request: queries.answer,
+    m.Request: lambda s, e: requests.answer(s.cluster, e),
     m.TaskEvents: lambda s, e: s.tasks.report(s.processes.alive[e.process], e.events, e.runs),
     m.UserSpans: lambda s, e: s.spans.report(s.processes.alive[e.process], e),
     m.CallsWaiting: lambda s, e: s.mailboxes.report(e),
     m.TasksWaiting: lambda s, e: s.tasks.waiting(
         s.processes.alive[e.process], e.queues, e.left_out
     ),
-    m.LeasesWanted: lambda s, e: s.leases.wanted(e),
-    m.LeaseReleased: lambda s, e: s.leases.released(e),
-    m.LeaseStarted: lambda s, e: s.leases.started(e),
-    m.LeaseFailed: lambda s, e: s.leases.failed(e),
+    m.LeasesWanted: lambda s, e: s.lessor.wanted(e),
+    m.LeaseReleased: lambda s, e: s.lessor.released(e),
+    m.LeaseStarted: lambda s, e: s.lessor.started(e),
+    m.LeaseFailed: lambda s, e: s.lessor.failed(e),
     m.Blocked: SchedulerMachine._blocked,
     m.Unblocked: SchedulerMachine._unblocked,
     m.CancelAsked: SchedulerMachine._cancel_asked,

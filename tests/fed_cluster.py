@@ -93,19 +93,19 @@ class FedSource:
     """What pages ask, of a fed cluster; logs lie in a folder."""
 
     def __init__(self, cluster, logs="/nonexistent"):
-        self.cluster = cluster
-        self.history = History(cluster.machine)
+        self.fed = cluster
+        self.history = History(cluster.machine.cluster)
         self.logs = str(logs)
         self.asked = 0
         self.places = {}  # by node: where it has an object
 
     @property
-    def machine(self):
+    def cluster(self):
         self.asked += 1
-        return self.cluster.machine
+        return self.fed.machine.cluster
 
     def query(self, op, args):
-        return queries.OPS[op](self.machine, 0, args)
+        return queries.OPS[op](self.cluster, 0, args)
 
     async def stored(self, node_id, object_id):
         if node_id not in self.places:

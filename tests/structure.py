@@ -47,7 +47,9 @@ ORDER: dict[str, list[str | tuple[str, ...]]] = {
         "leases",
         "actors",
         "capacity",
+        "cluster",
         "queries",
+        "requests",
         "machine",
         "durable",
         "host",
@@ -75,7 +77,7 @@ PURE = (
     "worker/node/",
     *(f"scheduler/{part}/" for part in ("books", "objects", "placement", "people", "leases")),
     *(f"scheduler/{part}/" for part in ("actors", "capacity", "queries")),
-    *("scheduler/cluster.py", "scheduler/machine.py"),
+    *("scheduler/cluster.py", "scheduler/requests.py", "scheduler/machine.py"),
     *("client/tasks/leases.py", "client/actors/line.py"),
 )
 
@@ -409,6 +411,32 @@ class _SetAttributes:
                     yield node.func.value
 
 
+#: Who is handed a `ract.scheduler.cluster.Cluster` to look at it.
+LOOKERS = ("scheduler/queries/", "scheduler/durable/", "scheduler/host/asking.py", "dashboard/")
+#: What may be called on a part of it; and on the dicts that a part is made of.
+LOOKING = {
+    *("all", "blocks", "bytes_on", "named", "namespace_of", "newest", "of", "of_actor", "summary"),
+    *("verdict", "view", "wanted", "what_is_left"),
+    *("get", "items", "keys", "values", "hex", "rpartition"),
+}
+
+
+def told() -> Iterator[str]:
+    """Calls and assignments by which somebody who is to look at a cluster changes it."""
+    for path in SOURCES:
+        if not name_of(path).startswith(LOOKERS):
+            continue
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                words = ast.unparse(node.func).split(".")
+                if "cluster" in words[:-2] and words[-1] not in LOOKING:
+                    if words.index("cluster") == len(words) - 3:
+                        yield f"{name_of(path)} calls {'.'.join(words[-3:])}"
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if "cluster" in ast.unparse(node.value).split("."):
+                    yield f"{name_of(path)} sets {ast.unparse(node)}"
+
+
 def long_files() -> Iterator[str]:
     for path in [*SOURCES, *TESTS]:
         if len(path.read_text().splitlines()) > FILE_LINES_MAX:
@@ -467,6 +495,7 @@ RULES: dict[str, Callable[[], Iterator[str]]] = {
         across,
         by_string,
         impure,
+        told,
         long_files,
         long_classes,
         long_functions,

@@ -79,6 +79,25 @@ def test_an_order_out_of_a_set_is_found(monkeypatch, tmp_path, code, is_offence)
     assert {name for name, _ in found} == ({"handle"} if is_offence else set())
 
 
+@pytest.mark.parametrize(
+    ("code", "is_offence"),
+    [
+        ("cluster.actors.kill(id_)", True),
+        ("self._source.cluster.kv.put(a, b)", True),
+        ("cluster.scaling.requested = []", True),
+        ("cluster.nodes.get(id_)", False),
+        ("requested = cluster.scaling.requested", False),
+    ],
+)
+def test_telling_a_cluster_something_is_found(monkeypatch, tmp_path, code, is_offence):
+    monkeypatch.setattr(structure, "ROOT", tmp_path)
+    path = tmp_path / "dashboard" / "view.py"
+    path.parent.mkdir()
+    path.write_text(code)
+    monkeypatch.setattr(structure, "SOURCES", [path])
+    assert bool(list(structure.told())) == is_offence
+
+
 # --------------------------------------------------------------------------- rules without
 
 

@@ -256,7 +256,7 @@ class NodeLines:
         for _, node_id in shown:
             found = rings[node_id].since(0, [self._name])
             color = self._colors.setdefault(node_id, PALETTE[len(self._colors) % len(PALETTE)])
-            node = self._source.machine.nodes.get(node_id)
+            node = self._source.cluster.nodes.get(node_id)
             data["xs"].append([1000 * at for at in found["time"]])
             data["ys"].append(found[self._name])
             data["node"].append(node.short if node is not None else node_id.hex()[:8])

@@ -10,7 +10,7 @@ from ract.core.messages import ExitCause
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler.actors.actor_states import Actor
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.people.task_stats import CallStats
 from ract.scheduler.queries import rows
 
@@ -35,13 +35,13 @@ class Seen:
         return sum(stats.finished + stats.failed for stats in self.methods)
 
 
-def _seen(machine: SchedulerMachine, args: Args) -> Iterable[Seen]:
-    names = {node_id: node.short for node_id, node in machine.nodes.table.items()}
-    stats, now = machine.tasks.stats, machine.turn.now
+def _seen(cluster: Cluster, args: Args) -> Iterable[Seen]:
+    names = {node_id: node.short for node_id, node in cluster.nodes.table.items()}
+    stats, now = cluster.tasks.stats, cluster.turn.now
     wanted = table.bytes_of(args.get("node_id", ""), "a node")
     group = table.bytes_of(args.get("group_id", ""), "a placement group")
     job = table.bytes_of(args.get("job_id", ""), "a job")
-    for actor_id, actor in reversed(machine.actors.table.items()):
+    for actor_id, actor in reversed(cluster.actors.table.items()):
         node_id = actor.body.node.node_id if actor.body is not None else b""
         if (wanted and node_id != wanted) or (job and actor.spec.job_id != job):
             continue
@@ -51,10 +51,10 @@ def _seen(machine: SchedulerMachine, args: Args) -> Iterable[Seen]:
         yield Seen(actor, node, [*stats.of_actor(actor_id).values()], now)
 
 
-def _row(machine: SchedulerMachine, seen: Seen) -> Row:
+def _row(cluster: Cluster, seen: Seen) -> Row:
     actor, body = seen.actor, seen.actor.body
     spec = actor.spec
-    waiting = machine.mailboxes.of(spec.actor_id)
+    waiting = cluster.mailboxes.of(spec.actor_id)
     return {
         "key": spec.actor_id.hex(),
         "actor_id": spec.actor_id.hex(),
@@ -112,31 +112,31 @@ ACTORS = Table(
 )
 
 
-def _found(machine: SchedulerMachine, args: Args) -> Actor:
+def _found(cluster: Cluster, args: Args) -> Actor:
     actor_id = table.bytes_of(args.get("id", ""), "an actor")
-    actor = machine.actors.table.get(actor_id)
+    actor = cluster.actors.table.get(actor_id)
     if actor is None:
         raise LookupError(f"there is no actor {actor_id.hex()} (any more)")
     return actor
 
 
-def actor(machine: SchedulerMachine, args: Args) -> Row:
+def actor(cluster: Cluster, args: Args) -> Row:
     """``id``: the facts about one actor, and why it died. Raises LookupError, ValueError."""
-    found = _found(machine, args)
+    found = _found(cluster, args)
     spec, body = found.spec, found.body
-    stats = [*machine.tasks.stats.of_actor(spec.actor_id).values()]
-    node = table.node_name(machine, table_node(machine, found))
-    row = _row(machine, Seen(found, node, stats, machine.turn.now))
-    owner = machine.processes.alive.get(spec.owner)
+    stats = [*cluster.tasks.stats.of_actor(spec.actor_id).values()]
+    node = table.node_name(cluster, table_node(cluster, found))
+    row = _row(cluster, Seen(found, node, stats, cluster.turn.now))
+    owner = cluster.processes.alive.get(spec.owner)
     return {
         **row,
         "node": node,
-        "node_id": (table_node(machine, found) or b"").hex(),
+        "node_id": (table_node(cluster, found) or b"").hex(),
         "pid": row["pid"] or (found.cause.pid if found.cause else 0) or None,
-        "process": body.executor if body else process_of(machine, found),
+        "process": body.executor if body else process_of(cluster, found),
         "incarnation": found.incarnation,
         "detached": spec.detached,
-        "owner": _owner_text(machine, spec.owner),
+        "owner": _owner_text(cluster, spec.owner),
         "owner_pid": owner.pid if owner else None,
         "group_id": found.ask.group_id.hex(),
         "max_concurrency": spec.max_concurrency,
@@ -144,52 +144,52 @@ def actor(machine: SchedulerMachine, args: Args) -> Row:
         "runtime_env": spec.runtime_env,
         "site": spec.call_site,
         "repr_name": found.repr_name,
-        "death": _death(machine, found.cause) if found.cause and found.state != "ALIVE" else None,
+        "death": _death(cluster, found.cause) if found.cause and found.state != "ALIVE" else None,
     }
 
 
-def table_node(machine: SchedulerMachine, found: Actor) -> bytes | None:
+def table_node(cluster: Cluster, found: Actor) -> bytes | None:
     """Where it runs, or ran when it ended."""
     if found.body is not None:
         return found.body.node.node_id
     return found.cause.node_id or None if found.cause is not None else None
 
 
-def process_of(machine: SchedulerMachine, found: Actor) -> int:
+def process_of(cluster: Cluster, found: Actor) -> int:
     """The number of the process that a dead actor was, 0 if it is forgotten."""
     cause = found.cause
     if cause is None or not cause.pid:
         return 0
-    for process in reversed(machine.processes.dead):
+    for process in reversed(cluster.processes.dead):
         if process.pid == cause.pid and cause.node_id in (b"", process.node_id):
             return process.number
     return 0
 
 
-def _owner_text(machine: SchedulerMachine, owner: int) -> str:
-    process = machine.processes.alive.get(owner)
+def _owner_text(cluster: Cluster, owner: int) -> str:
+    process = cluster.processes.alive.get(owner)
     if process is None:
         return "gone"
-    actor_id = machine.actors.by_executor.get(owner)
-    what = machine.actors.table[actor_id].spec.class_name if actor_id else process.kind
-    return f"{what}, pid {process.pid} on {table.node_name(machine, process.node_id)}"
+    actor_id = cluster.actors.by_executor.get(owner)
+    what = cluster.actors.table[actor_id].spec.class_name if actor_id else process.kind
+    return f"{what}, pid {process.pid} on {table.node_name(cluster, process.node_id)}"
 
 
-def _death(machine: SchedulerMachine, cause: ExitCause) -> Row:
+def _death(cluster: Cluster, cause: ExitCause) -> Row:
     return {
         "kind": cause.kind,
         "detail": cause.detail,
         "exit_code": cause.exit_code,
         "signal": cause.signal,
         "stderr": cause.stderr_tail,
-        "node": table.node_name(machine, cause.node_id or None),
+        "node": table.node_name(cluster, cause.node_id or None),
         "at_ms": table.ms(cause.at),
     }
 
 
-def story(machine: SchedulerMachine, args: Args) -> Row:
+def story(cluster: Cluster, args: Args) -> Row:
     """``id``: what happened to an actor, the newest first."""
-    found = _found(machine, args)
+    found = _found(cluster, args)
     told = [
         {"key": str(i), "at_ms": table.ms(at), "state": state, "what": what}
         for i, (at, state, what) in enumerate(found.story)
@@ -197,10 +197,10 @@ def story(machine: SchedulerMachine, args: Args) -> Row:
     return table.listed(told[::-1], args)
 
 
-def _methods(machine: SchedulerMachine, args: Args) -> Iterable[tuple[CallStats, float]]:
-    now = machine.turn.now
+def _methods(cluster: Cluster, args: Args) -> Iterable[tuple[CallStats, float]]:
+    now = cluster.turn.now
     actor_id = table.bytes_of(args.get("id", ""), "an actor")
-    return [(stats, now) for stats in machine.tasks.stats.of_actor(actor_id).values()]
+    return [(stats, now) for stats in cluster.tasks.stats.of_actor(actor_id).values()]
 
 
 def call_row(seen: tuple[CallStats, float]) -> Row:
@@ -234,7 +234,7 @@ CALL_SORTS: dict[str, Any] = {
 
 METHODS = Table(
     items=_methods,
-    row=lambda machine, seen: call_row(seen),
+    row=lambda cluster, seen: call_row(seen),
     text=lambda seen: seen[0].name,
     sorts=CALL_SORTS,
 )

@@ -10,7 +10,7 @@ from ract.dashboard.views import table, tasks
 from ract.dashboard.views.nodes import measured, stat
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler.books.processes import Process
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.objects.directory import Entry
 
 HOLDERS_SHOWN_MAX = 5
@@ -19,19 +19,19 @@ CONTAINED_SHOWN_MAX = 50
 PUT = "ract.put(), or a call that is not remembered"
 
 
-def stores(machine: SchedulerMachine, args: Args) -> Row:
+def stores(cluster: Cluster, args: Args) -> Row:
     """Per living node, in bytes: what its store holds and has room for.
 
     ``pinned`` are objects that live there (no copies, which may be evicted); ``reusable`` is shared
     memory that is mapped, but free for new objects.
     """
     found = []
-    for node in machine.nodes.alive:
+    for node in cluster.nodes.alive:
         said = measured(node)
         objects = stat(node.stats, "store_object_bytes")
         pinned = stat(node.stats, "store_pinned_bytes", "store_pinned")
         if pinned is None:
-            pinned = _pinned(machine, node.node_id)
+            pinned = _pinned(cluster, node.node_id)
         used, total, spilled = said["store_used"], said["store_total"], said["spilled"] or 0
         if total is None:
             continue
@@ -56,26 +56,26 @@ def stores(machine: SchedulerMachine, args: Args) -> Row:
     return table.listed(found, args)
 
 
-def _pinned(machine: SchedulerMachine, node_id: bytes) -> int:
+def _pinned(cluster: Cluster, node_id: bytes) -> int:
     """Bytes of the objects that the directory says live there, as far as they are in memory."""
-    found = machine.objects.table
-    here = machine.objects.by_node.get(node_id, ())
+    found = cluster.objects.table
+    here = cluster.objects.by_node.get(node_id, ())
     return sum(found[each].size for each in here if found[each].nodes.get(node_id))
 
 
-def _row(machine: SchedulerMachine, entry: Entry) -> Row:
+def _row(cluster: Cluster, entry: Entry) -> Row:
     holders: list[Row] = []
-    counts = machine.holds.by_id.get(entry.object_id, {})
+    counts = cluster.holds.by_id.get(entry.object_id, {})
     for number in list(counts)[:HOLDERS_SHOWN_MAX]:
-        process = machine.processes.alive.get(number)
+        process = cluster.processes.alive.get(number)
         if process is not None:
-            holders.append(_process_link(machine, process))
+            holders.append(_process_link(cluster, process))
     if len(counts) > HOLDERS_SHOWN_MAX:
         holders.append({"text": f"{len(counts) - HOLDERS_SHOWN_MAX} more processes"})
-    contained = machine.holds.contained.get(entry.object_id, 0)
+    contained = cluster.holds.contained.get(entry.object_id, 0)
     if contained:
         holders.append({"text": f"{contained} other objects or actors"})
-    where: list[Row] = [_node_link(machine, node_id) for node_id in entry.nodes]
+    where: list[Row] = [_node_link(cluster, node_id) for node_id in entry.nodes]
     if not where and entry.blob is not None:
         where = [{"text": "scheduler"}]
     return {
@@ -93,27 +93,27 @@ def _row(machine: SchedulerMachine, entry: Entry) -> Row:
     }
 
 
-def _what(machine: SchedulerMachine, process: Process) -> str:
+def _what(cluster: Cluster, process: Process) -> str:
     """The class of the actor that a process is, or its kind."""
-    actor_id = machine.actors.by_executor.get(process.number)
-    return machine.actors.table[actor_id].spec.class_name if actor_id else process.kind
+    actor_id = cluster.actors.by_executor.get(process.number)
+    return cluster.actors.table[actor_id].spec.class_name if actor_id else process.kind
 
 
-def _process_link(machine: SchedulerMachine, process: Process) -> Row:
-    actor_id = machine.actors.by_executor.get(process.number)
+def _process_link(cluster: Cluster, process: Process) -> Row:
+    actor_id = cluster.actors.by_executor.get(process.number)
     link = f"actor?id={actor_id.hex()}" if actor_id else f"node?id={process.node_id.hex()}"
-    return {"text": f"{_what(machine, process)} {process.pid}", "link": link}
+    return {"text": f"{_what(cluster, process)} {process.pid}", "link": link}
 
 
-def _node_link(machine: SchedulerMachine, node_id: bytes) -> Row:
-    return {"text": table.node_name(machine, node_id), "link": f"node?id={node_id.hex()}"}
+def _node_link(cluster: Cluster, node_id: bytes) -> Row:
+    return {"text": table.node_name(cluster, node_id), "link": f"node?id={node_id.hex()}"}
 
 
-def _entries(machine: SchedulerMachine, args: Args) -> Iterable[Entry]:
+def _entries(cluster: Cluster, args: Args) -> Iterable[Entry]:
     node_id = table.bytes_of(args.get("node_id", ""), "a node")
-    entries = machine.objects.table
+    entries = cluster.objects.table
     if node_id:
-        return [entries[each] for each in machine.objects.by_node.get(node_id, ())]
+        return [entries[each] for each in cluster.objects.by_node.get(node_id, ())]
     return entries.values()
 
 
@@ -134,9 +134,9 @@ OBJECTS = Table(
 # --------------------------------------------------------------------------- one object
 
 
-def _found(machine: SchedulerMachine, args: Args) -> Entry:
+def _found(cluster: Cluster, args: Args) -> Entry:
     object_id = table.bytes_of(args.get("id", ""), "an object")
-    entry = machine.objects.table.get(object_id)
+    entry = cluster.objects.table.get(object_id)
     if entry is None:
         raise LookupError(
             f"there is no object {object_id.hex()} (any more), or it has never left its process"
@@ -144,19 +144,19 @@ def _found(machine: SchedulerMachine, args: Args) -> Entry:
     return entry
 
 
-def object(machine: SchedulerMachine, args: Args) -> Row:
+def object(cluster: Cluster, args: Args) -> Row:
     """``id``: the facts about one object. Raises LookupError, ValueError."""
-    entry = _found(machine, args)
+    entry = _found(cluster, args)
     task_id = entry.object_id[: TaskID.SIZE]
     try:
-        made = tasks.task(machine, {"id": task_id.hex()})
+        made = tasks.task(cluster, {"id": task_id.hex()})
     except LookupError:
         made = None
     name, link = entry.task_name, f"tasks?q={quote(entry.task_name)}#calls"
     if made is not None:
         name, link = made["name"], f"task?id={task_id.hex()}"
-    maker = machine.processes.alive.get(process_of(entry.object_id))
-    contained = machine.holds.contained.get(entry.object_id, 0)
+    maker = cluster.processes.alive.get(process_of(entry.object_id))
+    contained = cluster.holds.contained.get(entry.object_id, 0)
     contains = [each.object_id for each in entry.contains]
     return {
         "object_id": entry.object_id.hex(),
@@ -164,20 +164,20 @@ def object(machine: SchedulerMachine, args: Args) -> Row:
         "size": entry.size,
         "is_error": entry.is_error or None,
         "made_by": [{"text": name, "link": link}] if name else [{"text": PUT}],
-        "maker": [_process_link(machine, maker)] if maker is not None else [{"text": "gone"}],
+        "maker": [_process_link(cluster, maker)] if maker is not None else [{"text": "gone"}],
         "site": entry.call_site or (made["site"] if made is not None else ""),
-        "holders": len(machine.holds.by_id.get(entry.object_id, {})),
+        "holders": len(cluster.holds.by_id.get(entry.object_id, {})),
         "contained": contained or None,
-        "contains": _object_links(machine, contains) or None,
-        "seekers": [_node_link(machine, node_id) for node_id in entry.seekers] or None,
+        "contains": _object_links(cluster, contains) or None,
+        "seekers": [_node_link(cluster, node_id) for node_id in entry.seekers] or None,
     }
 
 
-def _object_links(machine: SchedulerMachine, ids: list[bytes]) -> list[Row]:
+def _object_links(cluster: Cluster, ids: list[bytes]) -> list[Row]:
     """Links to what an object contains: objects, and handles of actors."""
     found: list[Row] = []
     for id_ in ids[:CONTAINED_SHOWN_MAX]:
-        actor = machine.actors.table.get(id_)
+        actor = cluster.actors.table.get(id_)
         if actor is not None:
             found.append({"text": actor.spec.class_name, "link": f"actor?id={id_.hex()}"})
         else:
@@ -187,14 +187,14 @@ def _object_links(machine: SchedulerMachine, ids: list[bytes]) -> list[Row]:
     return found
 
 
-def copies(machine: SchedulerMachine, args: Args) -> Row:
+def copies(cluster: Cluster, args: Args) -> Row:
     """``id``: where one object lies. What only nodes know, they add (`ract.dashboard.data`)."""
-    entry = _found(machine, args)
+    entry = _found(cluster, args)
     found = [
         {
             "key": node_id.hex(),
             "object_id": entry.object_id.hex(),
-            "node": table.node_name(machine, node_id),
+            "node": table.node_name(cluster, node_id),
             "node_id": node_id.hex(),
             "role": "lives here" if is_kept else "a copy, may be evicted",
             "where": "",
@@ -208,19 +208,19 @@ def copies(machine: SchedulerMachine, args: Args) -> Row:
     return table.listed(found, args)
 
 
-def _holders(machine: SchedulerMachine, args: Args) -> Iterable[tuple[Process, int]]:
-    counts = machine.holds.by_id.get(_found(machine, args).object_id, {})
-    alive = machine.processes.alive
+def _holders(cluster: Cluster, args: Args) -> Iterable[tuple[Process, int]]:
+    counts = cluster.holds.by_id.get(_found(cluster, args).object_id, {})
+    alive = cluster.processes.alive
     return [(alive[number], count) for number, count in counts.items() if number in alive]
 
 
-def _holder_row(machine: SchedulerMachine, held: tuple[Process, int]) -> Row:
+def _holder_row(cluster: Cluster, held: tuple[Process, int]) -> Row:
     process, count = held
     return {
         "key": str(process.number),
-        "what": _what(machine, process),
-        "actor_id": machine.actors.by_executor.get(process.number, b"").hex(),
-        "node": table.node_name(machine, process.node_id),
+        "what": _what(cluster, process),
+        "actor_id": cluster.actors.by_executor.get(process.number, b"").hex(),
+        "node": table.node_name(cluster, process.node_id),
         "node_id": process.node_id.hex(),
         "pid": process.pid,
         "process": process.number,
@@ -237,21 +237,21 @@ HOLDERS = Table(
 )
 
 
-def transfers(machine: SchedulerMachine, args: Args) -> Row:
+def transfers(cluster: Cluster, args: Args) -> Row:
     """Bytes that each node has received from each other since it started."""
     nodes = [
         {"node_id": node.node_id.hex(), "node": node.short, "sender": node.node_id.hex()}
-        for node in machine.nodes.alive
+        for node in cluster.nodes.alive
     ]
     cells = []
     is_reported = False
-    for node in machine.nodes.alive:
+    for node in cluster.nodes.alive:
         received = node.stats.get("received_from_bytes")
         if received is None:
             continue
         is_reported = True
         for source, count in sorted(received.items()):
-            known = machine.nodes.table.get(bytes.fromhex(source))
+            known = cluster.nodes.table.get(bytes.fromhex(source))
             cells.append(
                 {
                     "to": node.short,

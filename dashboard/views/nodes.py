@@ -13,7 +13,7 @@ from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler.books.nodes import NODE_ID_LABEL, Node
 from ract.scheduler.books.processes import Process
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.queries import rows
 
 Stats = dict[str, Any]
@@ -73,7 +73,7 @@ def used_cpus(node: Node) -> float | None:
     return 100 * (total - node.ledger.free.get("CPU", 0)) / total if total else None
 
 
-def _row(machine: SchedulerMachine, node: Node) -> Row:
+def _row(cluster: Cluster, node: Node) -> Row:
     total, free = node.ledger.total, node.ledger.free
     taken = {
         name: f"{used / rows.UNIT:g} of {n / rows.UNIT:g}"
@@ -109,7 +109,7 @@ def _measure(name: str) -> Any:
 
 
 NODES = Table(
-    items=lambda machine, args: machine.nodes.table.values(),
+    items=lambda cluster, args: cluster.nodes.table.values(),
     row=_row,
     text=lambda node: f"{node.short} {node.node_id.hex()} {node.host} {node.address} {state(node)}",
     sorts={
@@ -129,43 +129,43 @@ NODES = Table(
 )
 
 
-def found(machine: SchedulerMachine, args: Args) -> Node:
+def found(cluster: Cluster, args: Args) -> Node:
     """The node that ``id`` names. Raises LookupError, ValueError."""
     node_id = table.bytes_of(args.get("id", ""), "a node")
-    node = machine.nodes.table.get(node_id)
+    node = cluster.nodes.table.get(node_id)
     if node is None:
         raise LookupError(f"there is no node {node_id.hex()} (any more)")
     return node
 
 
-def node(machine: SchedulerMachine, args: Args) -> Row:
+def node(cluster: Cluster, args: Args) -> Row:
     """``id``: the facts about one node. Raises LookupError, ValueError."""
-    one = found(machine, args)
-    return {**_row(machine, one), "session_dir": one.session_dir, "gpus": gpus(one.stats)}
+    one = found(cluster, args)
+    return {**_row(cluster, one), "session_dir": one.session_dir, "gpus": gpus(one.stats)}
 
 
 # --------------------------------------------------------------------------- processes
 
 
-def _processes(machine: SchedulerMachine, args: Args) -> Iterable[tuple[Process, Row]]:
+def _processes(cluster: Cluster, args: Args) -> Iterable[tuple[Process, Row]]:
     """Those of one node, or of one job, or all; with what their node says of them."""
     node_id = table.bytes_of(args.get("node_id", ""), "a node")
     job_id = table.bytes_of(args.get("job_id", ""), "a job")
     said: dict[int, Row] = {}
-    for node in machine.nodes.alive:
+    for node in cluster.nodes.alive:
         if not node_id or node.node_id == node_id:
             for each in node.stats.get("executors") or ():
                 said[each.get("process", 0)] = each
-    for process in (*machine.processes.alive.values(), *reversed(machine.processes.dead)):
+    for process in (*cluster.processes.alive.values(), *reversed(cluster.processes.dead)):
         if (node_id and process.node_id != node_id) or (job_id and process.job_id != job_id):
             continue
         yield process, said.get(process.number, {})
 
 
-def _process_row(machine: SchedulerMachine, item: tuple[Process, Row]) -> Row:
+def _process_row(cluster: Cluster, item: tuple[Process, Row]) -> Row:
     process, said = item
-    actor_id = machine.actors.by_executor.get(process.number)
-    actor = machine.actors.table.get(actor_id) if actor_id else None
+    actor_id = cluster.actors.by_executor.get(process.number)
+    actor = cluster.actors.table.get(actor_id) if actor_id else None
     does = process.kind
     if actor is not None:
         does = actor.spec.class_name
@@ -179,7 +179,7 @@ def _process_row(machine: SchedulerMachine, item: tuple[Process, Row]) -> Row:
         "state": "ALIVE" if process.cause is None else "DEAD",
         "does": does,
         "actor_id": actor_id.hex() if actor_id else "",
-        "node": table.node_name(machine, process.node_id),
+        "node": table.node_name(cluster, process.node_id),
         "node_id": process.node_id.hex(),
         "job": process.job_id.hex(),
         "cpu_percent": said.get("cpu_percent"),

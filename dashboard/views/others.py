@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, Table, View
 from ract.scheduler.books.processes import FAILURES, Job
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.placement.group_records import Group
 from ract.scheduler.queries import rows
 
 
-def _group_row(machine: SchedulerMachine, group: Group) -> Row:
+def _group_row(cluster: Cluster, group: Group) -> Row:
     spec = group.spec
     bundles = [
         {
@@ -26,7 +26,7 @@ def _group_row(machine: SchedulerMachine, group: Group) -> Row:
         }
         for bundle in group.bundles
     ]
-    waited_until = group.placed_at or group.removed_at or machine.turn.epoch_s
+    waited_until = group.placed_at or group.removed_at or cluster.turn.epoch_s
     return {
         "key": spec.group_id.hex(),
         "group_id": spec.group_id.hex(),
@@ -39,7 +39,7 @@ def _group_row(machine: SchedulerMachine, group: Group) -> Row:
         "demand": table.amounts_text(rows.amounts(group.whole.demand)),
         "job": spec.job_id.hex(),
         "detached": spec.detached,
-        "actors": len(machine.actors.by_group.get(spec.group_id, {})),
+        "actors": len(cluster.actors.by_group.get(spec.group_id, {})),
         "created_ms": table.ms(group.created_at),
         "waited_s": max(0.0, waited_until - group.created_at),
         "detail": group.detail
@@ -47,22 +47,22 @@ def _group_row(machine: SchedulerMachine, group: Group) -> Row:
     }
 
 
-def _found(machine: SchedulerMachine, args: Args) -> Group:
+def _found(cluster: Cluster, args: Args) -> Group:
     group_id = table.bytes_of(args.get("id", ""), "a placement group")
-    group = machine.groups.table.get(group_id)
+    group = cluster.groups.table.get(group_id)
     if group is None:
         raise LookupError(f"there is no placement group {group_id.hex()} (any more)")
     return group
 
 
-def group(machine: SchedulerMachine, args: Args) -> Row:
+def group(cluster: Cluster, args: Args) -> Row:
     """``id``: the facts about one placement group. Raises LookupError, ValueError."""
-    return _group_row(machine, _found(machine, args))
+    return _group_row(cluster, _found(cluster, args))
 
 
-def bundles(machine: SchedulerMachine, args: Args) -> Row:
+def bundles(cluster: Cluster, args: Args) -> Row:
     """``id``: the bundles of a placement group. Raises LookupError, ValueError."""
-    found = _group_row(machine, _found(machine, args))["bundles"]
+    found = _group_row(cluster, _found(cluster, args))["bundles"]
     for bundle in found:
         bundle["key"] = str(bundle["index"])
     return table.listed(found, args)
@@ -77,7 +77,7 @@ def _used(total: dict[str, int], free: dict[str, int]) -> str:
 
 
 GROUPS = Table(
-    items=lambda machine, args: reversed(machine.groups.table.values()),
+    items=lambda cluster, args: reversed(cluster.groups.table.values()),
     row=_group_row,
     text=lambda group: f"{group.spec.group_id.hex()} {group.spec.name} {group.state}",
     sorts={
@@ -106,24 +106,24 @@ def job_status(job: Job) -> str:
     return "FAILED" if job.cause.kind in FAILURES else "SUCCEEDED"
 
 
-def _jobs(machine: SchedulerMachine, args: Args) -> Iterable[SeenJob]:
-    actors = Counter(a.spec.job_id for a in machine.actors.table.values() if a.state != "DEAD")
-    alive = machine.processes.alive.values()
+def _jobs(cluster: Cluster, args: Args) -> Iterable[SeenJob]:
+    actors = Counter(a.spec.job_id for a in cluster.actors.table.values() if a.state != "DEAD")
+    alive = cluster.processes.alive.values()
     executors = Counter(p.job_id for p in alive if p.kind == "executor")
-    for job_id, job in reversed(machine.processes.jobs.items()):
+    for job_id, job in reversed(cluster.processes.jobs.items()):
         yield SeenJob(job, actors[job_id], executors[job_id])
 
 
-def _job_row(machine: SchedulerMachine, seen: SeenJob) -> Row:
+def _job_row(cluster: Cluster, seen: SeenJob) -> Row:
     job = seen.job
-    end = job.finished_at or machine.turn.epoch_s
+    end = job.finished_at or cluster.turn.epoch_s
     return {
         "key": job.job_id.hex(),
         "job": job.job_id.hex(),
         "state": job_status(job),
         "entrypoint": job.entrypoint,
         "namespace": job.namespace,
-        "node": table.node_name(machine, job.node_id),
+        "node": table.node_name(cluster, job.node_id),
         "node_id": job.node_id.hex(),
         "pid": job.pid,
         "actors": seen.actors,
@@ -153,12 +153,12 @@ JOBS = Table(
 )
 
 
-def job(machine: SchedulerMachine, args: Args) -> Row:
+def job(cluster: Cluster, args: Args) -> Row:
     """``id``: the facts about one job. Raises LookupError, ValueError."""
     job_id = table.bytes_of(args.get("id", ""), "a job")
-    for seen in _jobs(machine, args):
+    for seen in _jobs(cluster, args):
         if seen.job.job_id == job_id:
-            return {**_job_row(machine, seen), "runtime_env": seen.job.runtime_env}
+            return {**_job_row(cluster, seen), "runtime_env": seen.job.runtime_env}
     raise LookupError(f"there is no job {job_id.hex()} (any more)")
 
 

@@ -9,7 +9,7 @@ from ract.dashboard.views import table
 from ract.dashboard.views.nodes import measured, state
 from ract.dashboard.views.table import Args, Row, View
 from ract.scheduler.books.nodes import ORDERLY
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.queries import rows
 
 RECENT_S = 3600.0
@@ -19,11 +19,11 @@ DISK_HIGH = 0.95
 MEMORY_HIGH = 0.95
 
 
-def resources(machine: SchedulerMachine) -> dict[str, tuple[float, float]]:
+def resources(cluster: Cluster) -> dict[str, tuple[float, float]]:
     """(used, total) of the living nodes, by name."""
     used: dict[str, int] = {}
     total: dict[str, int] = {}
-    for node in machine.nodes.alive:
+    for node in cluster.nodes.alive:
         free = node.ledger.free
         for name, n in node.ledger.total.items():
             if not name.startswith("node:"):
@@ -32,54 +32,54 @@ def resources(machine: SchedulerMachine) -> dict[str, tuple[float, float]]:
     return {name: (used[name] / rows.UNIT, n / rows.UNIT) for name, n in sorted(total.items())}
 
 
-def running(machine: SchedulerMachine) -> int:
+def running(cluster: Cluster) -> int:
     """Executors that are lent to callers of tasks, each for one task at a time."""
-    return sum(lease.state == "HELD" for lease in machine.leases.table.values())
+    return sum(lease.state == "HELD" for lease in cluster.leases.table.values())
 
 
-def waiting(machine: SchedulerMachine) -> int:
+def waiting(cluster: Cluster) -> int:
     """Tasks that wait for an executor."""
-    return sum(want.need for want in machine.leases.wants.values())
+    return sum(want.need for want in cluster.leases.wants.values())
 
 
-def overview(machine: SchedulerMachine, args: Args) -> Row:
+def overview(cluster: Cluster, args: Args) -> Row:
     """What stands on top of the first page."""
-    stats = machine.tasks.stats
+    stats = cluster.tasks.stats
     actors: dict[str, int] = {}
-    for actor in machine.actors.table.values():
+    for actor in cluster.actors.table.values():
         actors[actor.state] = actors.get(actor.state, 0) + 1
     nodes: dict[str, int] = {}
-    for node in machine.nodes.table.values():
+    for node in cluster.nodes.table.values():
         nodes[state(node)] = nodes.get(state(node), 0) + 1
     groups: dict[str, int] = {}
-    for group in machine.groups.table.values():
+    for group in cluster.groups.table.values():
         groups[group.state] = groups.get(group.state, 0) + 1
-    told = [measured(node) for node in machine.nodes.alive]
+    told = [measured(node) for node in cluster.nodes.alive]
     return {
-        "cluster_id": machine.cluster_id.hex(),
+        "cluster_id": cluster.cluster_id.hex(),
         "nodes": nodes,
         "actors": actors,
         "groups": groups,
-        "jobs": sum(job.is_running for job in machine.processes.jobs.values()),
+        "jobs": sum(job.is_running for job in cluster.processes.jobs.values()),
         "resources": {
             name: {"used": used, "total": total}
-            for name, (used, total) in resources(machine).items()
+            for name, (used, total) in resources(cluster).items()
         },
         "finished": stats.finished,
         "failed": stats.failed,
-        "waiting": waiting(machine),
-        "running": running(machine),
-        "objects": len(machine.objects.table),
+        "waiting": waiting(cluster),
+        "running": running(cluster),
+        "objects": len(cluster.objects.table),
         "store_used": sum(each["store_used"] or 0 for each in told),
         "store_total": sum(each["store_total"] or 0 for each in told),
         "spilled": sum(each["spilled"] or 0 for each in told),
     }
 
 
-def alerts(machine: SchedulerMachine, args: Args) -> Row:
+def alerts(cluster: Cluster, args: Args) -> Row:
     """What a person should look at, the worst first. Empty is good."""
-    found = [*_infeasible(machine), *_dead_nodes(machine), *_out_of_memory(machine)]
-    for node in machine.nodes.alive:
+    found = [*_infeasible(cluster), *_dead_nodes(cluster), *_out_of_memory(cluster)]
+    for node in cluster.nodes.alive:
         found += _of_node(node.short, node.node_id.hex(), measured(node))
     found.sort(key=lambda alert: alert["level"] != "bad")
     for i, alert in enumerate(found):
@@ -91,9 +91,9 @@ def _alert(level: str, what: str, text: str, link: str = "", at: float = 0.0) ->
     return {"level": level, "what": what, "text": text, "link": link, "at_ms": table.ms(at)}
 
 
-def _infeasible(machine: SchedulerMachine) -> list[Row]:
+def _infeasible(cluster: Cluster) -> list[Row]:
     found = []
-    for demand in demands(machine, {})["rows"]:
+    for demand in demands(cluster, {})["rows"]:
         if not demand["is_feasible"]:
             what = f"{demand['count']} × {demand['text']} ({demand['names']})"
             text = f"{what}: no node can ever take it"
@@ -101,10 +101,10 @@ def _infeasible(machine: SchedulerMachine) -> list[Row]:
     return found
 
 
-def _dead_nodes(machine: SchedulerMachine) -> list[Row]:
-    now = machine.turn.epoch_s
+def _dead_nodes(cluster: Cluster) -> list[Row]:
+    now = cluster.turn.epoch_s
     found = []
-    for node in machine.nodes.table.values():
+    for node in cluster.nodes.table.values():
         cause = node.cause
         if node.is_alive or cause is None or now - node.died_at > RECENT_S:
             continue
@@ -117,14 +117,14 @@ def _dead_nodes(machine: SchedulerMachine) -> list[Row]:
     return found
 
 
-def _out_of_memory(machine: SchedulerMachine) -> list[Row]:
-    now = machine.turn.epoch_s
+def _out_of_memory(cluster: Cluster) -> list[Row]:
+    now = cluster.turn.epoch_s
     found = []
-    for process in reversed(machine.processes.dead):
+    for process in reversed(cluster.processes.dead):
         if now - process.exited_at > RECENT_S:
             break
         if process.cause is not None and process.cause.kind == "out_of_memory":
-            where = table.node_name(machine, process.node_id)
+            where = table.node_name(cluster, process.node_id)
             text = f"process {process.pid} on {where} was killed: {process.cause.detail}"
             link = f"node?id={process.node_id.hex()}"
             found.append(_alert("bad", "Out of memory", text, link, process.exited_at))
@@ -148,7 +148,7 @@ def _of_node(name: str, node_id: str, said: Row) -> list[Row]:
     return found
 
 
-def demands(machine: SchedulerMachine, args: Args) -> Row:
+def demands(cluster: Cluster, args: Args) -> Row:
     """What waits for resources, summed up by what is asked for."""
     summed: dict[tuple[str, str], Row] = {}
 
@@ -160,18 +160,18 @@ def demands(machine: SchedulerMachine, args: Args) -> Row:
         entry["count"] += count
         entry["names"].update(dict.fromkeys(names))
         if ask is not None:
-            entry["is_feasible"] = machine.placement.verdict(ask).kind != "infeasible"
+            entry["is_feasible"] = cluster.placement.verdict(ask).kind != "infeasible"
         return entry
 
-    for want in machine.leases.wants.values():
+    for want in cluster.leases.wants.values():
         if want.need:
             add("tasks", want.ask, want.ask.demand, want.need, want.names)
-    for line in machine.actors.waiting.values():
+    for line in cluster.actors.waiting.values():
         first = next(iter(line.actors.values()))
         names = [actor.spec.class_name for actor in line.actors.values()]
         add("actors", first.ask, first.ask.demand, len(line.actors), names)
-    for queue in machine.groups.waiting.values():
-        group = machine.groups.table[next(iter(queue))]
+    for queue in cluster.groups.waiting.values():
+        group = cluster.groups.table[next(iter(queue))]
         label = group.spec.name or group.spec.group_id.hex()[:12]
         entry = add("placement groups", None, group.whole.demand, len(queue), [label])
         entry["is_feasible"] = entry["is_feasible"] and group.could_fit
@@ -192,9 +192,9 @@ def demands(machine: SchedulerMachine, args: Args) -> Row:
     return table.listed(found, args)
 
 
-def tiles(machine: SchedulerMachine, args: Args) -> list[Row]:
+def tiles(cluster: Cluster, args: Args) -> list[Row]:
     """The numbers on top of the first page, each with what it means and where there is more."""
-    now = overview(machine, args)
+    now = overview(cluster, args)
     cpu = now["resources"].get("CPU", {"used": 0, "total": 0})
     dead = now["nodes"].get("DEAD", 0)
     alive = sum(n for name, n in now["nodes"].items() if name != "DEAD")

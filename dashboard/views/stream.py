@@ -16,9 +16,9 @@ from ract.core.events import ACTOR_CREATION_TASK
 from ract.core.ids import COUNTER_BITS
 from ract.dashboard.views import table
 from ract.dashboard.views.table import Args, Row, View
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
+from ract.scheduler.people.task_records import ENDED, Run, Task
 from ract.scheduler.people.task_stats import Part
-from ract.scheduler.people.tasks import ENDED, Run, Task
 
 BARS_MAX = 3_000
 BARS_PER_RUN_MAX = 100
@@ -40,13 +40,13 @@ Bar = tuple[float, float, int, str, str, str]
 """(start, end, calls, function, lane, how they ended)"""
 
 
-def stream(machine: SchedulerMachine, args: Args) -> Row:
+def stream(cluster: Cluster, args: Args) -> Row:
     """``window_s``, ``job_id``, ``actor_id``: bars of the calls that ended in the last seconds.
 
     One that died with its process before that told when it began gets the shortest bar.
     """
     window = min(3600.0, max(1.0, float(args.get("window_s") or WINDOW_S)))
-    now = machine.turn.epoch_s
+    now = cluster.turn.epoch_s
     wanted = {
         name: value
         for name in ("job_id", "actor_id")
@@ -56,19 +56,19 @@ def stream(machine: SchedulerMachine, args: Args) -> Row:
     bars: list[Bar] = []
     calls = 0
     is_cut = False
-    for part in reversed(machine.tasks.stats.parts):
+    for part in reversed(cluster.tasks.stats.parts):
         if len(bars) >= BARS_MAX // 2:
             break
         if part.end >= now - window and all(getattr(part, k) == v for k, v in wanted.items()):
-            lane = lanes.setdefault(part.executor, _lane(machine, part))
+            lane = lanes.setdefault(part.executor, _lane(cluster, part))
             calls += part.count
             bars.append((part.start, part.end, part.count, part.name, lane, SUMMED))
-    for item in _newest(machine, now - window, wanted):
+    for item in _newest(cluster, now - window, wanted):
         if len(bars) >= BARS_MAX:
             is_cut = True
             break
         if item.executor not in lanes:
-            lanes[item.executor] = _lane(machine, item)
+            lanes[item.executor] = _lane(cluster, item)
         lane = lanes[item.executor]
         if isinstance(item, Run):
             calls += len(item.numbers)
@@ -88,16 +88,14 @@ def stream(machine: SchedulerMachine, args: Args) -> Row:
     }
 
 
-def _newest(
-    machine: SchedulerMachine, since: float, wanted: dict[str, bytes]
-) -> Iterator[Task | Run]:
+def _newest(cluster: Cluster, since: float, wanted: dict[str, bytes]) -> Iterator[Task | Run]:
     """What ended after ``since``; failures, of which there are few, first."""
-    for task in reversed(machine.tasks.table.values()):
+    for task in reversed(cluster.tasks.table.values()):
         if task.state in ENDED and task.end < since:
             break
         if all(getattr(task, name) == value for name, value in wanted.items()):
             yield task
-    for run in reversed(machine.tasks.runs):
+    for run in reversed(cluster.tasks.runs):
         if run.times[-1] < since - 5:  # batches overtake each other by a second or two
             break
         if run.times[-1] < since:
@@ -106,10 +104,10 @@ def _newest(
             yield run
 
 
-def _lane(machine: SchedulerMachine, item: Task | Run | Part) -> str:
-    actor = machine.actors.table.get(item.actor_id) if item.actor_id else None
+def _lane(cluster: Cluster, item: Task | Run | Part) -> str:
+    actor = cluster.actors.table.get(item.actor_id) if item.actor_id else None
     what = actor.spec.class_name if actor is not None else "tasks"
-    return f"{table.node_name(machine, item.node_id)}  {what} {item.pid}"
+    return f"{table.node_name(cluster, item.node_id)}  {what} {item.pid}"
 
 
 def _bars(run: Run, lane: str, gap: float, since: float) -> Iterator[Bar]:
@@ -130,7 +128,7 @@ def _bars(run: Run, lane: str, gap: float, since: float) -> Iterator[Bar]:
 # --------------------------------------------------------------------------- who calls whom
 
 
-def graph(machine: SchedulerMachine, args: Args) -> Row:
+def graph(cluster: Cluster, args: Args) -> Row:
     """``job_id`` (default: the newest job with calls): who calls whom, with counts.
 
     ``by`` says what the nodes are: single calls (``call``) if there are few, else ``function``.
@@ -139,13 +137,13 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
     too; else its own number says which process made it, hence what ran there. Made of the newest
     `GRAPH_CALLS_MAX` calls that are remembered.
     """
-    job_id = table.bytes_of(args.get("job_id", ""), "a job") or _newest_job(machine)
+    job_id = table.bytes_of(args.get("job_id", ""), "a job") or _newest_job(cluster)
     made: Counter[tuple[int, int, str]] = Counter()  # (parent, process that made it, name)
     failed: Counter[str] = Counter()
     ran_in: dict[int, Counter[str]] = {}
     actors: dict[str, bytes] = {}
     seen = 0
-    singles, runs = _of_job(machine, job_id)
+    singles, runs = _of_job(cluster, job_id)
     everything: list[Task | Run] = [*singles, *runs]
     for item in everything:
         count = len(item.numbers) if isinstance(item, Run) else 1
@@ -154,11 +152,11 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
         if item.actor_id:
             actors[item.name] = item.actor_id
     if seen <= SINGLE_CALLS_MAX:
-        single = _by_call(machine, job_id, singles, runs, ran_in)
+        single = _by_call(cluster, job_id, singles, runs, ran_in)
         if single is not None:
             return single
     for task in singles:
-        made[task.parent, _maker(machine, task), task.name] += 1
+        made[task.parent, _maker(cluster, task), task.name] += 1
         failed[task.name] += task.state == "FAILED"
     for run in runs:
         parents = run.parents or [0] * len(run.numbers)
@@ -169,13 +167,13 @@ def graph(machine: SchedulerMachine, args: Args) -> Row:
     names = _names_of({parent for parent, _, _ in made if parent}, singles, runs)
     merged: Counter[tuple[str, str]] = Counter()
     for (parent, process, name), count in made.items():
-        caller = names.get(parent) or _caller(machine, process, job_id, ran_in)
+        caller = names.get(parent) or _caller(cluster, process, job_id, ran_in)
         merged[caller, name] += count
     return _cut(merged, failed, actors, job_id, seen)
 
 
 def _by_call(
-    machine: SchedulerMachine,
+    cluster: Cluster,
     job_id: bytes,
     singles: list[Task],
     runs: list[Run],
@@ -191,7 +189,7 @@ def _by_call(
         ident = task.task_id.hex()
         caller = known.get(task.parent) if task.parent else None
         if caller is None:
-            name = _caller(machine, _maker(machine, task), job_id, ran_in)
+            name = _caller(cluster, _maker(cluster, task), job_id, ran_in)
             caller = f"by {name}"
             outside = {"id": caller, "name": name, "kind": "driver", "calls": 0, "failed": 0}
             nodes.setdefault(caller, outside)
@@ -216,13 +214,13 @@ def _depth(ident: str, edges: dict[str, Row]) -> int:
     return deep
 
 
-def _of_job(machine: SchedulerMachine, job_id: bytes) -> tuple[list[Task], list[Run]]:
+def _of_job(cluster: Cluster, job_id: bytes) -> tuple[list[Task], list[Run]]:
     """The newest calls of a job: single ones, and runs."""
-    singles = [task for task in reversed(machine.tasks.table.values()) if task.job_id == job_id]
+    singles = [task for task in reversed(cluster.tasks.table.values()) if task.job_id == job_id]
     singles = singles[:GRAPH_CALLS_MAX]
     room = GRAPH_CALLS_MAX - len(singles)
     runs = []
-    for run in reversed(machine.tasks.runs):
+    for run in reversed(cluster.tasks.runs):
         if room <= 0:
             break
         if run.job_id == job_id:
@@ -241,9 +239,9 @@ def _names_of(parents: set[int], singles: list[Task], runs: list[Run]) -> dict[i
     return found
 
 
-def _maker(machine: SchedulerMachine, task: Task) -> int:
+def _maker(cluster: Cluster, task: Task) -> int:
     """The process that made a call."""
-    actor = machine.actors.table.get(task.actor_id)
+    actor = cluster.actors.table.get(task.actor_id)
     if task.type == ACTOR_CREATION_TASK and actor is not None:
         return actor.spec.owner
     return _number(task) >> COUNTER_BITS
@@ -289,19 +287,17 @@ def _cut(
     }
 
 
-def _newest_job(machine: SchedulerMachine) -> bytes:
-    for job in reversed(machine.processes.jobs.values()):
-        if any(run.job_id == job.job_id for run in reversed(machine.tasks.runs)):
+def _newest_job(cluster: Cluster) -> bytes:
+    for job in reversed(cluster.processes.jobs.values()):
+        if any(run.job_id == job.job_id for run in reversed(cluster.tasks.runs)):
             return job.job_id
-        if any(task.job_id == job.job_id for task in machine.tasks.table.values()):
+        if any(task.job_id == job.job_id for task in cluster.tasks.table.values()):
             return job.job_id
-    return next(reversed(machine.processes.jobs), b"")
+    return next(reversed(cluster.processes.jobs), b"")
 
 
-def _caller(
-    machine: SchedulerMachine, process: int, job_id: bytes, ran_in: dict[int, Counter[str]]
-) -> str:
-    job = machine.processes.jobs.get(job_id)
+def _caller(cluster: Cluster, process: int, job_id: bytes, ran_in: dict[int, Counter[str]]) -> str:
+    job = cluster.processes.jobs.get(job_id)
     if job is not None and job.driver == process:
         return "driver"
     ran = ran_in.get(process)

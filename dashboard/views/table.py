@@ -21,11 +21,11 @@ from typing import Any
 
 from ract.core.causes import text_of
 from ract.core.messages import ExitCause
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 
 Row = dict[str, Any]
 Args = Mapping[str, str]
-View = Callable[[SchedulerMachine, Args], Any]
+View = Callable[[Cluster, Args], Any]
 
 SIZE_MAX = 200
 SIZE = 25
@@ -44,15 +44,15 @@ class Table:
         facets: By name, the property of an item.
     """
 
-    items: Callable[[SchedulerMachine, Args], Iterable[Any]]
-    row: Callable[[SchedulerMachine, Any], Row]
+    items: Callable[[Cluster, Args], Iterable[Any]]
+    row: Callable[[Cluster, Any], Row]
     text: Callable[[Any], str]
     sorts: dict[str, Callable[[Any], Any]]
     facets: dict[str, Callable[[Any], str]] = field(default_factory=dict)
 
-    def __call__(self, machine: SchedulerMachine, args: Args) -> Row:
+    def __call__(self, cluster: Cluster, args: Args) -> Row:
         """One page. Raises ValueError if the arguments make no sense."""
-        items = list(self.items(machine, args))
+        items = list(self.items(cluster, args))
         total = len(items)
         counts = {name: count_values(map(of, items)) for name, of in self.facets.items()}
         for name, of in self.facets.items():
@@ -64,7 +64,7 @@ class Table:
             items = [item for item in items if holds(self.text(item), words)]
         number, size = page_of(args, len(items))
         shown = self._sorted(items, args.get("sort", ""), number, size)
-        return answer([self.row(machine, item) for item in shown], total, len(items), args, counts)
+        return answer([self.row(cluster, item) for item in shown], total, len(items), args, counts)
 
     def _sorted(self, items: list[Any], sort: str, page: int, size: int) -> list[Any]:
         """The items of one page."""
@@ -126,9 +126,9 @@ def ms(at: float) -> int | None:
     return round(at * 1000) if at else None
 
 
-def node_name(machine: SchedulerMachine, node_id: bytes | None) -> str:
+def node_name(cluster: Cluster, node_id: bytes | None) -> str:
     """How people see a node."""
-    node = machine.nodes.table.get(node_id) if node_id else None
+    node = cluster.nodes.table.get(node_id) if node_id else None
     if node is None:
         return node_id.hex()[:8] if node_id else ""
     return node.short

@@ -11,9 +11,9 @@ from ract.core.ids import task_id_bytes
 from ract.dashboard.views import table
 from ract.dashboard.views.actors import CALL_SORTS, call_row
 from ract.dashboard.views.table import Args, Row, Table, View
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
+from ract.scheduler.people.task_records import ENDED, Run, Task
 from ract.scheduler.people.task_stats import CallStats, ErrorStats, headline
-from ract.scheduler.people.tasks import ENDED, Run, Task
 from ract.scheduler.queries import rows
 
 # --------------------------------------------------------------------------- by function
@@ -29,28 +29,28 @@ class Function:
     now: float
 
 
-def waiting_by_name(machine: SchedulerMachine) -> dict[tuple[str, str], int]:
+def waiting_by_name(cluster: Cluster) -> dict[tuple[str, str], int]:
     """Calls that wait, by function and type.
 
     Those that have waited for a second are told one by one; others are known by what they ask for.
     """
     found: dict[tuple[str, str], int] = {}
-    for queue in machine.tasks.queues.values():
+    for queue in cluster.tasks.queues.values():
         for task in queue.tasks.values():
             found[task.name, task.type] = found.get((task.name, task.type), 0) + 1
     told = {name for name, _ in found}
-    for want in machine.leases.wants.values():
+    for want in cluster.leases.wants.values():
         if want.need and want.names and not told.intersection(want.names):
             key = (", ".join(sorted(want.names)), events.NORMAL_TASK)
             found[key] = found.get(key, 0) + want.need
     return found
 
 
-def _functions(machine: SchedulerMachine, args: Args) -> Iterable[Function]:
-    now, stats = machine.turn.now, machine.tasks.stats.functions
-    waiting = waiting_by_name(machine)
+def _functions(cluster: Cluster, args: Args) -> Iterable[Function]:
+    now, stats = cluster.turn.now, cluster.tasks.stats.functions
+    waiting = waiting_by_name(cluster)
     running: dict[tuple[str, str], int] = {}
-    for (name, type_, state), count in machine.tasks.counts.items():
+    for (name, type_, state), count in cluster.tasks.counts.items():
         if state not in ENDED and count:
             running[name, type_] = running.get((name, type_), 0) + count
     return [
@@ -59,7 +59,7 @@ def _functions(machine: SchedulerMachine, args: Args) -> Iterable[Function]:
     ]
 
 
-def _function_row(machine: SchedulerMachine, item: Function) -> Row:
+def _function_row(cluster: Cluster, item: Function) -> Row:
     return {
         **call_row((item.stats, item.now)),
         "running": item.running,
@@ -88,7 +88,7 @@ FUNCTIONS = Table(
 # --------------------------------------------------------------------------- failures
 
 
-def _error_row(machine: SchedulerMachine, error: ErrorStats) -> Row:
+def _error_row(cluster: Cluster, error: ErrorStats) -> Row:
     return {
         "key": f"{error.function} {error.error_type} {error.kind}",
         "function": error.function,
@@ -98,12 +98,12 @@ def _error_row(machine: SchedulerMachine, error: ErrorStats) -> Row:
         "first_ms": table.ms(error.first_at),
         "last_ms": table.ms(error.last_at),
         "message": headline(error.examples[-1].error_message),
-        "examples": [_task_row(machine, task) for task in reversed(error.examples)],
+        "examples": [_task_row(cluster, task) for task in reversed(error.examples)],
     }
 
 
 FAILURES = Table(
-    items=lambda machine, args: machine.tasks.stats.errors.values(),
+    items=lambda cluster, args: cluster.tasks.stats.errors.values(),
     row=_error_row,
     text=lambda error: f"{error.function} {error.kind} {error.examples[-1].error_message}",
     sorts={
@@ -118,7 +118,7 @@ FAILURES = Table(
 # --------------------------------------------------------------------------- the calls themselves
 
 
-def _task_row(machine: SchedulerMachine, task: Task) -> Row:
+def _task_row(cluster: Cluster, task: Task) -> Row:
     return {
         "key": f"{task.task_id.hex()}.{task.attempt}",
         "task_id": task.task_id.hex(),
@@ -126,7 +126,7 @@ def _task_row(machine: SchedulerMachine, task: Task) -> Row:
         "name": task.name,
         "type": task.type,
         "state": task.state,
-        "node": table.node_name(machine, task.node_id),
+        "node": table.node_name(cluster, task.node_id),
         "node_id": task.node_id.hex(),
         "pid": task.pid or None,
         "process": task.executor,
@@ -170,7 +170,7 @@ class _Wanted:
         return not self.words or table.holds(f"{item.name} {item.pid} {more}", self.words)
 
 
-def tasks(machine: SchedulerMachine, args: Args) -> Row:
+def tasks(cluster: Cluster, args: Args) -> Row:
     """The calls that are remembered: those that wait, failed or run; then the finished ones.
 
     Each the newest first.
@@ -180,34 +180,34 @@ def tasks(machine: SchedulerMachine, args: Args) -> Row:
     """
     wanted = _Wanted.of(args)
     one = table.bytes_of(args.get("id", ""), "a task")
-    waiting = [task for queue in machine.tasks.queues.values() for task in queue.tasks.values()]
+    waiting = [task for queue in cluster.tasks.queues.values() for task in queue.tasks.values()]
     singles = [
         task
-        for task in (*waiting, *reversed(machine.tasks.table.values()))
+        for task in (*waiting, *reversed(cluster.tasks.table.values()))
         if wanted.takes(task, task.state, f"{task.task_id.hex()} {task.error_message}")
         and (not one or task.task_id == one)
     ]
-    runs = [run for run in reversed(machine.tasks.runs) if wanted.takes(run, events.FINISHED)]
+    runs = [run for run in reversed(cluster.tasks.runs) if wanted.takes(run, events.FINISHED)]
     if one:
         runs, singles = [], [*singles, *_in_runs(runs, one)]
     matched = len(singles) + sum(len(run.numbers) for run in runs)
     number, size = table.page_of(args, matched)
     shown = _slice(singles, runs, number * size, size)
-    total = machine.tasks.size
+    total = cluster.tasks.size
     states: dict[str, int] = {}
     types: dict[str, int] = {}
-    for entry in machine.tasks.summary().values():
+    for entry in cluster.tasks.summary().values():
         for state, count in entry["state_counts"].items():
             states[state] = states.get(state, 0) + count
             types[entry["type"]] = types.get(entry["type"], 0) + count
-    found_rows = [_task_row(machine, task) for task in shown]
+    found_rows = [_task_row(cluster, task) for task in shown]
     answer = table.answer(found_rows, total, matched, args, {"state": states, "type": types})
-    return {**answer, "forgotten": machine.tasks.forgotten}
+    return {**answer, "forgotten": cluster.tasks.forgotten}
 
 
-def task(machine: SchedulerMachine, args: Args) -> Row:
+def task(cluster: Cluster, args: Args) -> Row:
     """``id``: the newest attempt of one task. Raises LookupError, ValueError."""
-    found = tasks(machine, {"id": args.get("id", "") or "00"})["rows"]
+    found = tasks(cluster, {"id": args.get("id", "") or "00"})["rows"]
     if not found:
         raise LookupError(
             f"no task {args.get('id', '')} is remembered: it has not ended, or was forgotten"

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.core.causes import text_of
 from ract.core.messages import (
@@ -54,15 +54,14 @@ from ract.scheduler.books.chronicle import ERROR, INFO, WARNING
 from ract.scheduler.books.nodes import Node
 from ract.scheduler.books.processes import Processes
 from ract.scheduler.books.turn import Turn
-from ract.scheduler.leases.leases import Leases
+from ract.scheduler.leases.ageing import Ageing
+from ract.scheduler.leases.lease_table import LeaseTable
+from ract.scheduler.leases.recalls import Recalls
 from ract.scheduler.objects.holds import HoldTable
 from ract.scheduler.placement.ask import Ask
 from ract.scheduler.placement.group_records import Group
 from ract.scheduler.placement.placement import Placement, Spot
 from ract.scheduler.placement.reports import Reports
-
-if TYPE_CHECKING:
-    from ract.scheduler.leases.ageing import Ageing
 
 ROUTINE = frozenset({"exited", "out_of_scope", "job_finished", "killed", "shutdown", "node_left"})
 """Kinds of ends that somebody asked for."""
@@ -86,7 +85,8 @@ class Actors:
     processes: Processes
     placement: Placement
     holds: HoldTable
-    leases: Leases
+    leases: LeaseTable
+    recalls: Recalls
     reports: Reports
     table: dict[bytes, Actor] = field(default_factory=dict)
     #: (namespace, name) -> actor, for named actors whose end is not decided.
@@ -324,7 +324,7 @@ class Actors:
         if actor.ask.must_fail and not self._judge(actor):
             return True
         if actor.recalled not in self.leases.table:
-            actor.recalled = self.leases.recalls.ask_for(actor.ask)
+            actor.recalled = self.recalls.ask_for(actor.ask)
         ageing.claim_for(actor.ask, line.since)
         return False
 

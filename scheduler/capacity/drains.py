@@ -24,7 +24,8 @@ from ract.scheduler.books.nodes import Node, Nodes
 from ract.scheduler.books.processes import Processes
 from ract.scheduler.books.turn import Turn
 from ract.scheduler.capacity.groups import Groups
-from ract.scheduler.leases.leases import Leases
+from ract.scheduler.leases.lease_table import LeaseTable
+from ract.scheduler.leases.recalls import Recalls
 from ract.scheduler.objects.directory import Directory
 
 LOOK_S = 0.1
@@ -56,7 +57,8 @@ class Drains:
     turn: Turn
     nodes: Nodes
     processes: Processes
-    leases: Leases
+    leases: LeaseTable
+    recalls: Recalls
     actors: Actors
     groups: Groups
     objects: Directory
@@ -125,7 +127,7 @@ class Drains:
     def _step(self, drain: Drain) -> None:
         node = drain.node
         cause = ExitCause("drained", drain.why, node_id=node.node_id, host=node.host)
-        self.leases.recalls.recall_all(node)
+        self.recalls.recall_all(node)
         for actor in list(self.actors.on(node)):
             self.actors.move(actor, cause)
         self.groups.vacate(node)

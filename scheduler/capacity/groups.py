@@ -32,7 +32,9 @@ from ract.scheduler.books.nodes import Node, Nodes
 from ract.scheduler.books.processes import Processes
 from ract.scheduler.books.turn import Turn
 from ract.scheduler.leases.ageing import Ageing
-from ract.scheduler.leases.leases import Leases
+from ract.scheduler.leases.lease_table import LeaseTable
+from ract.scheduler.leases.lessor import Lessor
+from ract.scheduler.leases.recalls import Recalls
 from ract.scheduler.placement.ask import Ask
 from ract.scheduler.placement.bundles import reserve, reserve_found, search, together
 from ract.scheduler.placement.group_records import (
@@ -60,7 +62,9 @@ class Groups:
     nodes: Nodes
     processes: Processes
     placement: Placement
-    leases: Leases
+    leases: LeaseTable
+    recalls: Recalls
+    lessor: Lessor
     actors: Actors
     reports: Reports
     #: (namespace, name) -> group, for named groups that are not removed.
@@ -174,7 +178,7 @@ class Groups:
             del self.names[group.spec.namespace, group.spec.name]
         self._step(group, "remove")
         cause = ExitCause("group_removed", f"placement group {group_id.hex()} was removed: {why}")
-        self.leases.group_removed(group, cause)
+        self.lessor.group_removed(group, cause)
         self.actors.group_removed(group, cause)
         for bundle in group.bundles:
             if bundle.ledger is not None and bundle.allocation is not None:
@@ -282,7 +286,7 @@ class Groups:
             if group.could_fit:
                 if group.recalled not in self.leases.table:
                     asks = [group.whole, *(bundle.ask for bundle in group.missing)]
-                    group.recalled = self.leases.recalls.ask_for_any(asks)
+                    group.recalled = self.recalls.ask_for_any(asks)
                 self._claim(group, ageing)
 
     def _claim(self, group: Group, ageing: Ageing) -> None:

@@ -28,7 +28,7 @@ from ract.scheduler.books.nodes import Node, Nodes
 from ract.scheduler.books.processes import Processes
 from ract.scheduler.capacity.drains import Drains
 from ract.scheduler.capacity.groups import Groups
-from ract.scheduler.leases.leases import Leases
+from ract.scheduler.leases.lease_table import LeaseTable
 from ract.scheduler.placement.ask import Ask, has_all
 
 NEW_MAX = 1000
@@ -46,7 +46,7 @@ class Scaling:
 
     nodes: Nodes
     processes: Processes
-    leases: Leases
+    leases: LeaseTable
     actors: Actors
     groups: Groups
     drains: Drains

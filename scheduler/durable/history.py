@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from ract.core import history
-from ract.scheduler.people.tasks import Run
+from ract.scheduler.people.task_records import Run
 from ract.scheduler.queries import rows, tables
 
 if TYPE_CHECKING:

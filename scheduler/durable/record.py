@@ -14,9 +14,9 @@ import time
 from typing import Any
 
 from ract.core.messages import TaskEvents, UserSpans
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.durable.history import Entry, History
-from ract.scheduler.machine import SchedulerMachine
-from ract.scheduler.people.tasks import ENDED
+from ract.scheduler.people.task_records import ENDED
 from ract.scheduler.people.user_spans import rows_of
 from ract.scheduler.queries import rows
 
@@ -33,14 +33,14 @@ class Recorder:
 
     def __init__(self, cluster_id: bytes) -> None:
         self._history = History(cluster_id.hex())
-        self._machine: SchedulerMachine | None = None
+        self._cluster: Cluster | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0  # events of the chronicle that were looked at
         self._ended: dict[tuple[bytes, int], None] = {}  # tasks that ended since
 
-    def start(self, machine: SchedulerMachine) -> None:
+    def start(self, cluster: Cluster) -> None:
         """Follow a machine, on the event loop that runs it."""
-        self._machine = machine
+        self._cluster = cluster
         self._history.start()
         if self._history.is_on:
             self._arm()
@@ -49,8 +49,8 @@ class Recorder:
         """A message is about to be handled by the machine."""
         if not isinstance(message, TaskEvents | UserSpans) or not self._history.is_on:
             return
-        assert self._machine is not None
-        reporter = self._machine.processes.alive.get(message.process)
+        assert self._cluster is not None
+        reporter = self._cluster.processes.alive.get(message.process)
         if reporter is None:
             return
         if isinstance(message, UserSpans):
@@ -69,18 +69,18 @@ class Recorder:
         """Write what still is there, and end."""
         if self._timer is not None:
             self._timer.cancel()
-        machine = self._machine
-        if machine is not None and self._history.is_on:
+        cluster = self._cluster
+        if cluster is not None and self._history.is_on:
             self._look()
             now = time.time()
-            for actor in list(machine.actors.table.values()):
-                self._put("actors", actor.spec.actor_id.hex(), now, rows.actor(machine, actor))
-            for node in list(machine.nodes.table.values()):
-                self._put("nodes", node.node_id.hex(), now, rows.node(machine, node))
-            for job in list(machine.processes.jobs.values()):
-                self._put("jobs", job.job_id.hex(), now, rows.job(machine, job))
-            for group_id, group in list(machine.groups.table.items()):
-                row = rows.placement_group(machine, group)
+            for actor in list(cluster.actors.table.values()):
+                self._put("actors", actor.spec.actor_id.hex(), now, rows.actor(cluster, actor))
+            for node in list(cluster.nodes.table.values()):
+                self._put("nodes", node.node_id.hex(), now, rows.node(cluster, node))
+            for job in list(cluster.processes.jobs.values()):
+                self._put("jobs", job.job_id.hex(), now, rows.job(cluster, job))
+            for group_id, group in list(cluster.groups.table.items()):
+                row = rows.placement_group(cluster, group)
                 self._put("placement_groups", group_id.hex(), now, row)
         self._history.close()
 
@@ -96,33 +96,33 @@ class Recorder:
         self._history.put([(kind, id_, at, row)])
 
     def _look(self) -> None:
-        machine = self._machine
-        assert machine is not None
+        cluster = self._cluster
+        assert cluster is not None
         entries: list[Entry] = []
         ended, self._ended = self._ended, {}
         for key in ended:
-            task = machine.tasks.table.get(key)
+            task = cluster.tasks.table.get(key)
             if task is not None and task.state in ENDED:
                 id_ = f"{key[0].hex()}-{key[1]}"
-                entries.append(("tasks", id_, task.end, rows.task(machine, task)))
-        for event in machine.turn.chronicle.since(self._seen):
+                entries.append(("tasks", id_, task.end, rows.task(cluster, task)))
+        for event in cluster.turn.chronicle.since(self._seen):
             id_ = f"{event.number:016x}"
-            entries.append(("cluster_events", id_, event.at, rows.cluster_event(machine, event)))
-            entries += self._of(machine, event.at, event.ids)
-        self._seen = machine.turn.chronicle.end
+            entries.append(("cluster_events", id_, event.at, rows.cluster_event(cluster, event)))
+            entries += self._of(cluster, event.at, event.ids)
+        self._seen = cluster.turn.chronicle.end
         self._history.put(entries)
 
     @staticmethod
-    def _of(machine: SchedulerMachine, at: float, ids: dict[str, Any]) -> list[Entry]:
+    def _of(cluster: Cluster, at: float, ids: dict[str, Any]) -> list[Entry]:
         """The rows of what an event is about."""
         found: list[Entry] = []
-        actor = machine.actors.table.get(bytes.fromhex(ids.get("actor_id", "")))
+        actor = cluster.actors.table.get(bytes.fromhex(ids.get("actor_id", "")))
         if actor is not None:
-            found.append(("actors", ids["actor_id"], at, rows.actor(machine, actor)))
-        node = machine.nodes.table.get(bytes.fromhex(ids.get("node_id", "")))
+            found.append(("actors", ids["actor_id"], at, rows.actor(cluster, actor)))
+        node = cluster.nodes.table.get(bytes.fromhex(ids.get("node_id", "")))
         if node is not None:
-            found.append(("nodes", ids["node_id"], at, rows.node(machine, node)))
-        job = machine.processes.jobs.get(bytes.fromhex(ids.get("job_id", "")))
+            found.append(("nodes", ids["node_id"], at, rows.node(cluster, node)))
+        job = cluster.processes.jobs.get(bytes.fromhex(ids.get("job_id", "")))
         if job is not None:
-            found.append(("jobs", ids["job_id"], at, rows.job(machine, job)))
+            found.append(("jobs", ids["job_id"], at, rows.job(cluster, job)))
         return found

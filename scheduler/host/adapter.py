@@ -54,6 +54,7 @@ from ract.scheduler.books.turn import (
     Restarted,
     Tick,
 )
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.durable.durable import (
     CLUSTER_ID_BYTES,
     SEED_BITS,
@@ -143,7 +144,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         for worker in list(scheduler.workers):
             compat.hurry(scheduler, worker)
         self._recorder = Recorder(self.cluster_id)
-        self._recorder.start(self.machine)
+        self._recorder.start(self.cluster)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """A worker connected; whether it is a node is known when it says so."""
@@ -180,9 +181,14 @@ class RactSchedulerPlugin(SchedulerPlugin):
 
     @property
     def machine(self) -> SchedulerMachine:
-        """The machine, for the dashboard and tests: look, don't touch."""
+        """The machine, for tests: look, don't touch."""
         assert self._durable is not None, "the plugin has not been started"
         return self._durable.machine
+
+    @property
+    def cluster(self) -> Cluster:
+        """What the machine knows, for whoever asks."""
+        return self.machine.cluster
 
     @property
     def port(self) -> int:
@@ -212,7 +218,7 @@ class RactSchedulerPlugin(SchedulerPlugin):
         config.setdefault("reconnect_s", RECONNECT_S)
         is_new = journal.is_new
         self._durable = journal.recover(config)
-        self.cluster_id = self.machine.cluster_id
+        self.cluster_id = self.cluster.cluster_id
         if is_new:
             return
         # While the scheduler was away, no time has passed for those who wait.

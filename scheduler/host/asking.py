@@ -20,7 +20,7 @@ from ract.core import history, logs
 from ract.core.ids import task_number
 from ract.core.messages import NodeAnswered, NodeAsked
 from ract.scheduler.books.nodes import Node
-from ract.scheduler.machine import SchedulerMachine
+from ract.scheduler.cluster import Cluster
 
 TIMEOUT_S = 10.0
 OBJECTS_MAX = 10_000
@@ -86,16 +86,16 @@ class NodeAsker:
                 future.set_exception(NodeError(f"node {node_id.hex()[:8]} is gone"))
 
 
-class Cluster(Protocol):
+class Host(Protocol):
     """What the requests need: the scheduler's adapter."""
 
     @property
-    def machine(self) -> SchedulerMachine: ...
+    def cluster(self) -> Cluster: ...
 
     async def ask_node(self, node_id: bytes, op: str, timeout: float = ..., **args: Any) -> Any: ...
 
 
-async def log_files(cluster: Cluster, args: Args) -> Any:
+async def log_files(host: Host, args: Args) -> Any:
     """``node_id`` (hex, or its beginning), ``node_ip``, ``glob``: the log files by node (hex).
 
     Of each: ``name``, ``size``, ``modified_ms``, ``process``, ``pid``, ``is_err``. Nodes that are
@@ -107,15 +107,15 @@ async def log_files(cluster: Cluster, args: Args) -> Any:
 
     async def look(node: Node) -> None:
         try:
-            found[node.node_id.hex()] = await _ask_or_look(cluster, node, "log_files", glob=glob)
+            found[node.node_id.hex()] = await _ask_or_look(host, node, "log_files", glob=glob)
         except NodeError as error:
             errors[node.node_id.hex()] = str(error)
 
-    await asyncio.gather(*(look(node) for node in _nodes(cluster.machine, args)))
+    await asyncio.gather(*(look(node) for node in _nodes(host.cluster, args)))
     return {"files": found, "errors": errors}
 
 
-async def log(cluster: Cluster, args: Args) -> Any:
+async def log(host: Host, args: Args) -> Any:
     """A piece of a log file; ask again with its ``offset`` for what follows.
 
     Which: ``node_id`` with ``filename``; or ``actor_id``, ``task_id`` (with ``attempt``),
@@ -125,28 +125,28 @@ async def log(cluster: Cluster, args: Args) -> Any:
     Returns:
         ``node_id``, ``filename``, ``data`` (bytes: whole lines), ``offset``, ``size``, ``is_over``.
     """
-    node, wanted = _locate(cluster.machine, args)
+    node, wanted = _locate(host.cluster, args)
     for name in ("offset", "tail", "bytes"):
         if args.get(name) is not None:
             wanted[name] = int(args[name])
-    return {"node_id": node.node_id.hex(), **await _ask_or_look(cluster, node, "log", **wanted)}
+    return {"node_id": node.node_id.hex(), **await _ask_or_look(host, node, "log", **wanted)}
 
 
-async def stacks(cluster: Cluster, args: Args) -> Any:
+async def stacks(host: Host, args: Args) -> Any:
     """``node_id``, ``pid``, ``actor_id``: what the threads of executors do, by node (hex)."""
     found: dict[str, Any] = {}
     errors: dict[str, str] = {}
     pid = int(args["pid"]) if args.get("pid") else None
-    nodes = _nodes(cluster.machine, args)
+    nodes = _nodes(host.cluster, args)
     if args.get("actor_id"):
-        actor = cluster.machine.actors.table.get(_id(args["actor_id"]))
+        actor = host.cluster.actors.table.get(_id(args["actor_id"]))
         if actor is None or actor.body is None or not actor.body.pid:
             raise ValueError(f"there is no living actor {args['actor_id']}")
         nodes, pid = [actor.body.node], actor.body.pid
 
     async def look(node: Node) -> None:
         try:
-            found[node.node_id.hex()] = await cluster.ask_node(node.node_id, "stacks", pid=pid)
+            found[node.node_id.hex()] = await host.ask_node(node.node_id, "stacks", pid=pid)
         except NodeError as error:
             errors[node.node_id.hex()] = str(error)
 
@@ -154,28 +154,28 @@ async def stacks(cluster: Cluster, args: Args) -> Any:
     return {"stacks": found, "errors": errors}
 
 
-async def memory(cluster: Cluster, args: Args) -> Any:
+async def memory(host: Host, args: Args) -> Any:
     """Where the objects of the cluster lie: in memory or on disk; by node and object (hex)."""
     found: dict[str, Any] = {}
     errors: dict[str, str] = {}
 
     async def look(node: Node) -> None:
         try:
-            found[node.node_id.hex()] = await cluster.ask_node(
+            found[node.node_id.hex()] = await host.ask_node(
                 node.node_id, "stored", most=int(args.get("limit") or OBJECTS_MAX)
             )
         except NodeError as error:
             errors[node.node_id.hex()] = str(error)
 
-    await asyncio.gather(*(look(node) for node in cluster.machine.nodes.alive))
+    await asyncio.gather(*(look(node) for node in host.cluster.nodes.alive))
     return {"nodes": found, "errors": errors}
 
 
-async def object_locations(cluster: Cluster, args: Args) -> Any:
+async def object_locations(host: Host, args: Args) -> Any:
     """``ids``: per object (hex) the nodes that store it, its size, and whether it is on disk."""
     if not all(isinstance(id_, bytes) for id_ in args["ids"]):
         raise ValueError("ids are bytes")
-    entries = {id_: cluster.machine.objects.table.get(id_) for id_ in args["ids"]}
+    entries = {id_: host.cluster.objects.table.get(id_) for id_ in args["ids"]}
     nodes = {id_: list(entry.nodes) if entry else [] for id_, entry in entries.items()}
     by_node: dict[bytes, list[bytes]] = {}
     for id_, holders in nodes.items():
@@ -185,7 +185,7 @@ async def object_locations(cluster: Cluster, args: Args) -> Any:
 
     async def look(node_id: bytes, ids: list[bytes]) -> None:
         try:
-            spilled.update(await cluster.ask_node(node_id, "spilled", ids=ids))
+            spilled.update(await host.ask_node(node_id, "spilled", ids=ids))
         except NodeError:  # it is about to be gone, and so is what it had on disk
             pass
 
@@ -200,31 +200,31 @@ async def object_locations(cluster: Cluster, args: Args) -> Any:
     }
 
 
-async def stored(cluster: Cluster, args: Args) -> Any:
+async def stored(host: Host, args: Args) -> Any:
     """``node_id``, ``object_id`` (hex): where that node has that object.
 
     Returns:
         ``size``, ``is_copy``, ``is_spilled``, ``is_away`` (behind a URL), ``place`` (path or URL).
     """
-    node = cluster.machine.nodes.get(_id(args["node_id"]))
+    node = host.cluster.nodes.get(_id(args["node_id"]))
     if node is None:
         raise ValueError(f"there is no living node {args['node_id']}")
-    return await cluster.ask_node(node.node_id, "stored", object_id=_id(args["object_id"]))
+    return await host.ask_node(node.node_id, "stored", object_id=_id(args["object_id"]))
 
 
-async def collect_garbage(cluster: Cluster, args: Args) -> Any:
+async def collect_garbage(host: Host, args: Args) -> Any:
     """Tell all executors to free what only cycles keep alive; answers how many were told."""
 
     async def told(node: Node) -> int:
         try:
-            return int(await cluster.ask_node(node.node_id, "collect_garbage"))
+            return int(await host.ask_node(node.node_id, "collect_garbage"))
         except NodeError:  # it is gone, and its garbage with it
             return 0
 
-    return sum(await asyncio.gather(*map(told, cluster.machine.nodes.alive)))
+    return sum(await asyncio.gather(*map(told, host.cluster.nodes.alive)))
 
 
-OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
+OPS: dict[str, Callable[[Host, Args], Awaitable[Any]]] = {
     "log_files": log_files,
     "log": log,
     "stacks": stacks,
@@ -235,11 +235,11 @@ OPS: dict[str, Callable[[Cluster, Args], Awaitable[Any]]] = {
 }
 
 
-async def _ask_or_look(cluster: Cluster, node: Node, op: str, **args: Any) -> Any:
+async def _ask_or_look(host: Host, node: Node, op: str, **args: Any) -> Any:
     """Ask a living node; of a dead one, look at what it left on this machine."""
     if node.is_alive:
-        return await cluster.ask_node(node.node_id, op, **args)
-    session = history.open_session(cluster.machine.cluster_id.hex())
+        return await host.ask_node(node.node_id, op, **args)
+    session = history.open_session(host.cluster.cluster_id.hex())
     folder = session / "logs" / node.node_id.hex()[:8] if session is not None else None
     if folder is None or not folder.is_dir():
         raise NodeError(f"node {node.short} is gone, and its logs are not on this machine")
@@ -249,8 +249,8 @@ async def _ask_or_look(cluster: Cluster, node: Node, op: str, **args: Any) -> An
         raise NodeError(f"node {node.short}, which is gone: {error}") from error
 
 
-def _nodes(machine: SchedulerMachine, args: Args) -> list[Node]:
-    nodes = list(machine.nodes.table.values())
+def _nodes(cluster: Cluster, args: Args) -> list[Node]:
+    nodes = list(cluster.nodes.table.values())
     if args.get("node_id"):
         nodes = [node for node in nodes if node.node_id.hex().startswith(args["node_id"])]
     if args.get("node_ip"):
@@ -260,7 +260,7 @@ def _nodes(machine: SchedulerMachine, args: Args) -> list[Node]:
     return nodes
 
 
-def _locate(machine: SchedulerMachine, args: Args) -> tuple[Node, Args]:
+def _locate(cluster: Cluster, args: Args) -> tuple[Node, Args]:
     """The node that has a log, and what to ask of it.
 
     Raises:
@@ -271,14 +271,14 @@ def _locate(machine: SchedulerMachine, args: Args) -> tuple[Node, Args]:
     node_id, pid = b"", 0
     if args.get("filename"):
         wanted["filename"] = str(args["filename"])
-        nodes = _nodes(machine, args)
+        nodes = _nodes(cluster, args)
         if not args.get("node_id") and not args.get("node_ip"):
             nodes = [node for node in nodes if node.is_head] or nodes
         if len(nodes) != 1:
             raise ValueError(f"{len(nodes)} nodes could have {args['filename']}: name one")
         return nodes[0], wanted
     if args.get("actor_id"):
-        actor = machine.actors.table.get(_id(args["actor_id"]))
+        actor = cluster.actors.table.get(_id(args["actor_id"]))
         if actor is None:
             raise ValueError(f"there is no actor {args['actor_id']} (any more)")
         body, cause = actor.body, actor.cause
@@ -291,7 +291,7 @@ def _locate(machine: SchedulerMachine, args: Args) -> tuple[Node, Args]:
     elif args.get("task_id"):
         task_id, attempt = _id(args["task_id"]), int(args.get("attempt") or 0)
         task = next(
-            (t for t in machine.tasks.all() if t.task_id == task_id and t.attempt == attempt), None
+            (t for t in cluster.tasks.all() if t.task_id == task_id and t.attempt == attempt), None
         )
         if task is None:
             raise ValueError(f"there is no task {args['task_id']} (attempt {attempt}; any more)")
@@ -302,7 +302,7 @@ def _locate(machine: SchedulerMachine, args: Args) -> tuple[Node, Args]:
     elif args.get("worker_id"):
         number = int(args["worker_id"], 16)
         process = next(
-            (p for p in (*machine.processes.alive.values(), *machine.processes.dead)
+            (p for p in (*cluster.processes.alive.values(), *cluster.processes.dead)
              if p.number == number), None,
         )  # fmt: skip
         if process is None:
@@ -310,15 +310,15 @@ def _locate(machine: SchedulerMachine, args: Args) -> tuple[Node, Args]:
         node_id, pid = process.node_id, process.pid
     elif args.get("pid"):
         pid = int(args["pid"])
-        ids = {node.node_id for node in _nodes(machine, args)}
-        processes = (*machine.processes.dead, *machine.processes.alive.values())
+        ids = {node.node_id for node in _nodes(cluster, args)}
+        processes = (*cluster.processes.dead, *cluster.processes.alive.values())
         found = {p.node_id: None for p in processes if p.pid == pid and p.node_id in ids}
         if len(found) != 1:
             raise ValueError(f"{len(found)} nodes have or had a process {pid}: name the node")
         node_id = next(iter(found))
     else:
         raise ValueError("name a file, or an actor, a task, a worker or a pid")
-    node = machine.nodes.table.get(node_id)
+    node = cluster.nodes.table.get(node_id)
     if node is None:
         raise ValueError(f"the node {node_id.hex()} that has the log is not known any more")
     return node, {**wanted, "pid": pid}

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 
 from ract.scheduler.books.nodes import Claim, Node, Nodes
 from ract.scheduler.books.turn import Turn
-from ract.scheduler.leases.leases import Leases
+from ract.scheduler.leases.lease_table import LeaseTable
+from ract.scheduler.leases.recalls import Recalls
 from ract.scheduler.placement.ask import Ask
 from ract.scheduler.placement.placement import Placement
 
@@ -44,7 +45,8 @@ class Ageing:
     turn: Turn
     nodes: Nodes
     placement: Placement
-    leases: Leases
+    leases: LeaseTable
+    recalls: Recalls
     claims: dict[str, Claimed] = field(default_factory=dict)
     #: Queue -> when it may claim again.
     _pauses: dict[str, float] = field(default_factory=dict)
@@ -140,7 +142,7 @@ class Ageing:
 
     def _recall(self, queue: str, claimed: Claimed) -> None:
         for node in claimed.nodes:
-            self.leases.recalls.clear(node, claimed.names, but=queue)
+            self.recalls.clear(node, claimed.names, but=queue)
 
     def _look_at(self, at: float) -> None:
         if self._next_at is None or at < self._next_at:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from heapq import heapify, heappop, heappush
 
-from ract.scheduler.leases.lease_table import Want, WantKey
+from ract.scheduler.leases.lease_records import Want, WantKey
 
 Rank = tuple[int, int, int]
 

@@ -14,15 +14,14 @@ beside the time it is used; `next_at` says when the first of them will be ripe.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ract.core.messages import LeaseRecalled
 from ract.scheduler.books.nodes import Node
-from ract.scheduler.leases.lease_table import HELD, Lease, Want
+from ract.scheduler.books.processes import Processes
+from ract.scheduler.books.turn import Turn
+from ract.scheduler.leases.lease_records import HELD, Lease, Want
+from ract.scheduler.leases.lease_table import LeaseTable
 from ract.scheduler.placement.ask import Ask
-
-if TYPE_CHECKING:
-    from ract.scheduler.leases.leases import Leases
+from ract.scheduler.placement.placement import Placement
 
 EVERY_S = 0.01
 """At most this often all leases are looked through, however much happens."""
@@ -31,7 +30,12 @@ EVERY_S = 0.01
 class Recalls:
     """Asks for leases back. Its only state is when it looked last, and when to look next."""
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(
+        self, turn: Turn, processes: Processes, placement: Placement, leases: LeaseTable
+    ) -> None:
+        self._turn = turn
+        self._processes = processes
+        self._placement = placement
         self._leases = leases
         self.next_at: float | None = None
         self._looked_at = float("-inf")
@@ -51,7 +55,7 @@ class Recalls:
 
     def ask_for_any(self, asks: list[Ask], want: Want | None = None) -> int:
         """As `ask_for`, for several asks of the same: the first that finds a lease counts."""
-        now = self._leases.turn.now
+        now = self._turn.now
         if self._looked_at < now < self._looked_at + EVERY_S:
             self._look_at(self._looked_at + EVERY_S)
             return 0
@@ -64,9 +68,9 @@ class Recalls:
         return 0
 
     def _best(self, ask: Ask, want: Want | None) -> Lease | None:
-        now = self._leases.turn.now
+        now = self._turn.now
         best: tuple[int, int] | None = None
-        for node in self._leases.placement.candidates(ask):
+        for node in self._placement.candidates(ask):
             for lease in self._leases.on_node.get(node.node_id, {}).values():
                 excess = self._excess(lease, ask, want)
                 if not excess:
@@ -96,7 +100,7 @@ class Recalls:
         """Ask for one lease back."""
         lease.is_recalled = True
         requester = lease.want_key[0]
-        self._leases.processes.tell(requester, LeaseRecalled(requester, lease.lease))
+        self._processes.tell(requester, LeaseRecalled(requester, lease.lease))
 
     def _excess(self, lease: Lease, ask: Ask, asker: Want | None) -> int:
         """How much more the lease's requester has; 0 if the lease is not to be recalled."""
@@ -119,7 +123,7 @@ class Recalls:
 
     def _ripe_at(self, lease: Lease) -> float:
         # Who has nothing more to do gives it back without loss, but not in the moment it came.
-        quantum = self._leases.turn.settings.lease_quantum_s
+        quantum = self._turn.settings.lease_quantum_s
         has_more = self._leases.wants[lease.want_key].need
         return lease.held_since + (quantum if has_more else quantum / 5)
 

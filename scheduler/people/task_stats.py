@@ -16,12 +16,10 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.core import events
-
-if TYPE_CHECKING:
-    from ract.scheduler.people.tasks import Run, Task
+from ract.scheduler.people.task_records import Run, Task
 
 FUNCTIONS_MAX = 5_000
 ACTORS_MAX = 25_000

@@ -11,7 +11,7 @@ language.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.core import events
 from ract.core.causes import text_of
@@ -20,15 +20,13 @@ from ract.core.resources import describe
 from ract.scheduler.actors.actor_states import Actor
 from ract.scheduler.books.ledger import Allocation, Ledger
 from ract.scheduler.books.nodes import Node
-from ract.scheduler.leases.lease_table import Want
+from ract.scheduler.cluster import Cluster
+from ract.scheduler.leases.lease_records import Want
 from ract.scheduler.objects.directory import Entry
-from ract.scheduler.people.tasks import Task
+from ract.scheduler.people.task_records import Task
 from ract.scheduler.placement.ask import Ask, lacks, short_of
 from ract.scheduler.placement.bundles import search
 from ract.scheduler.placement.group_records import Group
-
-if TYPE_CHECKING:
-    from ract.scheduler.machine import SchedulerMachine
 
 Explanation = dict[str, Any]
 Reason = dict[str, Any]
@@ -40,33 +38,33 @@ BUNDLES_MAX = 8
 """So many bundles of a group are told of."""
 
 
-def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Explanation:
+def explain(cluster: Cluster, process: int, args: dict[str, Any]) -> Explanation:
     """Explain what has an ``id``, or a lease shape of ``process`` by ``shape_key``."""
     if "shape_key" in args:
         key = int(args["shape_key"])
-        want = machine.leases.wants.get((process, key))
+        want = cluster.leases.wants.get((process, key))
         return (
             _made(str(key), "lease", "NONE", "nothing of this shape is wanted", [])
             if (want is None)
-            else _want(machine, want)
+            else _want(cluster, want)
         )
     id_ = args.get("id", b"")
     try:
         id_ = bytes.fromhex(id_) if isinstance(id_, str) else id_
     except ValueError:
         raise ValueError(f"{id_!r} is not an id in hex digits") from None
-    if id_ in machine.actors.table:
-        return _actor(machine, machine.actors.table[id_])
-    if id_ in machine.groups.table:
-        return _group(machine, machine.groups.table[id_])
-    if id_ in machine.objects.table:
-        return _object(machine, machine.objects.table[id_])
-    if id_ in machine.nodes.table:
-        return _node(machine, machine.nodes.table[id_])
+    if id_ in cluster.actors.table:
+        return _actor(cluster, cluster.actors.table[id_])
+    if id_ in cluster.groups.table:
+        return _group(cluster, cluster.groups.table[id_])
+    if id_ in cluster.objects.table:
+        return _object(cluster, cluster.objects.table[id_])
+    if id_ in cluster.nodes.table:
+        return _node(cluster, cluster.nodes.table[id_])
     # What a call makes is local to its process until it is handed on; the call may be known.
-    attempts = [task for task in machine.tasks.all() if task.task_id == id_[: TaskID.SIZE]]
+    attempts = [task for task in cluster.tasks.all() if task.task_id == id_[: TaskID.SIZE]]
     if attempts:
-        return _task(machine, attempts)
+        return _task(cluster, attempts)
     text = (
         "The scheduler knows no such object, task, actor, placement group or node: it is local to "
         "a process (tasks are told of when they have waited or run for a second), or gone."
@@ -74,7 +72,7 @@ def explain(machine: SchedulerMachine, process: int, args: dict[str, Any]) -> Ex
     return _made(id_.hex(), "unknown", "UNKNOWN", text, [])
 
 
-def _want(machine: SchedulerMachine, want: Want) -> Explanation:
+def _want(cluster: Cluster, want: Want) -> Explanation:
     ident = str(want.key[1])
     who = ", ".join(want.names) or "tasks"
     if not want.need:
@@ -84,28 +82,28 @@ def _want(machine: SchedulerMachine, want: Want) -> Explanation:
         )
         state = "STARTING" if want.starting else "GRANTED"
         return _made(ident, "lease", state, text, [])
-    reasons = _lookup(machine, want.ask)
-    ahead = machine.leases.queues[want.ask.key].ahead_of(want.key, machine.leases.of_job)
+    reasons = _lookup(cluster, want.ask)
+    ahead = cluster.leases.queues[want.ask.key].ahead_of(want.key, cluster.leases.of_job)
     if ahead:
         text = f"{ahead} other processes are ahead in the queue of this demand"
         reasons.append({"what": "queue", "ahead": ahead, "text": text})
     count = "1 more executor" if want.need == 1 else f"{want.need} more executors"
     lead = f"{who} waits for {count} with {describe(want.ask.demand)}"
-    return _pending(machine, ident, "lease", want.ask, lead, reasons)
+    return _pending(cluster, ident, "lease", want.ask, lead, reasons)
 
 
-def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
+def _actor(cluster: Cluster, actor: Actor) -> Explanation:
     ident = actor.spec.actor_id.hex()
     who = f"actor {actor.spec.class_name}({ident[:8]})"
     body = actor.body
     if actor.waits:
-        reasons = _lookup(machine, actor.ask)
-        ahead = list(machine.actors.waiting[actor.ask.key].actors).index(actor.spec.actor_id)
+        reasons = _lookup(cluster, actor.ask)
+        ahead = list(cluster.actors.waiting[actor.ask.key].actors).index(actor.spec.actor_id)
         if ahead:
             text = f"{ahead} actors wait longer"
             reasons.append({"what": "queue", "ahead": ahead, "text": text})
         lead = f"{who} is {actor.state} and waits for {describe(actor.ask.demand)}"
-        return _pending(machine, ident, "actor", actor.ask, lead, reasons)
+        return _pending(cluster, ident, "actor", actor.ask, lead, reasons)
     if actor.state == "DEAD":
         cause = actor.cause
         why = f"{cause.kind}: {cause.detail}" if cause else "unknown"
@@ -120,19 +118,19 @@ def _actor(machine: SchedulerMachine, actor: Actor) -> Explanation:
     return _made(ident, "actor", actor.state, text, [])
 
 
-def _node(machine: SchedulerMachine, node: Node) -> Explanation:
+def _node(cluster: Cluster, node: Node) -> Explanation:
     ident = node.node_id.hex()
     if not node.is_alive:
         return _made(ident, "node", "DEAD", f"Node {node.short} is gone: {text_of(node.cause)}", [])
     if node.is_draining:
-        left = ", ".join(machine.drains.what_is_left(node)) or "nothing"
+        left = ", ".join(cluster.drains.what_is_left(node)) or "nothing"
         text = f"Node {node.short} is being drained; what is left on it: {left}."
         return _made(ident, "node", "DRAINING", text, [])
     text = f"Node {node.short} is alive; free: {describe(node.ledger.free)}."
     return _made(ident, "node", "ALIVE", text, [])
 
 
-def _task(machine: SchedulerMachine, attempts: list[Task]) -> Explanation:
+def _task(cluster: Cluster, attempts: list[Task]) -> Explanation:
     task = max(attempts, key=lambda each: each.attempt)
     ident = task.task_id.hex()
     again = f" (attempt {task.attempt + 1})" if task.attempt else ""
@@ -143,39 +141,39 @@ def _task(machine: SchedulerMachine, attempts: list[Task]) -> Explanation:
     elif task.state == events.PLACE:
         text = f"{who} waits for an executor."
         submitter = process_of(task.task_id)
-        if task.actor_id in machine.actors.table:
-            waiting = _actor(machine, machine.actors.table[task.actor_id])
+        if task.actor_id in cluster.actors.table:
+            waiting = _actor(cluster, cluster.actors.table[task.actor_id])
             text, reasons = f"{who} waits for its actor: {waiting['text']}", waiting["reasons"]
-        for want in machine.leases.wants.values():
+        for want in cluster.leases.wants.values():
             if not task.actor_id and want.key[0] == submitter and task.name in want.names:
-                waiting = _want(machine, want)
+                waiting = _want(cluster, want)
                 text = f"{who}: {waiting['text']}"
                 reasons = waiting["reasons"]
     elif task.state == events.SUBMITTED:
         text = f"{who} was sent to an executor and waits there until earlier calls are done."
     else:
-        node = machine.nodes.table.get(task.node_id)
+        node = cluster.nodes.table.get(task.node_id)
         where = f" on node {node.short}, pid {task.pid}" if node is not None else ""
         why = f": {task.error_type}: {task.error_message}" if task.error_type else ""
         text = f"{who} is {task.state}{where}{why}"
     return _made(ident, "task", task.state, text, reasons)
 
 
-def _group(machine: SchedulerMachine, group: Group) -> Explanation:
+def _group(cluster: Cluster, group: Group) -> Explanation:
     ident = group.spec.group_id.hex()
     who = f"placement group {group.spec.name or ident[:8]} ({group.spec.strategy})"
     if not group.waits:
         nodes = ", ".join(bundle.node.short for bundle in group.bundles if bundle.node is not None)
         where = f"is reserved on {nodes}" if nodes else f"was removed: {group.detail}"
         return _made(ident, "placement_group", group.state, f"{who} {where}.", [])
-    nodes_alive = machine.nodes.alive
+    nodes_alive = cluster.nodes.alive
     could = search(group, nodes_alive, lambda node: node.ledger.total) is not None
     reasons = []
     for bundle in group.missing[:BUNDLES_MAX]:
-        for reason in _lookup(machine, bundle.ask):
+        for reason in _lookup(cluster, bundle.ask):
             text = f"For bundle {bundle.index}: {reason['text'][:1].lower()}{reason['text'][1:]}"
             reasons.append({**reason, "bundle": bundle.index, "text": text})
-    ahead = list(machine.groups.waiting[group.queue]).index(group.spec.group_id)
+    ahead = list(cluster.groups.waiting[group.queue]).index(group.spec.group_id)
     if ahead:
         text = f"{ahead} groups of the same bundles wait longer"
         reasons.append({"what": "queue", "ahead": ahead, "text": text})
@@ -188,22 +186,22 @@ def _group(machine: SchedulerMachine, group: Group) -> Explanation:
     return _made(ident, "placement_group", state, text, reasons)
 
 
-def _object(machine: SchedulerMachine, entry: Entry) -> Explanation:
+def _object(cluster: Cluster, entry: Entry) -> Explanation:
     ident = entry.object_id.hex()
     name = f" of task {entry.task_name}" if entry.task_name else ""
     reasons: list[Reason] = []
     if entry.state == "PENDING":
-        process = machine.processes.alive.get(entry.publisher)
+        process = cluster.processes.alive.get(entry.publisher)
         where = f" ({process.kind}, pid {process.pid})" if process else ""
         text = f"The value{name} is not there yet: process {entry.publisher}{where} will bring it."
         reasons.append({"what": "publisher", "process": entry.publisher, "text": text})
-        for want in machine.leases.wants.values():
+        for want in cluster.leases.wants.values():
             if want.key[0] == entry.publisher and want.need and entry.task_name in want.names:
-                waiting = _want(machine, want)
+                waiting = _want(cluster, want)
                 text += " " + waiting["text"]
                 reasons.extend(waiting["reasons"])
     elif entry.state == "READY":
-        nodes = [machine.nodes.table[n].short for n in entry.nodes]
+        nodes = [cluster.nodes.table[n].short for n in entry.nodes]
         where = "inline at the scheduler" if entry.blob else "on " + ", ".join(nodes)
         text = f"The value{name} is there: {entry.size} bytes, {where}."
     elif entry.state == "UNKNOWN":
@@ -214,14 +212,14 @@ def _object(machine: SchedulerMachine, entry: Entry) -> Explanation:
 
 
 def _pending(
-    machine: SchedulerMachine,
+    cluster: Cluster,
     ident: str,
     kind: str,
     ask: Ask,
     lead: str,
     reasons: list[Reason],
 ) -> Explanation:
-    verdict = machine.placement.verdict(ask)
+    verdict = cluster.placement.verdict(ask)
     state = {
         "wait": "PENDING",
         "infeasible": "INFEASIBLE",
@@ -234,15 +232,15 @@ def _pending(
     return _made(ident, kind, state, text, reasons)
 
 
-def _lookup(machine: SchedulerMachine, ask: Ask) -> list[Reason]:
+def _lookup(cluster: Cluster, ask: Ask) -> list[Reason]:
     """One reason per place that was looked at: nodes, or the bundles of a group."""
     if ask.group_id:
-        return _in_group(machine, ask)
+        return _in_group(cluster, ask)
     reasons = []
-    for node in machine.nodes.alive:
+    for node in cluster.nodes.alive:
         never = lacks(node, ask, node.ledger.total)
         now = lacks(node, ask, node.ledger.free)
-        holders = _holders(machine, node.ledger, ask.demand) if now and not never else []
+        holders = _holders(cluster, node.ledger, ask.demand) if now and not never else []
         claim = node.claim
         if never:
             text = f"Node {node.short} can never run it ({'; '.join(never)})"
@@ -257,20 +255,20 @@ def _lookup(machine: SchedulerMachine, ask: Ask) -> list[Reason]:
     return reasons
 
 
-def _in_group(machine: SchedulerMachine, ask: Ask) -> list[Reason]:
-    group = machine.groups.table.get(ask.group_id)
+def _in_group(cluster: Cluster, ask: Ask) -> list[Reason]:
+    group = cluster.groups.table.get(ask.group_id)
     if group is None:
         return []
     who = f"placement group {group.spec.name or ask.group_id.hex()[:8]}"
     if group.waits:
-        text = f"{who[0].upper()}{who[1:]} is {group.state}: {_group(machine, group)['text']}"
+        text = f"{who[0].upper()}{who[1:]} is {group.state}: {_group(cluster, group)['text']}"
         return [{"what": "placement_group", "id": ask.group_id.hex(), "text": text.rstrip(".")}]
     reasons = []
     for bundle in group.bundles if ask.bundle < 0 else group.bundles[ask.bundle :][:1]:
         if bundle.ledger is None or bundle.node is None:
             continue
         now = short_of(ask.demand, bundle.ledger.free)
-        holders = _holders(machine, bundle.ledger, ask.demand) if now else []
+        holders = _holders(cluster, bundle.ledger, ask.demand) if now else []
         where = f"Bundle {bundle.index} of {who} on node {bundle.node.short}"
         text = (
             f"{where} is busy ({'; '.join(now)}){_held_by(holders)}" if now else f"{where} has room"
@@ -280,7 +278,7 @@ def _in_group(machine: SchedulerMachine, ask: Ask) -> list[Reason]:
     return reasons
 
 
-def _holders(machine: SchedulerMachine, ledger: Ledger, demand: Mapping[str, int]) -> list[str]:
+def _holders(cluster: Cluster, ledger: Ledger, demand: Mapping[str, int]) -> list[str]:
     """Say who holds what is asked, in these books."""
     found: dict[str, int] = {}
 
@@ -289,16 +287,16 @@ def _holders(machine: SchedulerMachine, ledger: Ledger, demand: Mapping[str, int
             if any(allocation.in_use(name) for name in demand):
                 found[who] = found.get(who, 0) + 1
 
-    for lease in machine.leases.table.values():
-        want = machine.leases.wants.get(lease.want_key)
+    for lease in cluster.leases.table.values():
+        want = cluster.leases.wants.get(lease.want_key)
         names = ", ".join(want.names) if want is not None and want.names else "tasks"
         count(f"task {names} of process {lease.want_key[0]}", lease.allocation)
-    for actor_id, actor in machine.actors.table.items():
+    for actor_id, actor in cluster.actors.table.items():
         body = actor.body
         name = f" {actor.spec.name!r}" if actor.spec.name else ""
         who = f"actor {actor.spec.class_name}{name}({actor_id.hex()[:8]})"
         count(who, body.allocation if body is not None else None)
-    for group_id, group in machine.groups.table.items():
+    for group_id, group in cluster.groups.table.items():
         for bundle in group.bundles:
             count(f"placement group {group.spec.name or group_id.hex()[:8]}", bundle.allocation)
     return [f"{who} ({n} x)" if n > 1 else who for who, n in found.items()]

@@ -9,7 +9,7 @@ Times end in ``_ms`` and are milliseconds since the epoch, 0 if not yet.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.core.causes import text_of
 from ract.core.events import IN_GET, IN_WAIT, RUNNING
@@ -20,12 +20,10 @@ from ract.scheduler.books.chronicle import Event
 from ract.scheduler.books.ledger import UNIT
 from ract.scheduler.books.nodes import ORDERLY, Node
 from ract.scheduler.books.processes import FAILURES, Job, Process
+from ract.scheduler.cluster import Cluster
 from ract.scheduler.objects.directory import Entry
-from ract.scheduler.people.tasks import ENDED, WAITING, Task
+from ract.scheduler.people.task_records import ENDED, WAITING, Task
 from ract.scheduler.placement.group_records import Group
-
-if TYPE_CHECKING:
-    from ract.scheduler.machine import SchedulerMachine
 
 Row = dict[str, Any]
 
@@ -40,14 +38,14 @@ def amounts(quantities: dict[str, int]) -> dict[str, float]:
     return {name: n / UNIT for name, n in quantities.items()}
 
 
-def ray_nodes(machine: SchedulerMachine) -> list[Row]:
+def ray_nodes(cluster: Cluster) -> list[Row]:
     """``ract.nodes()``: the dead stay, without resources."""
-    port = machine.dashboard_address.rpartition(":")[2]
+    port = cluster.dashboard_address.rpartition(":")[2]
     metrics_port = int(port) if port.isdigit() else 0  # one page, with the head, for all nodes
-    return [_ray_node(node, metrics_port) for node in machine.nodes.table.values()]
+    return [_ray_node(node, metrics_port) for node in cluster.nodes.table.values()]
 
 
-def node(machine: SchedulerMachine, node: Node) -> Row:
+def node(cluster: Cluster, node: Node) -> Row:
     """A row of ``list_nodes``."""
     return {
         "node_id": node.node_id.hex(),
@@ -63,7 +61,7 @@ def node(machine: SchedulerMachine, node: Node) -> Row:
     }
 
 
-def actor(machine: SchedulerMachine, actor: Actor) -> Row:
+def actor(cluster: Cluster, actor: Actor) -> Row:
     """A row of ``list_actors``."""
     spec, body = actor.spec, actor.body
     return {
@@ -97,7 +95,7 @@ def _died_on(actor: Actor) -> str | None:
     return actor.cause.node_id.hex() or None if actor.cause is not None else None
 
 
-def task(machine: SchedulerMachine, task: Task) -> Row:
+def task(cluster: Cluster, task: Task) -> Row:
     """A row of ``list_tasks``."""
     facts = task.facts
     stages = list(task.stages)
@@ -157,12 +155,12 @@ def parent_of(task: Task) -> str:
     return task_id_bytes(task.parent, task.job_id, task.facts.get("parent_actor", b"")).hex()
 
 
-def object(machine: SchedulerMachine, held: tuple[Entry, int]) -> Row:
+def object(cluster: Cluster, held: tuple[Entry, int]) -> Row:
     """A row of ``list_objects``: an object and one of its holders, 0 if it has none."""
     entry, number = held
-    process = machine.processes.alive.get(number)
-    node = machine.nodes.get(process.node_id) if process else None
-    kept = "CAPTURED_IN_OBJECT" if entry.object_id in machine.holds.contained else "UNKNOWN"
+    process = cluster.processes.alive.get(number)
+    node = cluster.nodes.get(process.node_id) if process else None
+    kept = "CAPTURED_IN_OBJECT" if entry.object_id in cluster.holds.contained else "UNKNOWN"
     return {
         "object_id": entry.object_id.hex(),
         "object_size": entry.size,
@@ -177,9 +175,9 @@ def object(machine: SchedulerMachine, held: tuple[Entry, int]) -> Row:
     }
 
 
-def worker(machine: SchedulerMachine, process: Process) -> Row:
+def worker(cluster: Cluster, process: Process) -> Row:
     """A row of ``list_workers``."""
-    node = machine.nodes.table.get(process.node_id)
+    node = cluster.nodes.table.get(process.node_id)
     cause = process.cause
     return {
         "worker_id": worker_id(process.number),
@@ -200,7 +198,7 @@ def worker(machine: SchedulerMachine, process: Process) -> Row:
     }
 
 
-def job(machine: SchedulerMachine, job: Job) -> Row:
+def job(cluster: Cluster, job: Job) -> Row:
     """A row of ``list_jobs``."""
     status = "RUNNING"
     if job.cause is not None:
@@ -215,7 +213,7 @@ def job(machine: SchedulerMachine, job: Job) -> Row:
         "error_type": None,
         "driver_info": {
             "id": job.job_id.hex(),
-            "node_ip_address": _host(machine, job.node_id),
+            "node_ip_address": _host(cluster, job.node_id),
             "pid": str(job.pid),
         },
         "namespace": job.namespace,
@@ -228,7 +226,7 @@ def job(machine: SchedulerMachine, job: Job) -> Row:
     }
 
 
-def placement_group(machine: SchedulerMachine, group: Group) -> Row:
+def placement_group(cluster: Cluster, group: Group) -> Row:
     """A row of ``list_placement_groups``."""
     ident = group.spec.group_id.hex()
     return {
@@ -252,7 +250,7 @@ def placement_group(machine: SchedulerMachine, group: Group) -> Row:
     }
 
 
-def runtime_env(machine: SchedulerMachine, found: tuple[str, int]) -> Row:
+def runtime_env(cluster: Cluster, found: tuple[str, int]) -> Row:
     """A row of ``list_runtime_envs``: an environment that is in use, and by how many processes."""
     env, count = found
     return {
@@ -265,7 +263,7 @@ def runtime_env(machine: SchedulerMachine, found: tuple[str, int]) -> Row:
     }
 
 
-def cluster_event(machine: SchedulerMachine, event: Event) -> Row:
+def cluster_event(cluster: Cluster, event: Event) -> Row:
     """A row of ``list_cluster_events``."""
     return {
         "event_id": f"{event.number:x}",
@@ -359,11 +357,27 @@ def _cause(cause: ExitCause | None) -> Row | None:
     }
 
 
-def _host(machine: SchedulerMachine, node_id: bytes) -> str:
-    node = machine.nodes.table.get(node_id)
+def _host(cluster: Cluster, node_id: bytes) -> str:
+    node = cluster.nodes.table.get(node_id)
     return node.host if node else ""
 
 
 def ms(at: float) -> int:
     """Seconds since the epoch as people get them."""
     return round(at * 1000)
+
+
+def handle(actor: Actor) -> dict[str, Any]:
+    """What a process needs to make a handle of an actor. Ids are bytes."""
+    spec = actor.spec
+    return {
+        "actor_id": spec.actor_id,
+        "class_name": spec.class_name,
+        "methods": spec.methods,
+        "max_task_retries": spec.max_task_retries,
+        "max_pending_calls": spec.max_pending_calls,
+        "owner": spec.owner,
+        "name": spec.name,
+        "namespace": spec.namespace,
+        "enable_task_events": spec.enable_task_events,
+    }

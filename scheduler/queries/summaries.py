@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ract.scheduler.people.tasks import Run, Task
+from ract.scheduler.cluster import Cluster
+from ract.scheduler.people.task_records import Run, Task
 from ract.scheduler.queries import rows
-
-if TYPE_CHECKING:
-    from ract.scheduler.machine import SchedulerMachine
 
 Args = dict[str, Any]
 
 
-def summary_tasks(machine: SchedulerMachine, process: int, args: Args) -> Any:
+def summary_tasks(cluster: Cluster, process: int, args: Args) -> Any:
     """Counts of task attempts by name and state."""
-    found = machine.tasks.summary()
+    found = cluster.tasks.summary()
     total = sum(sum(entry["state_counts"].values()) for entry in found.values())
-    return {"summary": found, "total": total, "left_out": machine.tasks.left_out}
+    return {"summary": found, "total": total, "left_out": cluster.tasks.left_out}
 
 
-def summary_actors(machine: SchedulerMachine, process: int, args: Args) -> Any:
+def summary_actors(cluster: Cluster, process: int, args: Args) -> Any:
     """Counts of actors by class and state."""
     found: dict[str, dict[str, Any]] = {}
-    for actor in machine.actors.table.values():
+    for actor in cluster.actors.table.values():
         entry = found.setdefault(actor.spec.class_name, {"state_counts": {}})
         counts = entry["state_counts"]
         counts[actor.state] = counts.get(actor.state, 0) + 1
-    return {"summary": dict(sorted(found.items())), "total": len(machine.actors.table)}
+    return {"summary": dict(sorted(found.items())), "total": len(cluster.actors.table)}
 
 
-def summary_objects(machine: SchedulerMachine, process: int, args: Args) -> Any:
+def summary_objects(cluster: Cluster, process: int, args: Args) -> Any:
     """Counts and sizes of objects by call site."""
     found: dict[str, dict[str, Any]] = {}
-    for entry in machine.objects.table.values():
+    for entry in cluster.objects.table.values():
         site = entry.call_site or entry.task_name or "unknown"
         group = found.setdefault(
             site,
@@ -50,7 +48,7 @@ def summary_objects(machine: SchedulerMachine, process: int, args: Args) -> Any:
                 "_nodes": {},
             },
         )
-        holders = machine.holds.by_id.get(entry.object_id, {})
+        holders = cluster.holds.by_id.get(entry.object_id, {})
         group["total_objects"] += 1
         group["total_size"] += entry.size
         group["_workers"].update(dict.fromkeys(holders))
@@ -66,21 +64,21 @@ def summary_objects(machine: SchedulerMachine, process: int, args: Args) -> Any:
     return {"summary": found, "total": total, "total_size": size}
 
 
-def task_spans(machine: SchedulerMachine, process: int, args: Args) -> Any:
+def task_spans(cluster: Cluster, process: int, args: Args) -> Any:
     """When which task ran where, in columns, and what programs have marked there.
 
     ``since``: those that ended later, in seconds.
     """
     since = float(args.get("since") or 0.0)
-    hosts = {node.node_id: node.host for node in machine.nodes.table.values()}
-    runs = [_run_span(run) for run in machine.tasks.runs if run.times[-1] > since]
+    hosts = {node.node_id: node.host for node in cluster.nodes.table.values()}
+    runs = [_run_span(run) for run in cluster.tasks.runs if run.times[-1] > since]
     single = [
-        _task_span(task, machine.turn.epoch_s)
-        for task in machine.tasks.table.values()
+        _task_span(task, cluster.turn.epoch_s)
+        for task in cluster.tasks.table.values()
         if rows.has_started(task) and (not task.end or task.end > since)
     ]
-    marked = [span for span in machine.spans.newest if span[5] > since]
-    forgotten = machine.tasks.forgotten + machine.spans.forgotten
+    marked = [span for span in cluster.spans.newest if span[5] > since]
+    forgotten = cluster.tasks.forgotten + cluster.spans.forgotten
     return {
         "runs": runs,
         "tasks": single,
@@ -90,7 +88,7 @@ def task_spans(machine: SchedulerMachine, process: int, args: Args) -> Any:
     }
 
 
-OPS: dict[str, Callable[[SchedulerMachine, int, Args], Any]] = {
+OPS: dict[str, Callable[[Cluster, int, Args], Any]] = {
     "summary_tasks": summary_tasks,
     "summary_actors": summary_actors,
     "summary_objects": summary_objects,

@@ -21,7 +21,7 @@ from ract.core.resources import UNIT
 
 if TYPE_CHECKING:
     from ract.scheduler.books.nodes import Node
-    from ract.scheduler.machine import SchedulerMachine
+    from ract.scheduler.cluster import Cluster
 
 FUNCTIONS_MAX = 500
 OTHER = "(other)"
@@ -136,29 +136,29 @@ class _Found:
         ]
 
 
-def collect(machine: SchedulerMachine) -> Batch:
+def collect(cluster: Cluster) -> Batch:
     """All families, those of programs last; plain, as `ract.core.metrics` describes them."""
     found = _Found()
-    _cluster(machine, found)
-    _tasks(machine, found)
-    for node in machine.nodes.alive:
+    _cluster(cluster, found)
+    _tasks(cluster, found)
+    for node in cluster.nodes.alive:
         _node(node, found)
-    return [*found.families(), *machine.metrics.table.batch()]
+    return [*found.families(), *cluster.metrics.table.batch()]
 
 
-def _cluster(machine: SchedulerMachine, found: _Found) -> None:
-    nodes = machine.nodes
+def _cluster(cluster: Cluster, found: _Found) -> None:
+    nodes = cluster.nodes
     found.add_all("ract_nodes", Counter(map(_state_of, nodes.table.values())))
-    jobs = machine.processes.jobs.values()
+    jobs = cluster.processes.jobs.values()
     found.add_all("ract_jobs", Counter("RUNNING" if j.is_running else "FINISHED" for j in jobs))
-    found.add_all("ract_processes", Counter(p.kind for p in machine.processes.alive.values()))
-    found.add_all("ract_actors", Counter(a.state for a in machine.actors.table.values()))
-    found.add_all("ract_placement_groups", Counter(g.state for g in machine.groups.table.values()))
-    found.add("ract_leases", len(machine.leases.table))
-    found.add("ract_leases_waiting", sum(want.need for want in machine.leases.wants.values()))
-    found.add("ract_objects", len(machine.objects.table))
-    found.add("ract_messages_dropped", sum(machine.turn.dropped.values()))
-    found.add("ract_metric_values_refused", machine.metrics.refused)
+    found.add_all("ract_processes", Counter(p.kind for p in cluster.processes.alive.values()))
+    found.add_all("ract_actors", Counter(a.state for a in cluster.actors.table.values()))
+    found.add_all("ract_placement_groups", Counter(g.state for g in cluster.groups.table.values()))
+    found.add("ract_leases", len(cluster.leases.table))
+    found.add("ract_leases_waiting", sum(want.need for want in cluster.leases.wants.values()))
+    found.add("ract_objects", len(cluster.objects.table))
+    found.add("ract_messages_dropped", sum(cluster.turn.dropped.values()))
+    found.add("ract_metric_values_refused", cluster.metrics.refused)
 
 
 def _state_of(node: Node) -> str:
@@ -167,10 +167,10 @@ def _state_of(node: Node) -> str:
     return "DRAINING" if node.is_draining else "ALIVE"
 
 
-def _tasks(machine: SchedulerMachine, found: _Found) -> None:
+def _tasks(cluster: Cluster, found: _Found) -> None:
     counts: Counter[tuple[str, str]] = Counter()
     shown: dict[str, str] = {}
-    for (name, _, state), n in machine.tasks.counts.items():  # in the order in which they came
+    for (name, _, state), n in cluster.tasks.counts.items():  # in the order in which they came
         label = shown.get(name)
         if label is None:
             label = shown[name] = name if len(shown) < FUNCTIONS_MAX else OTHER

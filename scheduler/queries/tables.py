@@ -20,15 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.core.ids import task_number
-from ract.scheduler.people.tasks import Run
+from ract.scheduler.cluster import Cluster
+from ract.scheduler.people.task_records import Run
 from ract.scheduler.queries import rows
 from ract.scheduler.queries.rows import Row
-
-if TYPE_CHECKING:
-    from ract.scheduler.machine import SchedulerMachine
 
 ROWS_MAX = 10_000
 PREDICATES = ("=", "!=")
@@ -49,14 +47,14 @@ class Table:
         note: What the table leaves out, if anything.
     """
 
-    records: Callable[[SchedulerMachine], Iterable[Any]]
+    records: Callable[[Cluster], Iterable[Any]]
     row: Callable[[Any, Any], Row]
     columns: dict[str, Column] = field(default_factory=dict)
-    count: Callable[[SchedulerMachine], int] | None = None
-    note: Callable[[SchedulerMachine], str] = lambda machine: ""
+    count: Callable[[Cluster], int] | None = None
+    note: Callable[[Cluster], str] = lambda cluster: ""
 
 
-def select(machine: SchedulerMachine, table: Table, args: dict[str, Any]) -> dict[str, Any]:
+def select(cluster: Cluster, table: Table, args: dict[str, Any]) -> dict[str, Any]:
     """Answer a question about a table.
 
     Args:
@@ -79,18 +77,18 @@ def select(machine: SchedulerMachine, table: Table, args: dict[str, Any]) -> dic
     filters = [parse(each) for each in args.get("filters") or []]
     sort = str(args.get("sort") or "")
     if sort:
-        found, total = _sorted(machine, table, filters, sort, offset + limit)
-        page = [_row(machine, table, *hit) for hit in found[offset : offset + limit]]
-        return {"rows": page, "total": total, "note": table.note(machine)}
+        found, total = _sorted(cluster, table, filters, sort, offset + limit)
+        page = [_row(cluster, table, *hit) for hit in found[offset : offset + limit]]
+        return {"rows": page, "total": total, "note": table.note(cluster)}
     page, total = [], 0
-    for record, places in _hits(machine, table, filters):
+    for record, places in _hits(cluster, table, filters):
         first, end = max(0, offset - total), max(0, min(len(places), offset + limit - total))
-        page += [_row(machine, table, record, i) for i in places[first:end]]
+        page += [_row(cluster, table, record, i) for i in places[first:end]]
         total += len(places)
         if not filters and table.count is not None and total >= offset + limit:
-            total = table.count(machine)
+            total = table.count(cluster)
             break
-    return {"rows": page, "total": total, "note": table.note(machine)}
+    return {"rows": page, "total": total, "note": table.note(cluster)}
 
 
 def parse(each: Any) -> Filter:
@@ -129,19 +127,17 @@ Places = Sequence[int]
 _ONE = (0,)
 
 
-def _hits(
-    machine: SchedulerMachine, table: Table, filters: list[Filter]
-) -> Iterator[tuple[Any, Places]]:
+def _hits(cluster: Cluster, table: Table, filters: list[Filter]) -> Iterator[tuple[Any, Places]]:
     """Records that pass, with the places of those tasks of a run that do."""
     checks = _checks(table, filters)
     rest = [each for each in filters if each[0] not in table.columns]
-    for record in table.records(machine):
+    for record in table.records(cluster):
         if isinstance(record, Run):
             places = of_run(table, record, filters)
             if places:
                 yield record, places
         elif all(matches(read(record)) for read, matches in checks):
-            if not rest or row_holds(table.row(machine, record), rest):
+            if not rest or row_holds(table.row(cluster, record), rest):
                 yield record, _ONE
 
 
@@ -186,12 +182,12 @@ def _checks(table: Table, filters: list[Filter]) -> list[tuple[Column, Callable[
     ]
 
 
-def _row(machine: Any, table: Table, record: Any, i: int) -> Row:
-    return table.row(machine, record.task(i) if isinstance(record, Run) else record)
+def _row(cluster: Any, table: Table, record: Any, i: int) -> Row:
+    return table.row(cluster, record.task(i) if isinstance(record, Run) else record)
 
 
 def _sorted(
-    machine: SchedulerMachine, table: Table, filters: list[Filter], sort: str, most: int
+    cluster: Cluster, table: Table, filters: list[Filter], sort: str, most: int
 ) -> tuple[list[tuple[Any, int]], int]:
     """The first ``most`` records and places in order, and how many there are in total.
 
@@ -204,12 +200,12 @@ def _sorted(
     there: list[tuple[Any, Any, int]] = []
     missing: list[tuple[Any, int]] = []
     total = 0
-    for record, places in _hits(machine, table, filters):
+    for record, places in _hits(cluster, table, filters):
         total += len(places)
         if key not in table.columns and total > ROWS_MAX:
             known = ", ".join(table.columns)
             raise ValueError(f"more than {ROWS_MAX} rows can only be sorted by {known}")
-        for value, i in _values(machine, table, record, places, key, reverse, most):
+        for value, i in _values(cluster, table, record, places, key, reverse, most):
             if value is None:
                 missing.append((record, i))
             else:
@@ -222,7 +218,7 @@ def _sorted(
 
 
 def _values(
-    machine: SchedulerMachine,
+    cluster: Cluster,
     table: Table,
     record: Any,
     places: Places,
@@ -233,7 +229,7 @@ def _values(
     """(what is in a column, place); of a run, no more than can be among the first ``most``."""
     read = table.columns.get(key)
     if not isinstance(record, Run):
-        return [(read(record) if read else table.row(machine, record).get(key), places[0])]
+        return [(read(record) if read else table.row(cluster, record).get(key), places[0])]
     if key in ("start_time_ms", "end_time_ms"):
         times = record.times[1::2] if key == "end_time_ms" else record.times[::2]
         best = heapq.nlargest if reverse else heapq.nsmallest
@@ -244,7 +240,7 @@ def _values(
     found = (record.task(i) for i in places)
     if read is not None:
         return [(read(task), i) for task, i in zip(found, places, strict=True)]
-    return [(table.row(machine, task).get(key), i) for task, i in zip(found, places, strict=True)]
+    return [(table.row(cluster, task).get(key), i) for task, i in zip(found, places, strict=True)]
 
 
 # --------------------------------------------------------------------------- the tables
@@ -255,78 +251,78 @@ OF_EACH = frozenset(
 """Columns in which the tasks of a run differ, beside ``events``."""
 
 
-def _actors(machine: SchedulerMachine) -> Iterable[Any]:
-    return machine.actors.table.values()
+def _actors(cluster: Cluster) -> Iterable[Any]:
+    return cluster.actors.table.values()
 
 
-def _count_actors(machine: SchedulerMachine) -> int:
-    return len(machine.actors.table)
+def _count_actors(cluster: Cluster) -> int:
+    return len(cluster.actors.table)
 
 
-def _tasks(machine: SchedulerMachine) -> Iterable[Any]:
-    return machine.tasks.blocks()
+def _tasks(cluster: Cluster) -> Iterable[Any]:
+    return cluster.tasks.blocks()
 
 
-def _count_tasks(machine: SchedulerMachine) -> int:
-    return machine.tasks.size
+def _count_tasks(cluster: Cluster) -> int:
+    return cluster.tasks.size
 
 
-def _workers(machine: SchedulerMachine) -> Iterable[Any]:
-    return itertools.chain(machine.processes.alive.values(), machine.processes.dead)
+def _workers(cluster: Cluster) -> Iterable[Any]:
+    return itertools.chain(cluster.processes.alive.values(), cluster.processes.dead)
 
 
-def _count_workers(machine: SchedulerMachine) -> int:
-    return len(machine.processes.alive) + len(machine.processes.dead)
+def _count_workers(cluster: Cluster) -> int:
+    return len(cluster.processes.alive) + len(cluster.processes.dead)
 
 
-def _jobs(machine: SchedulerMachine) -> Iterable[Any]:
-    return machine.processes.jobs.values()
+def _jobs(cluster: Cluster) -> Iterable[Any]:
+    return cluster.processes.jobs.values()
 
 
-def _nodes(machine: SchedulerMachine) -> Iterable[Any]:
-    return machine.nodes.table.values()
+def _nodes(cluster: Cluster) -> Iterable[Any]:
+    return cluster.nodes.table.values()
 
 
-def _groups(machine: SchedulerMachine) -> Iterable[Any]:
-    return machine.groups.table.values()
+def _groups(cluster: Cluster) -> Iterable[Any]:
+    return cluster.groups.table.values()
 
 
-def _events(machine: SchedulerMachine) -> Iterable[Any]:
-    return machine.turn.chronicle
+def _events(cluster: Cluster) -> Iterable[Any]:
+    return cluster.turn.chronicle
 
 
-def _count_events(machine: SchedulerMachine) -> int:
-    return len(machine.turn.chronicle)
+def _count_events(cluster: Cluster) -> int:
+    return len(cluster.turn.chronicle)
 
 
-def _held(machine: SchedulerMachine) -> Iterator[Any]:
-    for object_id, entry in machine.objects.table.items():
-        for number in machine.holds.by_id.get(object_id, {0: 0}):
+def _held(cluster: Cluster) -> Iterator[Any]:
+    for object_id, entry in cluster.objects.table.items():
+        for number in cluster.holds.by_id.get(object_id, {0: 0}):
             yield entry, number
 
 
-def _environments(machine: SchedulerMachine) -> Iterator[tuple[str, int]]:
-    used = Counter(job.runtime_env for job in machine.processes.jobs.values() if job.is_running)
-    for actor in machine.actors.table.values():
+def _environments(cluster: Cluster) -> Iterator[tuple[str, int]]:
+    used = Counter(job.runtime_env for job in cluster.processes.jobs.values() if job.is_running)
+    for actor in cluster.actors.table.values():
         if actor.state != "DEAD":
             used[actor.spec.runtime_env] += 1
-    for want in machine.leases.wants.values():
+    for want in cluster.leases.wants.values():
         used[want.shape.runtime_env] += want.held
     for env, count in used.items():
         if env not in ("", "{}") and count:
             yield env, count
 
 
-def _of_tasks(machine: SchedulerMachine) -> str:
+def _of_tasks(cluster: Cluster) -> str:
     notes = []
-    if machine.tasks.left_out:
+    if cluster.tasks.left_out:
         notes.append(
-            f"{machine.tasks.left_out} more tasks wait that are only counted: their processes tell "
+            f"{cluster.tasks.left_out} more tasks wait that are only counted: their processes tell "
             "of those that have waited longest"
         )
-    if machine.tasks.forgotten:
+    if cluster.tasks.forgotten:
         notes.append(
-            f"{machine.tasks.forgotten} older tasks are not in memory any more; they are in the "
+            f"{cluster.tasks.forgotten} older tasks are not in memory any more; they are in the "
             "history (--session current), as far as its quota goes"
         )
     return "; ".join(notes)

@@ -155,8 +155,8 @@ def test_pages_show_views_that_exist_and_columns_that_rows_have():
             seen.add(part.view)
             given = dict(args.get(page.name, {}), id=ids.get(page.name, ""))
             if page.name == "task":
-                given["id"] = VIEWS["tasks"](cluster.machine, {})["rows"][0]["task_id"]
-            value = VIEWS[part.view](cluster.machine, given)
+                given["id"] = VIEWS["tasks"](cluster.machine.cluster, {})["rows"][0]["task_id"]
+            value = VIEWS[part.view](cluster.machine.cluster, given)
             if isinstance(part, Table):
                 for key in [column.key for column in part.columns]:
                     assert all(key in row for row in value["rows"]), (page.name, part.view, key)
@@ -301,8 +301,8 @@ def test_live_updates_come_through_the_guard_and_only_with_the_token(path):
         assert await connection.read_message() is not None  # the acknowledgement of Bokeh
         seen = []
         while "ColumnsStreamed" not in "".join(seen):
-            source.cluster.wait(2)
-            source.history.sample(source.cluster.time)
+            source.fed.wait(2)
+            source.history.sample(source.fed.time)
             text = await connection.read_message()
             seen.append(text if isinstance(text, str) else "")
         connection.close()
@@ -350,10 +350,10 @@ def test_source_that_fails_does_not_take_the_page_along():
         ended = False
 
         @property
-        def machine(self):
+        def cluster(self):
             if self.ended:
                 raise RuntimeError("the scheduler is ending")
-            return self.cluster.machine
+            return self.fed.machine.cluster
 
     async def story(scheduler, made, source, fetch):
         assert (await fetch("/ract/overview")).code == 200

@@ -13,7 +13,7 @@ from ract.dashboard.views import VIEWS
 
 def ask(cluster, view, **args):
     """As the browser does: what cannot be JSON is an error."""
-    value = VIEWS[view](cluster.machine, {key: str(value) for key, value in args.items()})
+    value = VIEWS[view](cluster.machine.cluster, {key: str(value) for key, value in args.items()})
     return json.loads(json.dumps(value))
 
 
@@ -472,7 +472,7 @@ def test_ring_keeps_the_newest_and_gives_what_is_new():
 
 
 def test_history_is_sampled_from_what_the_machine_has(small):
-    history = History(small.machine)
+    history = History(small.machine.cluster)
     small.say(m.NodeStats(small.ids[0], {"cpu_percent": 40.0, "memory_used": 100}))
     history.sample(1000.0)
     worker = small.executor()
@@ -489,7 +489,7 @@ def test_history_is_sampled_from_what_the_machine_has(small):
 def test_rings_of_dead_nodes_go_and_large_clusters_are_sampled_less_often(small):
     from ract.scheduler.books.turn import NodeLost
 
-    history = History(small.machine)
+    history = History(small.machine.cluster)
     for node_id in small.ids:
         small.say(m.NodeStats(node_id, {"cpu_percent": 1.0}))
     for i in range(NODE_SAMPLES_MAX + 10):
@@ -500,4 +500,4 @@ def test_rings_of_dead_nodes_go_and_large_clusters_are_sampled_less_often(small)
     small.say(NodeLost(small.ids[1], m.ExitCause("node_died")))
     history.sample(9000.0)
     assert list(history.nodes) == [small.ids[0]]
-    assert History(FedCluster(250).machine).period_s == 3 * period
+    assert History(FedCluster(250).machine.cluster).period_s == 3 * period

@@ -326,7 +326,7 @@ def test_what_cannot_be_written_down_does_not_happen(tmp_path):
         peer.say_batch(m.Request(1, 1, "kv_put", {"key": b"k", "value": b"v"}))
         await asyncio.wait_for(scheduler.finished(), TIMEOUT_S)
         assert "cannot write the journal" in scheduler.plugins["ract"].failure
-        assert not scheduler.plugins["ract"].machine.kv.table
+        assert not scheduler.plugins["ract"].machine.cluster.kv.table
         assert peer.heard.empty()
 
     run_with_journal(tmp_path / "journal", test)

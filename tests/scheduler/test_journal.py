@@ -97,10 +97,10 @@ def test_what_was_there_is_there_again(path):
     first.journal.close()
     again = Scheduler(path)
     machine = again.durable.machine
-    assert machine.cluster_id == first.durable.machine.cluster_id
+    assert machine.cluster.cluster_id == first.durable.machine.cluster.cluster_id
     assert machine.actors.named("space", "counter").spec.actor_id == b"a" * 16
     assert machine.groups.table[b"g" * 18].state == "CREATED"
-    assert machine.kv.table == {(b"", b"k"): b"v"}
+    assert machine.cluster.kv.table == {(b"", b"k"): b"v"}
     assert again.durable.checksum == first.durable.checksum
     assert again.journal.replayed[0] == 4
     machine.check()

@@ -37,7 +37,7 @@ def found(cluster):
     """{name: {labels: value}} of all families."""
     return {
         name: {tuple(flat): value for flat, value in points}
-        for name, _, _, _, points in collect(cluster.machine)
+        for name, _, _, _, points in collect(cluster.machine.cluster)
     }
 
 

@@ -144,8 +144,10 @@ def test_columns_read_off_a_record_are_those_of_its_row(cluster):
                     assert read(record) == row[name], name
                     looked_at += 1
         if table.count is not None:
-            total = tables.select(machine, table, {"filters": [["no", "!=", "such"]]})["total"]
-            assert table.count(machine) == total
+            total = tables.select(machine.cluster, table, {"filters": [["no", "!=", "such"]]})[
+                "total"
+            ]
+            assert table.count(machine.cluster) == total
     assert looked_at > 50
 
 
@@ -161,10 +163,12 @@ def test_a_million_tasks_are_asked_for_without_making_a_million_rows():
     counting = tables.Table(
         table.records, lambda *of: made.append(1) or rows.task(*of), table.columns, table.count
     )
-    everything = tables.select(cluster.machine, counting, {"limit": 5})
-    named = tables.select(cluster.machine, counting, {"limit": 5, "filters": [["name", "=", "g"]]})
+    everything = tables.select(cluster.machine.cluster, counting, {"limit": 5})
+    named = tables.select(
+        cluster.machine.cluster, counting, {"limit": 5, "filters": [["name", "=", "g"]]}
+    )
     assert (everything["total"], named["total"]) == (1_000_000, 500_000)
-    last = tables.select(cluster.machine, counting, {"limit": 5, "offset": 999_998})
+    last = tables.select(cluster.machine.cluster, counting, {"limit": 5, "offset": 999_998})
     assert [row["start_time_ms"] for row in last["rows"]] == [999_999_000, 1_000_000_000]
     assert len(made) == 12
     assert cluster.ask(1, "summary_tasks").value["total"] == 1_000_000

@@ -1,4 +1,4 @@
-"""Leases: executors lent to whoever has tasks of a shape.
+"""The lessor: it lends executors to whoever has tasks of a shape.
 
 Theory of operation
 -------------------
@@ -24,9 +24,7 @@ lease back after what runs there is done (`ract.scheduler.leases.recalls`).
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from ract.core.messages import (
     EndLease,
@@ -44,16 +42,15 @@ from ract.scheduler.books.ledger import UNIT
 from ract.scheduler.books.nodes import Node, Nodes
 from ract.scheduler.books.processes import Processes
 from ract.scheduler.books.turn import Turn
-from ract.scheduler.leases.lease_table import ENDING, HELD, STARTING, Lease, Want, WantKey
+from ract.scheduler.leases.ageing import Ageing
+from ract.scheduler.leases.lease_records import ENDING, HELD, STARTING, Lease, Want, WantKey
+from ract.scheduler.leases.lease_table import LeaseTable
 from ract.scheduler.leases.lines import Line
 from ract.scheduler.leases.recalls import Recalls
 from ract.scheduler.placement.ask import Ask
 from ract.scheduler.placement.group_records import Group
 from ract.scheduler.placement.placement import Placement, Spot
 from ract.scheduler.placement.reports import Reports
-
-if TYPE_CHECKING:
-    from ract.scheduler.leases.ageing import Ageing
 
 REFUSALS = {"refused": "TaskUnschedulableError", "removed": "TaskPlacementGroupRemoved"}
 
@@ -68,31 +65,17 @@ STARTING_MAX_PER_CPU = 2
 
 
 @dataclass(slots=True, eq=False)
-class Leases:
-    """Wants, queues and leases."""
+class Lessor:
+    """Grants leases, and keeps the table of them."""
 
     turn: Turn
     nodes: Nodes
     processes: Processes
     placement: Placement
     reports: Reports
-    table: dict[int, Lease] = field(default_factory=dict)
-    wants: dict[WantKey, Want] = field(default_factory=dict)
-    #: Ask key -> the wants with a need > 0.
-    queues: dict[str, Line] = field(default_factory=dict)
-    #: Leases of each job in STARTING or HELD.
-    of_job: Counter[bytes] = field(default_factory=Counter)
-    on_node: dict[bytes, dict[int, Lease]] = field(default_factory=dict)
-    #: Placement group -> the wants that name it.
-    of_group: dict[bytes, dict[WantKey, None]] = field(default_factory=dict)
-    #: Executor -> its lease in HELD or ENDING.
-    by_executor: dict[int, Lease] = field(default_factory=dict)
-    by_process: dict[int, dict[WantKey, None]] = field(default_factory=dict)  #: of `wants`
+    leases: LeaseTable
+    recalls: Recalls
     _next_lease: int = 1
-    recalls: Recalls = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.recalls = Recalls(self)
 
     # ------------------------------------------------------------------ what processes say
 
@@ -102,7 +85,7 @@ class Leases:
             self.turn.drop("LeasesWanted of a dead process")
             return
         key = (event.process, event.shape_key)
-        want = self.wants.get(key)
+        want = self.leases.wants.get(key)
         if want is None:
             want = self._new_want(key, event)
             if want is None:
@@ -119,7 +102,7 @@ class Leases:
 
     def released(self, event: LeaseReleased) -> None:
         """A process gives a lease back: its executor is idle at once."""
-        lease = self.table.get(event.lease)
+        lease = self.leases.table.get(event.lease)
         if lease is None or lease.state != HELD or lease.want_key[0] != event.process:
             self.turn.drop("unknown lease released")
             return
@@ -140,7 +123,7 @@ class Leases:
             self._end(lease, kill=False, cause=ExitCause("idle", "no longer wanted"))
             return
         lease.state, lease.executor, lease.held_since = HELD, event.executor, self.turn.now
-        self.by_executor[event.executor] = lease
+        self.leases.by_executor[event.executor] = lease
         want.granted += 1
         want.held += 1
         self._enqueue(want)
@@ -179,8 +162,8 @@ class Leases:
 
     def process_exited(self, number: int, cause: ExitCause) -> None:
         """Drop what the process wanted, held, and ran."""
-        for key in self.by_process.pop(number, {}):
-            want = self.wants[key]
+        for key in self.leases.by_process.pop(number, {}):
+            want = self.leases.wants[key]
             want.backlog = 0
             self._dequeue(want)
             self._drop(want)
@@ -191,24 +174,24 @@ class Leases:
                 self._count_less(lease)
                 why = ExitCause("owner_died", "the process that submitted its tasks is gone")
                 self.turn.send(lease.node.node_id, EndLease(lease.lease, True, why))
-        ran = self.by_executor.get(number)
+        ran = self.leases.by_executor.get(number)
         if ran is not None:
             self._lose(ran, cause)
 
     def node_lost(self, node: Node, cause: ExitCause) -> None:
         """Every lease on the node is lost; wants for it may have become impossible."""
-        for lease in list(self.on_node.get(node.node_id, {}).values()):
+        for lease in list(self.leases.on_node.get(node.node_id, {}).values()):
             if lease.state == STARTING:
                 self._answered(lease)
             self._lose(lease, cause)
-        for line in list(self.queues.values()):
+        for line in list(self.leases.queues.values()):
             for want in list(line.wants.values()):
                 self._judge(want)
 
     def group_removed(self, group: Group, cause: ExitCause) -> None:
         """Refuse what waits to run in the group, and end what runs there."""
-        for key in list(self.of_group.get(group.spec.group_id, {})):
-            want = self.wants[key]
+        for key in list(self.leases.of_group.get(group.spec.group_id, {})):
+            want = self.leases.wants[key]
             for lease in list(want.leases.values()):
                 if lease.state == HELD:
                     self._kill(lease, want, cause)
@@ -226,13 +209,13 @@ class Leases:
 
     def _count_less(self, lease: Lease) -> None:
         job_id = lease.shape.job_id
-        self.of_job[job_id] -= 1
-        if not self.of_job[job_id]:
-            del self.of_job[job_id]
+        self.leases.of_job[job_id] -= 1
+        if not self.leases.of_job[job_id]:
+            del self.leases.of_job[job_id]
 
     def blocked(self, executor: int) -> bool:
         """The executor's task waits: lend its CPUs. False if it has no lease."""
-        lease = self.by_executor.get(executor)
+        lease = self.leases.by_executor.get(executor)
         if lease is None:
             return False
         lease.allocation.ledger.lend(lease.allocation)
@@ -241,7 +224,7 @@ class Leases:
 
     def unblocked(self, executor: int) -> bool:
         """The executor's task goes on."""
-        lease = self.by_executor.get(executor)
+        lease = self.leases.by_executor.get(executor)
         if lease is None:
             return False
         ledger = lease.allocation.ledger
@@ -258,57 +241,25 @@ class Leases:
         progress = True
         while progress:
             progress = False
-            for key in [key for key in self.queues if key not in full]:
+            for key in [key for key in self.leases.queues if key not in full]:
                 if self._grant_one(key):
                     progress = True
                     ageing.placed(key)
                 else:
                     full[key] = None
-        for line in self.queues.values():
-            want = line.first(self.of_job)
-            if want.recalled not in self.table:
+        for line in self.leases.queues.values():
+            want = line.first(self.leases.of_job)
+            if want.recalled not in self.leases.table:
                 want.recalled = self.recalls.ask_for(want.ask, want)
             ageing.claim_for(want.ask, line.since)
 
-    def lent_on(self, node: Node, but: str = "") -> dict[str, int]:
-        """Return what would become free on a node if its leases ended, but those of a queue."""
-        lent: dict[str, int] = {}
-        for lease in self.on_node.get(node.node_id, {}).values():
-            if lease.queue != but and lease.allocation.ledger is node.ledger:
-                for name in lease.allocation.demand:
-                    lent[name] = lent.get(name, 0) + lease.allocation.in_use(name)
-        return lent
-
     def check(self) -> None:
         """Assert the invariants."""
-        for want in self.wants.values():
-            mine = [
-                lease
-                for lease in self.table.values()
-                if lease.want_key == want.key and lease.state != ENDING
-            ]
-            assert want.starting == sum(lease.state == STARTING for lease in mine)
-            assert want.held == sum(lease.state == HELD for lease in mine)
-            line = self.queues.get(want.ask.key)
-            queued = line is not None and want.key in line.wants
-            assert queued == (want.need > 0), (want, queued)
-            assert want.key in self.by_process[want.key[0]]
-            assert want.leases == {lease.lease: lease for lease in mine}
-        for line in self.queues.values():
-            assert line.wants
-            assert all(self.wants[key] is want for key, want in line.wants.items())
-            assert line.first(self.of_job) in line.wants.values()
-        counts = Counter(e.shape.job_id for e in self.table.values() if e.state != ENDING)
-        assert counts == self.of_job, (counts, self.of_job)
-        for lease in self.table.values():
-            assert lease.node.is_alive
-            assert (lease.state == STARTING) == (not lease.executor), lease
-            assert lease.state == ENDING or lease.want_key in self.wants or lease.state == STARTING
-        held = {lease.executor: lease for lease in self.table.values() if lease.executor}
-        assert held == self.by_executor
+        leases = self.leases
+        leases.check()
         for node in self.nodes.alive:
-            here = [lease for lease in self.table.values() if lease.node is node]
-            assert here == list(self.on_node.get(node.node_id, {}).values())
+            here = [lease for lease in leases.table.values() if lease.node is node]
+            assert here == list(leases.on_node.get(node.node_id, {}).values())
             assert node.starting == sum(lease.state == STARTING for lease in here)
 
     # ------------------------------------------------------------------ inside
@@ -324,10 +275,10 @@ class Leases:
             self.processes.tell(event.process, refusal)
             return None
         want = Want(key, shape, ask, event.names)
-        self.wants[key] = want
-        self.by_process.setdefault(key[0], {})[key] = None
+        self.leases.wants[key] = want
+        self.leases.by_process.setdefault(key[0], {})[key] = None
         if ask.group_id:
-            self.of_group.setdefault(ask.group_id, {})[key] = None
+            self.leases.of_group.setdefault(ask.group_id, {})[key] = None
         return want
 
     def _judge(self, want: Want) -> bool:
@@ -348,30 +299,30 @@ class Leases:
 
     def _enqueue(self, want: Want) -> None:
         if want.need:
-            line = self.queues.get(want.ask.key)
+            line = self.leases.queues.get(want.ask.key)
             if line is None:
-                line = self.queues[want.ask.key] = Line(self.turn.now)
+                line = self.leases.queues[want.ask.key] = Line(self.turn.now)
             line.put(want)
             self.turn.retry = True
         else:
             self._dequeue(want)
 
     def _dequeue(self, want: Want) -> None:
-        line = self.queues.get(want.ask.key)
+        line = self.leases.queues.get(want.ask.key)
         if line is not None:
             line.remove(want.key)
             if not line.wants:
-                del self.queues[want.ask.key]
+                del self.leases.queues[want.ask.key]
                 self.reports.forget(want.ask.queue)
 
     def _grant_one(self, ask_key: str) -> bool:
-        line = self.queues[ask_key]
-        want = line.first(self.of_job)
+        line = self.leases.queues[ask_key]
+        want = line.first(self.leases.of_job)
         near = want.near or self.processes.alive[want.key[0]].node_id
         spot = self.placement.choose(want.ask, near, has_data=bool(want.near))
         if spot is None or self._starts_enough(spot.node, want):
             if spot is None and want.ask.must_fail and not self._judge(want):
-                return ask_key in self.queues
+                return ask_key in self.leases.queues
             return False
         self._start(want, spot)
         line.since = self.turn.now
@@ -379,7 +330,7 @@ class Leases:
             line.put(want, to_back=True)
         else:
             self._dequeue(want)
-        return ask_key in self.queues
+        return ask_key in self.leases.queues
 
     def _starts_enough(self, node: Node, want: Want) -> bool:
         if want.ask.demand.get("CPU"):
@@ -391,9 +342,9 @@ class Leases:
         node, allocation = spot.node, spot.ledger.take(want.ask.demand)
         lease = Lease(self._next_lease, want.key, want.shape, node, allocation, want.ask.queue)
         self._next_lease += 1
-        self.table[lease.lease] = want.leases[lease.lease] = lease
-        self.on_node.setdefault(node.node_id, {})[lease.lease] = lease
-        self.of_job[want.shape.job_id] += 1
+        self.leases.table[lease.lease] = want.leases[lease.lease] = lease
+        self.leases.on_node.setdefault(node.node_id, {})[lease.lease] = lease
+        self.leases.of_job[want.shape.job_id] += 1
         want.starting += 1
         want.recalled = 0
         node.starting += 1
@@ -401,7 +352,7 @@ class Leases:
         self.turn.send(node.node_id, message)
 
     def _starting(self, number: int, node_id: bytes) -> Lease | None:
-        lease = self.table.get(number)
+        lease = self.leases.table.get(number)
         if lease is None or lease.state != STARTING or lease.node.node_id != node_id:
             self.turn.drop("answer for an unknown lease")
             return None
@@ -411,7 +362,7 @@ class Leases:
         """The lease is no longer on its way; return who wanted it, if it still exists."""
         lease.node.starting -= 1
         self.turn.retry = True
-        want = self.wants.get(lease.want_key)
+        want = self.leases.wants.get(lease.want_key)
         if want is not None:
             want.starting -= 1
             self._enqueue(want)
@@ -428,35 +379,35 @@ class Leases:
         self._remove(lease)
 
     def _remove(self, lease: Lease) -> None:
-        del self.table[lease.lease]
-        here = self.on_node[lease.node.node_id]
+        del self.leases.table[lease.lease]
+        here = self.leases.on_node[lease.node.node_id]
         del here[lease.lease]
         if not here:
-            del self.on_node[lease.node.node_id]
-        self.by_executor.pop(lease.executor, None)
+            del self.leases.on_node[lease.node.node_id]
+        self.leases.by_executor.pop(lease.executor, None)
         if lease.state != ENDING:
             self._count_less(lease)
         lease.allocation.ledger.give_back(lease.allocation)
         self.turn.retry = True
-        want = self.wants.get(lease.want_key)
+        want = self.leases.wants.get(lease.want_key)
         if want is not None and want.leases.pop(lease.lease, None) is not None:
             want.held -= lease.state == HELD
             self._enqueue(want)
             self._forget_if_idle(want)
 
     def _forget_if_idle(self, want: Want) -> None:
-        if not (want.need or want.starting or want.held) and want.key in self.wants:
-            mine = self.by_process[want.key[0]]
+        if not (want.need or want.starting or want.held) and want.key in self.leases.wants:
+            mine = self.leases.by_process[want.key[0]]
             del mine[want.key]
             if not mine:
-                del self.by_process[want.key[0]]
+                del self.leases.by_process[want.key[0]]
             self._drop(want)
 
     def _drop(self, want: Want) -> None:
         """Forget a want that is neither queued nor the key to a lease."""
-        del self.wants[want.key]
-        same = self.of_group.get(want.ask.group_id)
+        del self.leases.wants[want.key]
+        same = self.leases.of_group.get(want.ask.group_id)
         if same is not None:
             del same[want.key]
             if not same:
-                del self.of_group[want.ask.group_id]
+                del self.leases.of_group[want.ask.group_id]
