@@ -24,6 +24,7 @@ from ract.util.state import list_objects
 from ract.util.stress.flows import FLOWS, FlowCast
 from ract.util.stress.lives import LIVES
 from ract.util.stress.rounds import Cell, Rounds
+from ract.util.stress.sessions import SESSIONS
 from ract.util.stress.travels import TRAVELS, Cast
 
 SWITCH_INTERVAL_S = 1e-6
@@ -40,12 +41,16 @@ class Phase:
     cells: Sequence[Cell]
     cast: Callable[[], Any]  #: makes what they need
     share: float  #: of the time
+    threads: int = 6  #: of the driver
+    at_once: int = 6  #: rounds that each of them begins before it ends them
+    is_joined: bool = True  #: whether the driver is in the cluster; else the rounds join it
 
 
 PHASES = (
-    Phase("travels", TRAVELS, Cast, 0.6),
-    Phase("flows", FLOWS, FlowCast, 0.25),
+    Phase("travels", TRAVELS, Cast, 0.5),
+    Phase("flows", FLOWS, FlowCast, 0.2),
     Phase("lives", LIVES, lambda: None, 0.15),
+    Phase("sessions", SESSIONS, lambda: None, 0.15, threads=1, at_once=1, is_joined=False),
 )
 
 
@@ -95,14 +100,25 @@ def _run_once(
     head = {**NODE, "resources": {"here": 1000}}
     with Cluster(True, head_node_args=head) as cluster:
         cluster.add_node(**NODE, resources={"there": 1000})
-        cluster.connect()
-        rounds = Rounds(cells, phase.cast(), seed, threads=given.threads, hang_s=given.hang)
+        os.environ["RACT_ADDRESS"] = cluster.address
+        if phase.is_joined:
+            ract.init()
+        rounds = Rounds(
+            cells,
+            phase.cast(),
+            seed,
+            threads=phase.threads,
+            hang_s=given.hang,
+            at_once=phase.at_once,
+            session_dir=cluster.list_all_nodes()[0].session_dir,
+        )
         rounds.run(seconds=seconds, rounds=count)
         found.done += rounds.done
         found.failed += rounds.failed
         found.hung += rounds.hung
         if not rounds.hung:
             del rounds
+            ract.init(ignore_reinit_error=True)
             left = emptied()
             found.left += left
             print(f"{phase.name}: left: {left or 'nothing'}", flush=True)
@@ -172,7 +188,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="per cell, then it ends")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="cells (phase: cell) that contain this")
-    parser.add_argument("--threads", type=int, default=6, help="of the driver")
     parser.add_argument("--busy", type=int, default=os.cpu_count() or 2, help="busy processes")
     parser.add_argument("--hang", type=float, default=60.0, help="seconds until a round hangs")
     parser.add_argument("--go-on", action="store_true", help="after a round that hangs")

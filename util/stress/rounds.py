@@ -21,9 +21,6 @@ from typing import Any, Protocol
 import ract
 from ract.client.start.tool import ask_node
 
-AT_ONCE = 6
-"""So many rounds a thread begins before it ends them."""
-
 FAILURES_SHOWN_MAX = 20
 IDLE = ("serial.py:119", "thread.py:81", "selectors.py:468")
 """The innermost call of a thread that has nothing to do."""
@@ -89,6 +86,8 @@ class Rounds:
         seed: Of all choices.
         threads: How many threads begin and end rounds.
         hang_s: After so many seconds a round hangs.
+        at_once: So many rounds a thread begins before it ends them.
+        session_dir: Of a node of the cluster, to ask it for stacks.
 
     Attributes:
         done: Rounds per cell that have ended.
@@ -97,7 +96,15 @@ class Rounds:
     """
 
     def __init__(
-        self, cells: Sequence[Cell], cast: Any, seed: int, *, threads: int, hang_s: float
+        self,
+        cells: Sequence[Cell],
+        cast: Any,
+        seed: int,
+        *,
+        threads: int,
+        hang_s: float,
+        at_once: int,
+        session_dir: str,
     ) -> None:
         self.done: Counter[str] = Counter()
         self.failed: list[tuple[str, int, str]] = []
@@ -106,6 +113,8 @@ class Rounds:
         self._cast = cast
         self._rng = random.Random(seed)
         self._hang_s = hang_s
+        self._at_once = at_once
+        self._session_dir = session_dir
         self._count = threads
         self._lock = threading.Lock()
         self._doing: dict[int, Doing] = {}
@@ -166,7 +175,7 @@ class Rounds:
 
     def _next_batch(self) -> list[tuple[Cell, int]]:
         with self._lock:
-            count = 0 if time.monotonic() >= self._until else min(AT_ONCE, self._left)
+            count = 0 if time.monotonic() >= self._until else min(self._at_once, self._left)
             self._left -= count
             return [(self._next_cell(), self._rng.getrandbits(32)) for _ in range(count)]
 
@@ -186,10 +195,10 @@ class Rounds:
                 self.hung.append((str(doing.cell), doing.seed))
                 step = "ending" if doing.is_ending else "beginning"
                 print(f"HANGS ({step}): {doing.cell}, seed {doing.seed}", flush=True)
-                report(ident)
+                report(ident, self._session_dir)
 
 
-def report(ident: int) -> None:
+def report(ident: int, session_dir: str) -> None:
     """Print what is known of a thread that waits: what it waits for, and all stacks."""
     seen: set[str] = set()
     frame = sys._current_frames().get(ident)
@@ -204,7 +213,7 @@ def report(ident: int) -> None:
     for each, top in sys._current_frames().items():
         mark = ", which hangs" if each == ident else ""
         print(f"--- thread {names.get(each)} of the driver{mark}: {_in_short(top)}")
-    for line in _stacks_of_executors():
+    for line in _stacks_of_executors(session_dir):
         print(line, flush=True)
 
 
@@ -223,11 +232,9 @@ def _in_short(frame: Any) -> str:
     return " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in stack[::-1])
 
 
-def _stacks_of_executors() -> Iterator[str]:
-    from ract.testing import session_dir
-
+def _stacks_of_executors(session_dir: str) -> Iterator[str]:
     try:
-        found = ask_node(session_dir(), "stacks")
+        found = ask_node(session_dir, "stacks")
     except Exception as error:
         yield f"--- no stacks of executors: {error!r}"
         return
