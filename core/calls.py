@@ -60,7 +60,8 @@ from the caller. A reply is ``(seq, value)`` for one plain result, else ``(seq, 
 ``(ROOM, number, there is)``                  the answer to ASK; room is kept for the call
 ``(RESUMED, received)``                       the answer to a HELLO that is not the first: which
                                               frame of the caller was the newest that came; -1 if
-                                              the executor knows of no earlier connection
+                                              the executor knows of no earlier connection;
+                                              `GONE`, by a tunnel: there is no such executor
 
 A channel outlives its connections. Each end numbers its frames from 1 on, without those that only
 open a connection (HELLO, RESUMED), and keeps those that the other end has not acknowledged
@@ -84,6 +85,9 @@ BLOCKED, UNBLOCKED, ROOM, RESUMED = -1, -2, -3, -4
 LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 2**31
 """Larger values go through shared memory long before this."""
+
+GONE = -2
+"""In a RESUMED: nobody listens at the address any more."""
 
 RESUME_S = 20.0
 """An executor knows so long of a caller whose connection broke. Later it forgets what it owes."""

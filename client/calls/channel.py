@@ -341,6 +341,10 @@ class Channel:
                     if question is not None:
                         question.answer = reply[2]
                         question.answered.set()
+                elif (
+                    seq == calls.RESUMED
+                ):  # to the first connection: by a tunnel that leads nowhere
+                    self.connection.is_over = True
                 elif (owner := self.owner) is not None:
                     owner.blocked(self, seq == calls.BLOCKED)
                 batch[2] += 1
@@ -390,7 +394,7 @@ class Channel:
             self.connection.lose(now)
             if self.is_closed:  # `discard`
                 return
-            is_over = self._is_ending or self.connection.is_forgotten or not self._is_used()
+            is_over = self._is_ending or self.connection.is_over or not self._is_used()
             if not is_over and now >= self.connection.retry_at:
                 is_over = not self._connect(now)
         if is_over:

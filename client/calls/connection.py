@@ -11,8 +11,8 @@ delay.
 States: *open* (frames are written), *greeting* (a new connection says what has come and waits for
 the same from the executor; nothing is written meanwhile), *broken* (there is no socket; `dial` is
 tried again with growing pauses). That the executor is gone for good is known in two cases: nobody
-listens at its socket (`ExecutorGone`), or it knows nothing of this process (`is_forgotten`). A
-tunnel to another node cannot tell the first; there the scheduler's word decides.
+listens at its socket (`ExecutorGone`), or it knows nothing of this process (`is_over`). A tunnel
+to another node says the first if that node can be reached; else the scheduler's word decides.
 
 Locks: the channel's lock guards all that is written here, its ``read_lock`` all that is read. The
 socket changes only under both. So a descriptor is never closed, and its number never given to
@@ -67,7 +67,7 @@ class Connection:
     Attributes:
         fd: The descriptor of the socket; -1 while there is none.
         is_open: Whether frames may be written.
-        is_forgotten: Whether the executor does not know any more what had come.
+        is_over: Whether the executor is gone, or does not know any more what had come.
         trouble: Why there is no open connection; "" if there is one.
         retry_at: When to dial again, on the monotonic clock.
     """
@@ -89,7 +89,7 @@ class Connection:
         self._poll = select.poll()
         self.fd = -1
         self.is_open = False
-        self.is_forgotten = False
+        self.is_over = False
         self.trouble = ""
         self.retry_at = 0.0
         self._pause_s = RETRY_MIN_S
@@ -254,7 +254,7 @@ class Connection:
         except OSError:
             n = 0
         except Exception:  # these bytes are no frame: nothing that comes from there can be trusted
-            self.is_forgotten, n = True, 0
+            self.is_over, n = True, 0
         finally:
             if not is_whole:
                 self._is_torn = True
@@ -263,6 +263,9 @@ class Connection:
     def _greeted(self, frame: Any) -> None:
         """The executor has said which frames had come on earlier connections."""
         came = frame[1][0][1]
+        if came == calls.GONE:
+            self.is_over = True
+            return
         is_new = not self._received and time.monotonic() - self._first_at < calls.RESUME_S / 2
         if came < 0 and is_new:
             came = 0  # the connection broke before the executor had heard of it

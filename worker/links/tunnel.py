@@ -1,7 +1,7 @@
 """Direct channels between processes of different nodes, through their daemons.
 
 A process connects to ``tunnel.sock`` of its node and says, in one frame, which executor of which
-node it wants. The daemons splice that socket, a TLS stream between them, and the executor's socket
+node it wants. If there is none it hears that. Else the daemons splice that socket, a TLS stream between them, and the executor's socket
 (`ract.worker.links.relay`). They never look at what passes.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import msgpack
 
+from ract.core import calls
 from ract.worker import compat
 from ract.worker.links.relay import Relay
 
@@ -27,6 +28,7 @@ _LENGTH = struct.Struct("<I")
 REQUEST_BYTES_MAX = 4096
 BACKLOG = 128
 CONNECTED = "connected"
+NOBODY = "nobody listens"
 _EXECUTOR_SOCKET = re.compile(r"e\d+\.sock")
 
 
@@ -80,13 +82,20 @@ class Tunnels:
             if size > REQUEST_BYTES_MAX:
                 raise ValueError(f"request of {size} bytes")
             node_id, address = msgpack.unpackb(await _receive(sock, size))
-            comm = await self._connect(node_id)
+            try:
+                comm = await self._connect(node_id)
+            except LookupError:  # the scheduler says that it is not, or no more, of the cluster
+                await _say_gone(sock)
+                return
             await comm.write({"op": "ract_tunnel", "address": address, "reply": False})
             # Not before the other daemon's event loop has let go of the stream.
             answer = await comm.read()
-            if answer != CONNECTED:
+            if answer == NOBODY:
+                await _say_gone(sock)
+            elif answer == CONNECTED:
+                await self._join(sock, comm)
+            else:
                 raise ConnectionRefusedError(answer)
-            await self._join(sock, comm)
         except Exception as error:
             # Whatever was wrong, the caller learns it as a closed channel.
             logger.info("no tunnel: %s: %s", type(error).__name__, error)
@@ -107,6 +116,8 @@ class Tunnels:
             await asyncio.get_running_loop().sock_connect(sock, address)
             await comm.write(CONNECTED)
             await self._join(sock, comm)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await comm.write(NOBODY)
         except OSError as error:
             logger.info("no tunnel to %s: %s", name, error)
         finally:
@@ -122,6 +133,12 @@ class Tunnels:
             sock, compat.take_socket(comm), lambda: loop.call_soon_threadsafe(over.set)
         )
         await over.wait()
+
+
+async def _say_gone(sock: socket.socket) -> None:
+    """Tell a process that its executor has ended: the only thing that a tunnel says by itself."""
+    frame = calls.frame((0.0, [(calls.RESUMED, calls.GONE)], 0))
+    await asyncio.get_running_loop().sock_sendall(sock, frame)
 
 
 async def _receive(sock: socket.socket, size: int) -> bytes:
