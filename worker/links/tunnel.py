@@ -1,8 +1,8 @@
 """Direct channels between processes of different nodes, through their daemons.
 
 A process connects to ``tunnel.sock`` of its node and says, in one frame, which executor of which
-node it wants. If there is none it hears that. Else the daemons splice that socket, a TLS stream between them, and the executor's socket
-(`ract.worker.links.relay`). They never look at what passes.
+node it wants. If there is none it hears that. Else the daemons splice that socket, a TLS stream
+between them, and the executor's socket (`ract.worker.links.relay`). They never look at what passes.
 """
 
 from __future__ import annotations
