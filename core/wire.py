@@ -31,7 +31,11 @@ class ProtocolError(ValueError):
 
 @dataclass_transform(frozen_default=True)
 def message(cls: type[T]) -> type[T]:
-    """Make ``cls`` a frozen dataclass that `encode` and `decode` know by its name."""
+    """Make ``cls`` a frozen dataclass that `encode` and `decode` know by its name.
+
+    No two classes may have one name, in whichever modules they are.
+    """
+    assert cls.__name__ not in _BY_TAG, f"two messages are called {cls.__name__}"
     for name, method in _SHARED.items():
         setattr(cls, name, method)
     made = dataclass(init=False, slots=True, eq=False, repr=False)(cls)
