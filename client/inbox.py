@@ -55,7 +55,8 @@ class Inbox:
             runtime.cancelling.asked(message)
         elif isinstance(message, (messages.SegmentGranted, messages.SegmentRefused)):
             if isinstance(message, messages.SegmentGranted):
-                runtime.link.answer(message.request, message)
+                if not runtime.link.answer(message.request, message):  # nobody will write to it
+                    runtime.tell(messages.SegmentClosed(runtime.process, message.segment))
             else:
                 error = errors.error_by_name(message.error, message.detail)
                 runtime.link.answer(message.request, None, error)

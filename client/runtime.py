@@ -48,7 +48,7 @@ from ract.client.objects.refs import (
 from ract.client.objects.store import Location, StoreClient
 from ract.client.people.mailbox_reports import MailboxReports
 from ract.client.people.story import Story
-from ract.client.process import context, current, finalizers, metrics, sites, user_code
+from ract.client.process import context, current, finalizers, interrupts, metrics, sites, user_code
 from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
@@ -419,15 +419,18 @@ class Runtime:
             Whether they are; False at the deadline.
         """
         left = threading.Semaphore(0)
+        lend_at = time.monotonic() + FETCH_GRACE_S
         for ref in wanted:
             self.localize(ref, left.release, seen_on)
         with self.lending.on_demand(IN_GET) as lend:
             for _ in wanted:
-                while not left.acquire(timeout=_wait_s(FETCH_GRACE_S, deadline)):
+                while not left.acquire(timeout=_wait_s(SLEEP_S, deadline)):
                     self.check_alive()
-                    if deadline is not None and time.monotonic() >= deadline:
+                    now = time.monotonic()
+                    if deadline is not None and now >= deadline:
                         return False
-                    lend()
+                    if now >= lend_at:
+                        lend()
         return True
 
     def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
@@ -448,7 +451,7 @@ class Runtime:
             except FileNotFoundError:
                 answered = threading.Event()
                 self._want_here(ref, answered.set)
-                while not answered.wait(1.0):
+                while not answered.wait(SLEEP_S):
                     self.check_alive()
                 if ref._state == ERROR:
                     ref._load()
@@ -698,6 +701,7 @@ class Runtime:
                 if block_at is not None and not blocked:
                     stop = block_at if deadline is None else min(block_at, deadline)
                 waiter.wait(stop)
+                interrupts.check()  # though all is there now: what waited was to be interrupted
         finally:
             if blocked:
                 self.lending.unblock()

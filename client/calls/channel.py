@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ract.client.calls.call import Call
 from ract.client.calls.connection import SLICE_S, Connection, ExecutorGone
 from ract.client.objects.refs import PLAIN, READY, ObjectRef, notify
+from ract.client.process import interrupts
 from ract.client.process.locks import make_lock
 from ract.core import calls
 
@@ -194,19 +195,17 @@ class Channel:
     def read_until(self, done: Any, deadline: float | None) -> None:
         """Read replies until ``done()`` or the deadline. The caller holds `read_lock`."""
         connection = self.connection
-        while not done():
-            if self.is_closed:
-                return
+        while not done() and not self.is_closed:
             if self._out or connection.has_unsent:
                 self.flush()
-            if deadline is None:
-                alive = self._receive(block=True)
-            else:
-                left = deadline - time.monotonic()
-                if left <= 0 and not connection.wait_readable(0):
-                    return
-                alive = not connection.wait_readable(min(left, SLICE_S)) or self._receive()
-            if not alive or not self.is_readable:
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
+                if not connection.wait_readable(min(left, SLICE_S)):
+                    if not left:
+                        return
+                    interrupts.check()
+                    continue
+            if not self._receive(block=deadline is None) or not self.is_readable:
                 return
 
     def wait_for(self, ref: ObjectRef, deadline: float | None) -> None:
@@ -303,6 +302,7 @@ class Channel:
             self._apply()
         elif connection.has_unsent or self._out:  # it was the greeting of a new connection
             self.flush()
+        interrupts.check()
         return True
 
     def _apply(self) -> None:

@@ -12,11 +12,12 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ract.client.process import finalizers, user_code
+from ract.client.process import finalizers, interrupts, user_code
 from ract.core import wire
 from ract.core.errors import RactSystemError, error_by_name
 from ract.core.messages import (
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("<I")
 HOLDS_PER_MESSAGE_MAX = 4096
+
+LOOK_S = 0.05
+"""Who waits for an answer looks so often whether it is interrupted."""
 
 WELCOME_TIMEOUT_S = 30.0
 """A cluster that is well answers a newcomer in milliseconds."""
@@ -163,12 +167,18 @@ class NodeLink:
         return next(self._numbers)
 
     def ask(self, number: int, message: Any, timeout: float | None, what: str) -> Any:
-        """Send a question and wait for the answer with that number."""
+        """Send a question and wait for the answer with that number.
+
+        Raises:
+            Exception: the typed error that was answered.
+            KeyboardInterrupt: this is the main thread, and it was interrupted.
+            TimeoutError: no answer in time.
+        """
         finalizers.check_may_wait(f"a question to the cluster ({what})", also_locks=True)
         waiter = self._requests[number] = _Waiter()
         try:
             self.send(message)
-            if not waiter.done.wait(timeout):
+            if not waiter.wait(timeout):
                 raise TimeoutError(f"the cluster did not answer {what!r} within {timeout} s")
         finally:
             del self._requests[number]
@@ -205,12 +215,14 @@ class NodeLink:
                     text, kind = "ract: could not handle %s", type(message).__name__
                     user_code.log(logger, logging.ERROR, text, kind, exc_info=True)
 
-    def answer(self, number: int, value: Any, error: BaseException | None = None) -> None:
-        """Wake who asked question ``number``; nobody, if it has given up."""
+    def answer(self, number: int, value: Any, error: BaseException | None = None) -> bool:
+        """Wake who asked question ``number``; False if it has given up."""
         waiter = self._requests.get(number)
-        if waiter is not None:
-            waiter.value, waiter.error = value, error
-            waiter.done.set()
+        if waiter is None:
+            return False
+        waiter.value, waiter.error = value, error
+        waiter.done.set()
+        return True
 
     def _receive(self) -> list[Any]:
         data = self._sock.recv(256 * 1024)
@@ -255,6 +267,19 @@ class _Waiter:
         self.done = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for the answer; False if there is none after ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        look_s = LOOK_S
+        while True:
+            if deadline is not None:
+                look_s = min(LOOK_S, deadline - time.monotonic())
+            if self.done.wait(max(0.0, look_s)):
+                return True
+            if look_s < LOOK_S:
+                return False
+            interrupts.check()
 
 
 def _framed(message: Any) -> bytes:

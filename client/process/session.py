@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from ract.client.process import interrupts
 from ract.core import errors, ids
 from ract.core.messages import Welcome
 
@@ -52,12 +53,14 @@ class Session:
             )
 
     def check_alive(self) -> None:
-        """Raise if this process has lost its node, or left the cluster.
+        """Raise if it makes no sense to wait (on). Whoever waits calls this again and again.
 
         Raises:
+            KeyboardInterrupt: this is the main thread, and it was interrupted.
             LocalRayletDiedError: the node daemon is gone.
             RuntimeError: `ract.shutdown` was called.
         """
+        interrupts.check()
         if self.closed:
             raise RuntimeError("ract.shutdown() was called while this thread waited")
         if self.lost_reason:

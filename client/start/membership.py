@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ract.client.process import context, current
+from ract.client.process import context, current, interrupts
 from ract.client.start.node_processes import NodeProcess
 from ract.core.session import use_system_config
 
@@ -72,6 +72,8 @@ class Membership:
                 current.install(runtime)
                 self.context = made
                 runtime.start()
+                interrupts.install()
+                interrupts.install_in_notebook()
                 if self.leavings != leavings:
                     raise RuntimeError("ract.shutdown() was called while ract.init() ran")
             except BaseException:
@@ -112,6 +114,7 @@ class Membership:
             runtime = current.runtime
             if runtime is not None and not context.process.is_executor:
                 runtime.close()
+                interrupts.uninstall()
                 current.install(None)
                 use_system_config({})
                 _stop_tracing()

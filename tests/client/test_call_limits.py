@@ -83,6 +83,7 @@ def test_a_task_that_takes_too_long_fails_and_is_cancelled(signal, tmp_path):
             open(path, "w").close()
             raise
 
+    ract.get(ract.remote(int).remote())  # there is an executor: the task begins at once
     path = tmp_path / "interrupted"
     ref = interrupted.options(timeout=0.5).remote(str(path))
     with pytest.raises(TaskTimeoutError, match=r"within 0\.5 s: .*interrupted") as info:

@@ -11,7 +11,8 @@ While a task waits in get, or runs for long, a task executor gives back what it 
 
 Cancelling: the IO thread learns of it, and interrupts the main thread by SIGUSR1 if that very call
 is running user code. The handler raises KeyboardInterrupt only between `_interruptible` marks, so
-the bookkeeping around user code is never interrupted.
+the bookkeeping around user code is never interrupted; nor is what that code calls in the client
+(`ract.client.process.interrupts`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client.process import context, tracing
+from ract.client.process import context, interrupts, tracing
 from ract.core import calls
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
@@ -95,7 +96,7 @@ class SerialServer:
         self._running_title = False
         self._on_posted: Callable[[Any], None] = lambda message: None
         self.exit_code = 0
-        signal.signal(signal.SIGUSR1, self._on_signal)
+        signal.signal(signal.SIGUSR1, interrupts.handler(self._interrupt))
         answer_before_ending(self._answer_all)
         self.runtime.lending.on_block = self._door.block
         self.runtime.lending.on_unblock = self._door.unblock
@@ -503,7 +504,7 @@ class SerialServer:
             self._interruptible = False
             raise KeyboardInterrupt
 
-    def _on_signal(self, signum: int, frame: Any) -> None:
+    def _interrupt(self, frame: Any) -> None:
         running = self.running
         if self._interruptible and running is not None and running.number in self._cancelled:
             self._interruptible = False
