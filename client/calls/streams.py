@@ -7,6 +7,11 @@ An item that arrives completes the tail and makes a new one; the end completes i
 one more item if the call failed. So waiting for the next item is waiting for a ref, and everything
 that waits for refs (``get``, ``wait``, ``await``) can wait for a generator.
 
+Any number of threads may read; each item goes to one of them. Items come from the thread that reads
+the channel, and the call may fail on another one (a timeout, a cancellation). So what belongs
+together changes under a lock of the stream: the tail with what follows it, the first unread item
+with its reader. Refs are completed without the lock, since that calls whoever waits for them.
+
 When an executor dies, the call is repeated from its start; what was received before is passed over.
 
 With a limit to what may be unread, the executor pauses. It is told how many items were read when
@@ -22,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ract.client.objects import refs
 from ract.client.objects.refs import ERROR, PLAIN, READY, ObjectRef
+from ract.client.process.locks import make_lock
 from ract.core import calls
 from ract.core.errors import StreamingGeneratorReplayInconsistentError
 
@@ -53,10 +59,15 @@ class Stream:
         self._read = 0
         self._credited = 0
         self._dropped = False
-        tail = self._make(0)
-        self._tail = (0, tail)  # with its index; one attribute, so that it changes at once
-        self._following: ObjectRef | None = None
-        self._unread: deque[ObjectRef] = deque([tail])  # the last one is the tail, or the end
+        self._lock = make_lock("stream")
+        #: The ref that comes next, its index, and the one before it.
+        self._tail = self._make(0)
+        self._at = 0
+        self._before: ObjectRef | None = None
+        #: The tail will be the end, and nothing else: no item is taken any more.
+        self._has_ended = False
+        #: The last one is the tail, or the end, which nobody takes: so it is never empty.
+        self._unread: deque[ObjectRef] = deque([self._tail])
 
     def _make(self, index: int) -> ObjectRef:
         return refs.new_ref(self._call.number, self._call.actor_id, FIRST_INDEX + index, self._call)
@@ -64,27 +75,38 @@ class Stream:
     @property
     def received(self) -> int:
         """How many items have arrived."""
-        return self._tail[0]
+        return self._at
 
     # ------------------------------------------------------------------ what the executor says
 
     def item(self, index: int, result: tuple[Any, ...]) -> None:
         """An item arrived. To repeat this, interrupted at any place, does no harm."""
-        at, tail = self._tail
-        if index < at:  # the call is repeated
+        ref = None
+        with self._lock:
+            if index == self._at and not self._has_ended:
+                ref = self._advance()
+            elif index == self._at - 1 and self._before is not None:
+                ref = self._before  # this was interrupted before the ref got its value
+        if ref is None or ref._state >= READY:  # the call is repeated, or was given up
             self._runtime.table.drop_result(result)
-            return
-        following = self._following
-        if following is None or following is tail:
-            following = self._following = self._make(at + 1)
-            if not self._dropped:
-                self._unread.append(following)
-        self._runtime.apply_result(tail, result)
-        self._tail = (at + 1, following)
+        else:
+            self._runtime.apply_result(ref, result)
+
+    def _advance(self) -> ObjectRef:
+        """There is a new tail, under the lock; returns the one before, which gets its value now."""
+        ref = self._before = self._tail
+        self._at += 1
+        self._tail = self._make(self._at)
+        if not self._dropped:
+            self._unread.append(self._tail)
+        return ref
 
     def end(self, count: int) -> None:
         """The call has finished, and made so many items."""
-        at = self._tail[0]
+        with self._lock:
+            at = self._at
+            if count >= at:
+                self._has_ended = True
         if count < at:
             error = StreamingGeneratorReplayInconsistentError(
                 f"{self._call.name} was repeated and yielded {count} items; before, it had yielded "
@@ -96,18 +118,20 @@ class Stream:
         self._finish()
 
     def _finish(self) -> None:
-        self._tail[1]._complete(PLAIN, _END)
+        self._tail._complete(PLAIN, _END)
         self._call.stream = None  # it is in `_call`: both may go at once now
 
     def fail(self, result: tuple[Any, ...]) -> None:
         """The call has failed: an item that raises the error, then the end."""
-        at, tail = self._tail
-        if tail._state < READY:
-            self.item(at, result)
-            self._call.refs[0]._complete(ERROR, tail._value)
-            self._finish()
-        else:
+        with self._lock:
+            ref = self._before if self._has_ended else self._advance()
+            self._has_ended = True
+        if ref is not None and ref._state < READY:
+            self._runtime.apply_result(ref, result)
+            self._call.refs[0]._complete(ERROR, ref._value)
+        else:  # it has ended before
             self._runtime.table.drop_result(result)
+        self._finish()
 
     # ------------------------------------------------------------------ what the generator does
 
@@ -117,35 +141,69 @@ class Stream:
 
     def is_over(self) -> bool:
         """Whether all items have been taken."""
-        ref = self._unread[0]
-        return ref._state == PLAIN and ref._value is _END
+        return _is_end(self._unread[0])
 
-    def take(self) -> ObjectRef:
-        """The next item, which has arrived."""
-        taken = self._unread.popleft()
-        self._read += 1
-        if self._limit:
-            if self._call.extra is not None:
-                self._call.extra["read"] = self._read  # if it is repeated
-            if self._read - self._credited >= (self._limit + 1) // 2:
-                self._credit(self._read)
-        return taken
+    def next(self) -> ObjectRef | None:
+        """Wait for the next item and take it; None at the end."""
+        while True:
+            ref = self._unread[0]
+            if ref._state < READY:
+                self._runtime.await_one(ref, None)
+            if _is_end(ref):
+                return None
+            if self._take(ref):
+                return ref
+
+    async def next_async(self) -> ObjectRef | None:
+        """As `next`, in a coroutine."""
+        while True:
+            ref = self._unread[0]
+            if ref._state < READY:
+                loop = asyncio.get_running_loop()
+                done = loop.create_future()
+                ref._when_done(lambda ref, loop=loop, done=done: refs.wake(loop, done))
+                with self._runtime.lending.around(loop):
+                    await done
+            if _is_end(ref):
+                return None
+            if self._take(ref):
+                return ref
+
+    def _take(self, ref: ObjectRef) -> bool:
+        """Take the first unread item, which has arrived; False if another thread was faster."""
+        with self._lock:
+            if self._unread[0] is not ref:
+                return False
+            self._unread.popleft()
+            self._read += 1
+            read = self._read
+            if self._limit and self._call.extra is not None:
+                self._call.extra["read"] = read  # if it is repeated
+            tells = self._limit and read - self._credited >= (self._limit + 1) // 2
+            if tells:
+                self._credited = read
+        if tells:
+            self._credit(read)
+        return True
 
     def drop(self) -> None:
-        """Nobody reads any more: items go as they come, and the producer goes on."""
-        self._dropped = True
-        self._unread.clear()
-        if self._limit:
-            self._runtime.drop_stream(self)
+        """A finalizer: nobody reads any more. Items go as they come, and the producer goes on."""
+        self._runtime.drop_stream(self)
 
     def let_go(self) -> None:
-        """Have the producer wait no more."""
+        """Forget what nobody has read, and have the producer wait no more (on the IO thread)."""
+        with self._lock:
+            self._dropped = True
+            unread, self._unread = self._unread, deque([self._tail])
+        unread.clear()  # without the lock: finalizers run
+        if not self._limit:
+            return
         if self._call.extra is not None:
             self._call.extra["read"] = UNLIMITED
         self._credit(UNLIMITED)
 
     def _credit(self, read: int) -> None:
-        self._credited = read
+        """Say how many items were read: of several messages the highest counts."""
         channel = self._call.channel
         if channel is not None and not channel.is_closed:
             channel.say((calls.CREDIT, self._call.seq, read))
@@ -155,21 +213,9 @@ class Stream:
         """The ref of the call itself."""
         return self._call.refs[0]
 
-    def wait(self) -> None:
-        """Until the next item, or the end, is there."""
-        ref = self._unread[0]
-        if ref._state < READY:
-            self._runtime.await_one(ref, None)
 
-    async def wait_async(self) -> None:
-        """As `wait`, in a coroutine."""
-        ref = self._unread[0]
-        if ref._state < READY:
-            loop = asyncio.get_running_loop()
-            done = loop.create_future()
-            ref._when_done(lambda ref: refs.wake(loop, done))
-            with self._runtime.lending.around(loop):
-                await done
+def _is_end(ref: ObjectRef) -> bool:
+    return ref._state == PLAIN and ref._value is _END
 
 
 class ObjectRefGenerator:
@@ -180,7 +226,8 @@ class ObjectRefGenerator:
     whether or not its items are read, unless ``_generator_backpressure_num_objects`` limits how
     many may be unread.
 
-    It belongs to this process: it cannot be pickled. It is not thread-safe.
+    Several threads may iterate: each item goes to one of them. It belongs to this process: it
+    cannot be pickled.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -191,22 +238,20 @@ class ObjectRefGenerator:
 
     def __next__(self) -> ObjectRef:
         """Wait for the next item. Raises StopIteration at the end."""
-        stream = self._stream
-        stream.wait()
-        if stream.is_over():
+        ref = self._stream.next()
+        if ref is None:
             raise StopIteration
-        return stream.take()
+        return ref
 
     def __aiter__(self) -> ObjectRefGenerator:
         return self
 
     async def __anext__(self) -> ObjectRef:
         """Wait for the next item. Raises StopAsyncIteration at the end."""
-        stream = self._stream
-        await stream.wait_async()
-        if stream.is_over():
+        ref = await self._stream.next_async()
+        if ref is None:
             raise StopAsyncIteration
-        return stream.take()
+        return ref
 
     def completed(self) -> ObjectRef:
         """A ref that is ready when the remote generator has ended; getting it raises its error."""

@@ -195,28 +195,29 @@ class LocalStream:
         self._is_over = True
         self._done._complete(state, value)
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         """Make the next item, unless it is there."""
         if not self._unread and not self._is_over:
             self._advance()
 
-    async def wait_async(self) -> None:
-        """As `wait`: nothing else runs meanwhile."""
-        self.wait()
+    def next(self) -> ObjectRef | None:
+        """The next item; None at the end."""
+        self._wait()
+        return self._unread.popleft() if self._unread else None
+
+    async def next_async(self) -> ObjectRef | None:
+        """As `next`: nothing else runs meanwhile."""
+        return self.next()
 
     def is_over(self) -> bool:
         """Whether all items have been taken."""
-        self.wait()
+        self._wait()
         return not self._unread
 
     def peek(self) -> ObjectRef:
         """The next item; what `completed` gives if there is none."""
-        self.wait()
+        self._wait()
         return self._unread[0] if self._unread else self._done
-
-    def take(self) -> ObjectRef:
-        """The next item."""
-        return self._unread.popleft()
 
     def completed(self) -> ObjectRef:
         """Run the generator to its end; a ref that raises its error."""

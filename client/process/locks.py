@@ -20,6 +20,7 @@ ORDER = (
     "table",  # refs by id, and what happens to them (`ract.client.objects.held`)
     "channel",  # the connection to one executor, and who writes to it
     "link",  # the connection to the node, and the holds that were not told yet
+    "stream",  # the items of one generator: nothing is taken under it
 )
 """Ranks, in the order in which a thread may take them."""
 
