@@ -854,7 +854,7 @@ class Runtime:
             busy = True
         for client in list(self.actors.values()):
             busy |= client.tick()
-        busy |= self.link.flush_holds() if not self.link.is_closed else False
+        busy |= self.link.flush_holds()
         for channel in list(self.channels.values()):
             busy |= channel.tick()
         now = time.monotonic()
@@ -876,18 +876,13 @@ class Runtime:
         if self.closed:
             return
         metrics.recorder.flush()
-        try:
-            self.link.flush_holds()
-        except OSError:  # the node went first
-            pass
+        self.link.flush_holds()
         with self.table.lock:  # whoever begins to wait from now on is refused: none is left out
             self.session.closed = True
         self._release_waiting()
         finalizers.unwatch()
         self.reactor.close()
         for channel in list(self.channels.values()):
-            channel.owner = None
-            channel.abort()
             channel.discard()
         self.channels.clear()
         self.link.close()

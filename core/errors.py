@@ -108,6 +108,10 @@ class RactSystemError(RactError):
         )
 
 
+class LeftClusterError(RactError, RuntimeError):
+    """``ract.shutdown`` was called, so what was asked for or waited for will not come."""
+
+
 class RactChannelError(RactSystemError):
     """A channel of a compiled graph is broken."""
 

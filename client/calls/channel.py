@@ -341,9 +341,7 @@ class Channel:
                     if question is not None:
                         question.answer = reply[2]
                         question.answered.set()
-                elif (
-                    seq == calls.RESUMED
-                ):  # to the first connection: by a tunnel that leads nowhere
+                elif seq == calls.RESUMED:  # the tunnel of a first connection leads nowhere
                     self.connection.is_over = True
                 elif (owner := self.owner) is not None:
                     owner.blocked(self, seq == calls.BLOCKED)

@@ -73,14 +73,18 @@ class StoreClient:
             ObjectStoreFullError: no room, after what could be spilled or dropped was.
         """
         size = max(packed.size, 1)
-        if size >= OWN_SEGMENT_BYTES_MIN:
-            segment = self._want(size)
-            offset = 0
-            self._copy(packed, segment, offset)
-        else:
-            with self._lock:
-                segment, offset = self._bump(size)
+        try:
+            if size >= OWN_SEGMENT_BYTES_MIN:
+                segment = self._want(size)
+                offset = 0
                 self._copy(packed, segment, offset)
+            else:
+                with self._lock:
+                    segment, offset = self._bump(size)
+                    self._copy(packed, segment, offset)
+        except FileNotFoundError:  # the store is gone; if so because this process has left, say so
+            self._link.check_open()
+            raise
         self._link.send(
             ObjectSealed(
                 self._link.process,

@@ -1,25 +1,38 @@
 """The control connection of a process to the daemon of its node (``node.sock``).
 
+Theory of operation
+-------------------
 Messages are written from the calling thread, in order, under one lock; the daemon always reads, so
 writing does not block for long. They are read by the reactor. Changes of holds are collected (also
 by finalizers, which must not write) and always go out before any later message.
+
+What is to be written goes through ``_unsent``. So a thread that is interrupted in the middle of a
+message leaves the rest of it to the next one, and a signal handler that sends while its own thread
+is sending adds to what that thread writes.
+
+The connection ends once: by `close`, or because the node is gone. From then on every question is
+answered with the reason (`_ended`), those that wait for an answer included. The socket is closed
+when nobody uses it any more: under the lock of the writers, and that of the reader.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import select
 import socket
 import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ract.client.process import finalizers, interrupts, user_code
+from ract.client.process.locks import make_lock
 from ract.core import wire
-from ract.core.errors import RactSystemError, error_by_name
+from ract.core.errors import LeftClusterError, RactSystemError, error_by_name
 from ract.core.messages import (
     Hello,
     Hold,
@@ -57,7 +70,8 @@ class NodeLink:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._sock.connect(path)
-            self._lock = threading.Lock()
+            self._lock = make_lock("link")  # of all that is written
+            self._reading = threading.Lock()  # nothing else is taken by who has it
             self._inbox = bytearray()
             self._early: list[Any] = []
             self._sock.sendall(_framed(hello))
@@ -79,6 +93,14 @@ class NodeLink:
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_lost: Callable[[], None] = lambda: None
         self.is_closed = False
+        self._unsent: deque[memoryview] = deque()
+        self._is_writing = False
+        self._room = select.poll()  # for what is written
+        self._room.register(self._sock, select.POLLOUT)
+        self._ended: Callable[[], BaseException] | None = None  # why there are no answers any more
+        # Guards `_ended` and `_requests`; apart from `_lock`, so that an answer never waits for a
+        # thread that writes. Nothing else is taken by who has it.
+        self._asking = threading.RLock()  # reentrant for signal handlers that ask
         self._requests: dict[int, _Waiter] = {}
         self._numbers = itertools.count(1)
 
@@ -109,17 +131,50 @@ class NodeLink:
 
         Raises:
             ConnectionError: the node is gone.
+            LeftClusterError: this process has left the cluster.
         """
+        data = b"".join(map(_framed, messages))
         with self._lock:
             if self.hold_changes:
-                self._send_holds()
-            self._sock.sendall(b"".join(map(_framed, messages)))
+                self._add_holds()
+            self._unsent.append(memoryview(data))
+            self._write()
+
+    def _write(self) -> None:
+        if self._is_writing:  # a signal handler runs in the middle of it: `_write` below goes on
+            return
+        self._is_writing = True
+        try:
+            unsent = self._unsent
+            while unsent:
+                # Never waits: else a signal could come after a part was written, and before it is
+                # known here how large that part was.
+                try:
+                    sent = self._sock.send(unsent[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    self._room.poll()
+                    continue
+                if sent < len(unsent[0]):
+                    unsent[0] = unsent[0][sent:]
+                else:
+                    unsent.popleft()
+        except OSError as error:
+            self._unsent.clear()
+            self.check_open()
+            raise ConnectionError(f"the node is gone: {error}") from None
+        finally:
+            self._is_writing = False
+
+    def check_open(self) -> None:
+        """Raise LeftClusterError, or RactSystemError, if the connection has ended."""
+        if self._ended is not None:
+            raise self._ended()
 
     def tell(self, *messages: Any) -> None:
         """Send messages; without a node there is nobody to tell."""
         try:
             self.send(*messages)
-        except OSError as error:
+        except (OSError, LeftClusterError, RactSystemError) as error:
             if not self.is_closed:
                 # Whoever tells may hold locks, under which no handler of the program may run.
                 kind = type(messages[0]).__name__
@@ -130,14 +185,21 @@ class NodeLink:
         self.tell(Warned(self.process, type, text))
 
     def flush_holds(self) -> bool:
-        """Send collected changes of holds; returns whether there were any."""
-        if not self.hold_changes:
+        """Send collected changes of holds; returns whether there were any.
+
+        Without a node there is nobody who counts them.
+        """
+        if not self.hold_changes or self.is_closed:
             return False
         with self._lock:
-            self._send_holds()
+            self._add_holds()
+            try:
+                self._write()
+            except (OSError, LeftClusterError, RactSystemError):
+                return False
         return True
 
-    def _send_holds(self) -> None:
+    def _add_holds(self) -> None:
         changes = self.hold_changes
         net: dict[tuple[bytes, int], int] = {}
         for _ in range(len(changes)):
@@ -150,7 +212,7 @@ class NodeLink:
         holds += [Hold(*key, n) for key, n in net.items() if n < 0]
         for i in range(0, len(holds), HOLDS_PER_MESSAGE_MAX):
             part = holds[i : i + HOLDS_PER_MESSAGE_MAX]
-            self._sock.sendall(_framed(HoldsChanged(self.process, part)))
+            self._unsent.append(memoryview(_framed(HoldsChanged(self.process, part))))
 
     def request(self, op: str, timeout: float | None = 60.0, **args: Any) -> Any:
         """Ask the scheduler; returns its answer.
@@ -158,6 +220,8 @@ class NodeLink:
         Raises:
             Exception: the typed error that the scheduler answered.
             TimeoutError: no answer in time.
+            RactSystemError: the node is gone.
+            LeftClusterError: this process has left the cluster.
         """
         number = next(self._numbers)
         return self.ask(number, Request(self.process, number, op, args), timeout, what=op)
@@ -175,13 +239,19 @@ class NodeLink:
             TimeoutError: no answer in time.
         """
         finalizers.check_may_wait(f"a question to the cluster ({what})", also_locks=True)
-        waiter = self._requests[number] = _Waiter()
+        waiter = _Waiter()
+        with self._asking:
+            self.check_open()
+            self._requests[number] = waiter
         try:
             self.send(message)
             if not waiter.wait(timeout):
                 raise TimeoutError(f"the cluster did not answer {what!r} within {timeout} s")
+        except ConnectionError as error:
+            raise RactSystemError(error) from None
         finally:
-            del self._requests[number]
+            with self._asking:
+                del self._requests[number]
         if waiter.error is not None:
             raise waiter.error
         return waiter.value
@@ -216,16 +286,14 @@ class NodeLink:
                     user_code.log(logger, logging.ERROR, text, kind, exc_info=True)
 
     def answer(self, number: int, value: Any, error: BaseException | None = None) -> bool:
-        """Wake who asked question ``number``; False if it has given up."""
-        waiter = self._requests.get(number)
-        if waiter is None:
-            return False
-        waiter.value, waiter.error = value, error
-        waiter.done.set()
-        return True
+        """Wake who asked question ``number``; False if it has given up, or has its answer."""
+        with self._asking:
+            waiter = self._requests.get(number)
+            return waiter is not None and waiter.finish(value, error)
 
     def _receive(self) -> list[Any]:
-        data = self._sock.recv(256 * 1024)
+        with self._reading:
+            data = self._sock.recv(256 * 1024)
         if not data:
             raise ConnectionError("the node closed the connection")
         inbox = self._inbox
@@ -244,23 +312,33 @@ class NodeLink:
         return messages
 
     def _lost(self, error: Exception) -> None:
-        self.is_closed = True
-        for waiter in list(self._requests.values()):
-            waiter.error = RactSystemError(ConnectionError(f"the node is gone: {error}"))
-            waiter.done.set()
-        self.on_lost()
+        if self._end(partial(RactSystemError, ConnectionError(f"the node is gone: {error}"))):
+            self.on_lost()
 
     def close(self) -> None:
         """Close the connection; the node takes that as the end of the process."""
-        self.is_closed = True
+        self._end(partial(LeftClusterError, "ract.shutdown() was called before this was answered"))
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:  # the node went first
+            self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, if there is one
+        except OSError:  # the node went first, or it is closed
             pass
-        self._sock.close()
+        with self._reading, self._lock:
+            self._sock.close()
+
+    def _end(self, why: Callable[[], BaseException]) -> bool:
+        """Answer all questions with an error, also later ones; returns False if that was done."""
+        with self._asking:
+            if self._ended is not None:
+                return False
+            self._ended, self.is_closed = why, True
+            for waiter in list(self._requests.values()):
+                waiter.finish(None, why())
+        return True
 
 
 class _Waiter:
+    """Who waits for an answer; the first one counts."""
+
     __slots__ = ("done", "error", "value")
 
     def __init__(self) -> None:
@@ -280,6 +358,14 @@ class _Waiter:
             if look_s < LOOK_S:
                 return False
             interrupts.check()
+
+    def finish(self, value: Any, error: BaseException | None) -> bool:
+        """Give it its answer; False if it has one."""
+        if self.done.is_set():
+            return False
+        self.value, self.error = value, error
+        self.done.set()
+        return True
 
 
 def _framed(message: Any) -> bytes:

@@ -62,6 +62,6 @@ class Session:
         """
         interrupts.check()
         if self.closed:
-            raise RuntimeError("ract.shutdown() was called while this thread waited")
+            raise errors.LeftClusterError("ract.shutdown() was called while this thread waited")
         if self.lost_reason:
             raise errors.LocalRayletDiedError(self.lost_reason)
