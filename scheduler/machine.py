@@ -247,6 +247,10 @@ class SchedulerMachine:
             self.reports.crashed(event.process, event.cause)
         self._process_gone(event.process, event.cause)
 
+    def _process_leaving(self, event: m.ProcessLeaving) -> None:
+        self.processes.alive[event.process].leaving = event.cause
+        self.lessor.executor_left(event.process, event.cause)
+
     def _process_gone(self, number: int, cause: m.ExitCause) -> None:
         process = self.processes.exit(number, cause)
         if process is None:
@@ -371,6 +375,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.ProcessBlockWanted: SchedulerMachine._block_wanted,
     m.ProcessJoined: SchedulerMachine._process_joined,
     m.ProcessExited: SchedulerMachine._process_exited,
+    m.ProcessLeaving: SchedulerMachine._process_leaving,
     m.NodeMetrics: lambda s, e: s.metrics.reported(e),
     m.LogLines: lambda s, e: s.reports.log_lines(e),
     m.Warned: lambda s, e: s.reports.warned(e),

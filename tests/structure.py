@@ -36,7 +36,7 @@ ORDER: dict[str, list[str | tuple[str, ...]]] = {
         "calls",
         ("tasks", "actors"),
         "people",
-        "submit+inbox+runtime",
+        "submit+debts+inbox+runtime",
         "local",
         "start",
         "api",

@@ -436,6 +436,7 @@ class Channel:
         # If another thread has the lock it looks at `_is_ending` when it gives it up.
         if self.read_lock.acquire(False):
             try:
+                _read_rest(self)
                 self.close()
             finally:
                 self.read_lock.release()
@@ -506,3 +507,14 @@ def read_any(channels: list[Channel], done: Any, deadline: float | None) -> None
         for fd, _ in ready:
             if not by_fd[fd]._receive():
                 return
+
+
+def _read_rest(channel: Channel) -> None:
+    """Apply the last replies of an executor that is gone, which nobody has read.
+
+    The caller holds `read_lock`.
+    """
+    with channel._lock:
+        channel.connection.interrupt()  # it may be another socket than at the time of `abort`
+    while channel.is_readable and channel._receive():
+        pass

@@ -28,6 +28,7 @@ from ract.client.objects import refs
 from ract.client.objects.refs import (
     ERROR,
     INLINE,
+    PENDING,
     PLAIN,
     READY,
     STORED,
@@ -157,6 +158,12 @@ class RefTable:
         known = self.held.get(id)
         ref = known() if known is not None else None
         return self.met.get(id) or self.exposed.get(id) if ref is None else ref
+
+    def promised(self) -> list[ObjectRef]:
+        """Refs that others know and whose values calls of this process will bring."""
+        with self.lock:
+            known = [entry() for entry in self.held.values()]
+        return [ref for ref in known if ref is not None and ref._state == PENDING]
 
     def sort_out(self) -> None:
         """Forget refs that are gone; hold those that were met a while ago and are in use."""

@@ -140,10 +140,11 @@ class TaskPool:
 
     @property
     def waiting(self) -> list[Call]:
-        """Calls not yet pushed to an executor."""
+        """Calls that no executor has: not yet pushed, or lost with one whose end is not settled."""
         with self._lock:
             delayed = [call for _, call in self._delayed]
-            return [*self._machine.queue, *self._late.values(), *delayed]
+            lost = [call for _, parked in self._lost.values() for call in parked]
+            return [*self._machine.queue, *self._late.values(), *delayed, *lost]
 
     def some_waiting(self, most: int) -> tuple[list[Call], list[Call], int]:
         """Some that are ready, some whose arguments are not, and how many more there are."""

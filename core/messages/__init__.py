@@ -130,11 +130,13 @@ from ract.core.messages.processes import (
     ProcessBlockWanted,
     ProcessExited,
     ProcessJoined,
+    ProcessLeaving,
     Refused,
     ReopenLogs,
     Reply,
     Request,
     StacksDumped,
+    StillOwes,
     Waiting,
     Welcome,
 )

@@ -59,10 +59,34 @@ class Waiting:
 
 @message
 class EndProcess:
-    """node -> executor: finish what was accepted, run exit handlers, exit."""
+    """Both ways between a node and an executor: it ends when it has finished what it accepted.
+
+    node -> executor: do so (a request; one that is only ``idle`` may answer `StillOwes`).
+    executor -> node: it does, and takes no new work; it may yet stay for what it owes
+    (`ProcessLeaving`).
+    """
 
     process: int
     cause: ExitCause
+
+
+@message
+class StillOwes:
+    """executor -> node: calls that it has made are not over, so it is not to end for idleness."""
+
+    process: int
+
+
+@message
+class ProcessLeaving:
+    """executor -> node -> scheduler: it serves nobody any more, and stays for what it owes.
+
+    Its lease is over, or the actor that it was; so what these had in use is free. Others wait for
+    values that it has promised; it ends when these are there.
+    """
+
+    process: int
+    cause: ExitCause  #: why it serves nobody any more
 
 
 @message

@@ -41,6 +41,7 @@ class Process:
     job_id: bytes = b""
     exited_at: float = 0.0
     cause: ExitCause | None = None
+    leaving: ExitCause | None = None  #: why it serves nobody any more; it stays for what it owes
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,8 @@ A node that is drained takes nothing new. Its leases are recalled and end when w
 done. Actors that may restart end after the call that they are in, and start elsewhere (their
 callers' other calls follow them); the others are waited for, since they could not be made again.
 Bundles of placement groups are moved when nobody uses them. Objects of which no other node has a
-copy are fetched by one that stays. Drivers are waited for. When nothing is left the node is told to
+copy are fetched by one that stays. Drivers are waited for, and so is every process that has
+promised values to others (its calls have not come back). When nothing is left the node is told to
 end, unless somebody else (Dask's adaptive scaling) is to end it.
 
 A drain may have a deadline; then the node ends with what is left. `Drains.step` looks at all drains
@@ -27,6 +28,7 @@ from ract.scheduler.capacity.groups import Groups
 from ract.scheduler.leases.lease_table import LeaseTable
 from ract.scheduler.leases.recalls import Recalls
 from ract.scheduler.objects.directory import Directory
+from ract.scheduler.objects.promises import owes
 
 LOOK_S = 0.1
 FETCH_TIMEOUT_S = 10.0
@@ -101,6 +103,7 @@ class Drains:
             "bundles of placement groups": bundles,
             "objects that no other node has": objects,
             "drivers": drivers,
+            "processes that others wait for": sum(owes(self.objects, each.number) for each in here),
         }
         return [f"{n} {what}" for what, n in counts.items() if n]
 

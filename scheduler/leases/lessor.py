@@ -174,6 +174,10 @@ class Lessor:
                 self._count_less(lease)
                 why = ExitCause("owner_died", "the process that submitted its tasks is gone")
                 self.turn.send(lease.node.node_id, EndLease(lease.lease, True, why))
+        self.executor_left(number, cause)
+
+    def executor_left(self, number: int, cause: ExitCause) -> None:
+        """A process runs no tasks any more: the lease that it served is over."""
         ran = self.leases.by_executor.get(number)
         if ran is not None:
             self._lose(ran, cause)

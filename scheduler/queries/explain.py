@@ -194,6 +194,9 @@ def _object(cluster: Cluster, entry: Entry) -> Explanation:
         process = cluster.processes.alive.get(entry.publisher)
         where = f" ({process.kind}, pid {process.pid})" if process else ""
         text = f"The value{name} is not there yet: process {entry.publisher}{where} will bring it."
+        if process is not None and process.leaving is not None:
+            why = text_of(process.leaving)
+            text += f" It runs nothing else any more ({why}) and ends when nobody waits for it."
         reasons.append({"what": "publisher", "process": entry.publisher, "text": text})
         for want in cluster.leases.wants.values():
             if want.key[0] == entry.publisher and want.need and entry.task_name in want.names:

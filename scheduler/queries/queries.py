@@ -15,6 +15,7 @@ from typing import Any
 from ract.core.resources import UNIT, describe
 from ract.scheduler.books.nodes import Node
 from ract.scheduler.cluster import Cluster
+from ract.scheduler.objects.promises import owed_by
 from ract.scheduler.placement.group_records import Group
 from ract.scheduler.queries import rows, summaries, system_metrics, tables
 from ract.scheduler.queries.explain import explain
@@ -216,6 +217,11 @@ def reference_counts(cluster: Cluster, process: int, args: Args) -> Any:
     return found
 
 
+def owed(cluster: Cluster, process: int, args: Args) -> Any:
+    """The ids of what the asking process has promised to others who still want it."""
+    return list(owed_by(cluster.objects, process))
+
+
 def object_exists(cluster: Cluster, process: int, args: Args) -> Any:
     """Whether the directory has a value for ``id``."""
     entry = cluster.objects.table.get(args["id"])
@@ -260,6 +266,7 @@ OPS: dict[str, Op] = {
     "job": job,
     "reference_counts": reference_counts,
     "object_exists": object_exists,
+    "owed": owed,
     "explain": explain,
     **summaries.OPS,
     "kv_get": kv_get,

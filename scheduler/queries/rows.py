@@ -188,7 +188,7 @@ def worker(cluster: Cluster, process: Process) -> Row:
         "ip": node.host if node else "",
         "pid": process.pid,
         "job_id": process.job_id.hex(),
-        "exit_detail": text_of(cause) or None,
+        "exit_detail": _end_of(process),
         "worker_launch_time_ms": ms(process.joined_at),
         "worker_launched_time_ms": ms(process.joined_at),
         "start_time_ms": ms(process.joined_at),
@@ -196,6 +196,12 @@ def worker(cluster: Cluster, process: Process) -> Row:
         "debugger_port": None,
         "num_paused_threads": 0,
     }
+
+
+def _end_of(process: Process) -> str | None:
+    if process.cause is None and process.leaving is not None:
+        return f"leaving ({text_of(process.leaving)}): it stays until what it owes is there"
+    return text_of(process.cause) or None
 
 
 def job(cluster: Cluster, job: Job) -> Row:

@@ -23,7 +23,8 @@ from ract.core import messages as m
 from ract.core.reliable import Link
 from ract.core.wire import decode, encode
 from ract.worker.node import events as ev
-from ract.worker.node.machine import ENDING, IDLE, Config, NodeMachine
+from ract.worker.node.executors import ENDING, IDLE
+from ract.worker.node.machine import Config, NodeMachine
 
 if TYPE_CHECKING:
     from simulation.simulator import World

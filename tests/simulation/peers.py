@@ -834,6 +834,12 @@ class SimProcess:
         self._publish_result(caller, task, answer)
 
     def _on_EndProcess(self, message: m.EndProcess) -> None:
+        if self.spec is None:  # asked for idleness: it may say that it owes something
+            if self.world.rng.random() < 0.3:
+                self.say(m.StillOwes(self.number))
+            else:
+                self._leave(message.cause)
+            return
         self.ending = message.cause
         self._serve()
 

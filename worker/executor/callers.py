@@ -156,6 +156,11 @@ class Caller:
         """Whether replies wait for the socket to take them."""
         return bool(self._unsent)
 
+    @property
+    def lacks_replies(self) -> bool:
+        """Whether there are replies of which the caller has not said that they arrived."""
+        return bool(self.out) or len(self._sent) > 0
+
     def flush(self) -> None:
         """Write replies, as far as the socket takes them; any thread may."""
         with self._flush_lock:
@@ -301,6 +306,20 @@ class Callers:
         self._clock = clock
         self.here: dict[int, Caller] = {}
         self.away: dict[int, Caller] = {}
+
+    @property
+    def are_served(self) -> bool:
+        """Whether all replies were written, and nobody who lacks some may come back."""
+        self.forget_late()
+        is_awaited = any(caller.lacks_replies for caller in self.away.values())
+        return not is_awaited and not any(caller.has_unsent for caller in self.here.values())
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for caller in [*self.here.values(), *self.away.values()]:
+            caller.close()
+        self.here.clear()
+        self.away.clear()
 
     def add(self, caller: Caller) -> None:
         """Somebody has connected, who has yet to say hello."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ract.worker.executor.execution import Execution
 
 ASYNC_CONCURRENCY = 1000
+DRAIN_LOOK_S = 0.02
+"""How often an actor that ends looks whether its callers have taken its last replies."""
 
 UNSTARTED = ("exited", "drained")
 """Ends after which calls that wait are not begun."""
@@ -121,12 +123,23 @@ class ConcurrentServer:
         self.loop.add_reader(self._listener.fileno(), self._accept)
         self._take_posted()
         await self._done
-        for caller in list(self._callers.here.values()):
-            caller.sock.setblocking(True)
-            caller.sock.settimeout(5.0)
-            caller.flush()
+        self._flush()
+        while not self._callers.are_served:  # one whose connection broke may come back
+            await asyncio.sleep(DRAIN_LOOK_S)
+            self._flush()
         assert self.ending is not None
         return self.ending
+
+    def hang_up(self) -> None:
+        """Close what callers are connected to: all that they are to hear has been written.
+
+        The loop stays open: threads of the program may still call something on it.
+        """
+        self.loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        for fd in list(self._callers.here):
+            self._unwatch(fd)
+        self._callers.hang_up()
 
     def wake(self) -> None:
         """Make the loop look at ``posted`` (from any thread)."""

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ract.client.people.logging_config import LoggingConfig
@@ -43,6 +44,7 @@ from ract.core.messages import (
     Hello,
     ReopenLogs,
     StacksDumped,
+    StillOwes,
     UseLease,
 )
 from ract.core.resources import UNIT
@@ -52,6 +54,7 @@ from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
 from ract.worker.executor.durable import DurableConcurrentServer, DurableServer
 from ract.worker.executor.execution import Execution
 from ract.worker.executor.keeper import Keeper
+from ract.worker.executor.leaving import Leaving
 from ract.worker.executor.serial import SerialServer
 from ract.worker.executor.streams import NamedStream, log_path, open_log
 from ract.worker.executor.titles import set_title
@@ -79,22 +82,26 @@ def run(process: int, session_dir: str, env: dict[str, str], progress: memoryvie
     """
     os.environ.update(env)
     faulthandler.enable()
-    code = 1
+    code, leaving = 1, None
     try:
-        code = Executor(process, session_dir, progress).run()
+        executor = Executor(process, session_dir, progress)
+        code = executor.run()
+        leaving = executor.leaving
     except BaseException:
         traceback.print_exc()
     finally:
-        _leave(code)
+        _leave(code, leaving)
 
 
-def _leave(code: int) -> None:
-    """End the process as a Python program would, though it is a fork."""
+def _leave(code: int, leaving: Leaving | None) -> None:
+    """End the process as a Python program would, though it is a fork; then stay while it must."""
     try:
         atexit._run_exitfuncs()
         recorder.flush()
         sys.stdout.flush()
         sys.stderr.flush()
+        if leaving is not None and not code:
+            leaving.stay()
     finally:
         os._exit(code)
 
@@ -133,6 +140,7 @@ class Executor:
         self._keeper: Keeper | None = None
         self._job_known = b""
         self._constructing_since = 0.0
+        self.leaving = Leaving(self.runtime)
         context.process.is_executor = True
         context.process.server = self.server
         current.install(self.runtime)
@@ -156,6 +164,9 @@ class Executor:
             self._construct(create)
             server.serve(self._on_posted)
         self.execution.flush_events(at_once=True)
+        assert self.server.ending is not None
+        cause = replace(self.server.ending, task=first.progress[0])
+        self.leaving.begin(cause, self.server.hang_up)
         return self.server.exit_code
 
     def _tick(self) -> float | None:
@@ -180,7 +191,8 @@ class Executor:
         if message is None:  # the node is gone
             os._exit(1)
         elif isinstance(message, CancelCall):
-            self.server.cancel(message)
+            if not self.leaving.has_begun:
+                self.server.cancel(message)
         elif isinstance(message, DumpStacks):
             self.link.send(
                 StacksDumped(self.runtime.process, stacks.text(self.execution.in_progress()))
@@ -210,7 +222,10 @@ class Executor:
             self._equip(message.assigned, message.shape.demand, message.shape.runtime_env)
             context.process.lease = message.lease
         elif isinstance(message, EndProcess):
-            self.server.end(message.cause)
+            if message.cause.kind == "idle" and self.leaving.debts.keep_idle_process():
+                self.runtime.tell(StillOwes(self.runtime.process))
+            else:
+                self.server.end(message.cause)
         elif isinstance(message, CreateActor):
             self._become(message)
 

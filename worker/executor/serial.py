@@ -45,6 +45,8 @@ HOLD_S = 300e-6
 IDLE_TITLE_AFTER_MS = 10
 LEASE_TIMEOUT_S = 10.0
 CANCELLED_MAX = 10_000
+DRAIN_LOOK_MS = 100
+"""How often an executor that ends looks whether callers that are away are given up."""
 
 BLOCK_GRACE_MS = 2
 """A generator that waits longer than this for its reader lends its CPUs."""
@@ -458,14 +460,17 @@ class SerialServer:
         assert self.ending is not None
         if not self.is_actor or self.ending.kind == "drained":
             self.return_inbox()
-        for caller in list(self.callers.here.values()):
-            caller.sock.setblocking(True)
-            caller.sock.settimeout(5.0)
-            try:
-                caller.flush()
-            except OSError:  # the caller does not read; it will hear from the scheduler
-                pass
+        self.flush_all()
+        while not self.callers.are_served:  # one whose connection broke may come back
+            for fd, _ in self._poll.poll(DRAIN_LOOK_MS):
+                self._attend(fd)
+            self.flush_all()
         return self.ending
+
+    def hang_up(self) -> None:
+        """Close what callers are connected to: all that they are to hear has been written."""
+        self.listener.close()
+        self.callers.hang_up()
 
     # ------------------------------------------------------------------ leases
 

@@ -31,7 +31,8 @@ from ract.worker.hardware.memory_settings import Settings
 from ract.worker.hardware.memory_watch import MemoryWatch
 
 if TYPE_CHECKING:
-    from ract.worker.node.machine import Executor, NodeMachine
+    from ract.worker.node.executors import Executor
+from ract.worker.node.machine import NodeMachine
 
 NAME_CHARS_MAX = 120
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -121,8 +122,8 @@ def of_machine(machine: NodeMachine, totals: Totals) -> dict[str, Any]:
         "serves_total": totals.serves,
         "served_bytes_total": totals.served_bytes,
         "received_from_bytes": dict(totals.received_from),
-        "oom_kills_total": machine.oom_kills,
-        "executors_forked_total": machine.forks,
+        "oom_kills_total": machine.supervised.oom_kills,
+        "executors_forked_total": machine.supervised.forks,
     }
 
 

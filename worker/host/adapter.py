@@ -510,7 +510,7 @@ class RactWorkerPlugin(WorkerPlugin):
     def _remove_states(self) -> None:
         """The cluster ends, and with it all actors."""
         assert self._machine is not None
-        for actor_id, path in self._machine.states.items():
+        for actor_id, path in self._machine.supervised.states.items():
             self._remove_state(actor_id, path)
 
     def _create_segment(self, command: ev.CreateSegment) -> None:

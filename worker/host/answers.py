@@ -12,7 +12,8 @@ from typing import Any
 from ract.core import logs
 from ract.core.messages import CollectGarbage, DumpStacks, StacksDumped
 from ract.worker.hardware.statistics import Totals
-from ract.worker.node.machine import Executor, NodeMachine
+from ract.worker.node.executors import Executor
+from ract.worker.node.machine import NodeMachine
 
 STACKS_TIMEOUT_S = 2.0
 PY_SPY_TIMEOUT_S = 5.0
