@@ -223,7 +223,7 @@ class Runtime:
             if type(ref) is not RemadeRef:
                 has_escaped = self.table.become_held(ref, 1)
                 call = ref._call
-                if call is not None and (call.retries or "attempt" in (call.extra or ())):
+                if call is not None and (call.retries or call.attempt):
                     self.lineage.add(call, result[1])
             if ref._complete(STORED, result[2:]) and has_escaped:
                 # Whoever waits for it counts on us, if that node cannot tell any more.

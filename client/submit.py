@@ -39,10 +39,9 @@ def submit_task(
         call.parent = context.current_number()
     if captured:
         call.kept = list(captured)
-        call.extra = {"refs": [(i, 1) for i in {id_of(r) for r in captured}]}
+        call.more().hold(dict.fromkeys(map(id_of, captured)))
     if sites.of_calls:
-        call.extra = call.extra or {}
-        call.extra["site"] = sites.of_caller()
+        call.more().site = sites.of_caller()
     returns = options.num_returns
     if returns is None or returns == 1:
         ref = new_ref(call.number, None, 1, call)
@@ -52,19 +51,15 @@ def submit_task(
         limit = options._generator_backpressure_num_objects or 0
         result = _several(runtime, call, returns, limit)
     if options.name is not None:
-        call.extra = call.extra or {}
-        call.extra["name"] = options.name
+        call.more().label = options.name
     if options.enable_task_events is False:
-        call.extra = call.extra or {}
-        call.extra["events"] = False
+        call.more().events = False
     if options.max_calls:
-        call.extra = call.extra or {}
-        call.extra["max_calls"] = options.max_calls
+        call.more().max_calls = options.max_calls
     if options.priority:
         call.priority = options.priority
     if tracing.tracer is not None:
-        call.extra = call.extra or {}
-        call.extra["trace"] = tracing.submitted(name)
+        call.more().trace = tracing.submitted(name)
     if options.timeout is not None:
         runtime.cancelling.set_timeout(call, options.timeout)
     if finalizers.amid and finalizers.is_amid():
@@ -94,25 +89,22 @@ def submit_actor_call(
     if not runtime.is_driver:
         call.parent = context.current_number()
     if sites.of_calls:
-        call.extra = call.extra or {}
-        call.extra["site"] = sites.of_caller()
+        call.more().site = sites.of_caller()
     returns: Any = 1
     given = options.given_values() if options is not None else method.options
     if given:
         returns = given.get("num_returns", 1)
         call.retries = given.get("max_task_retries", method.retries)
         call.retry_exceptions = given.get("retry_exceptions", False)
-        for key in ("name", "concurrency_group"):
-            if given.get(key):
-                call.extra = call.extra or {}
-                call.extra["group" if key == "concurrency_group" else key] = given[key]
+        if given.get("name"):
+            call.more().label = given["name"]
+        if given.get("concurrency_group"):
+            call.more().group = given["concurrency_group"]
         if given.get("enable_task_events") is not None:
-            call.extra = call.extra or {}
-            call.extra["events"] = given["enable_task_events"]
+            call.more().events = given["enable_task_events"]
         if given.get("priority"):
             call.priority = given["priority"]
-            call.extra = call.extra or {}
-            call.extra["priority"] = call.priority
+            call.more().priority = call.priority
     if returns is None or returns == 1:
         ref = new_ref(call.number, client.actor_id, 1, call)
         call.refs = [ref]
@@ -131,8 +123,7 @@ def submit_actor_call(
         if finalizers.amid:
             finalizers.check_may_wait(f"{method.name}() of an actor with a bounded mailbox")
         if client.find_room(method.on_full):
-            call.extra = call.extra or {}
-            call.extra["room"] = True
+            call.more().room = True
         else:
             error = MailboxFullError(f"the mailbox of {handle!r} has no room for {method.name}()")
             if method.on_full == "raise":
@@ -140,8 +131,7 @@ def submit_actor_call(
             runtime.fail_call(call, error)
             return result
     if tracing.tracer is not None:
-        call.extra = call.extra or {}
-        call.extra["trace"] = tracing.submitted(call.name)
+        call.more().trace = tracing.submitted(call.name)
     if finalizers.amid and finalizers.is_amid():
         finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
     elif args or kwargs:
@@ -162,8 +152,8 @@ def _dispatch_late(
 
 
 def _several(runtime: Runtime, call: Call, returns: Any, limit: int) -> Any:
-    extra = call.extra = call.extra or {}
-    extra["returns"] = returns
+    extra = call.more()
+    extra.returns = returns
     if returns == "dynamic":
         ref = new_ref(call.number, call.actor_id, 1, call)
         call.refs = [ref]
@@ -171,7 +161,7 @@ def _several(runtime: Runtime, call: Call, returns: Any, limit: int) -> Any:
     if returns == "streaming":
         call.refs = [new_ref(call.number, call.actor_id, 1, call)]
         if limit > 0:
-            extra["backpressure"] = limit
+            extra.backpressure = limit
         call.stream = Stream(runtime, call, max(limit, 0))
         return ObjectRefGenerator(call.stream)
     call.refs = [new_ref(call.number, call.actor_id, i + 1, call) for i in range(returns)]

@@ -88,7 +88,7 @@ def reference_counts() -> dict[str, dict[str, int]]:
         arguments = [ref for ref in call.kept if isinstance(ref, ObjectRef)]
         for ref in set(arguments):
             submitted[ref] = submitted.get(ref, 0) + 1
-        late = (call.extra or {}).get("deps", ())
+        late = call.extra.deps if call.extra is not None else ()
         for ref in (*arguments, *call.refs, *(d for d in late if isinstance(d, ObjectRef))):
             internal[ref] = internal.get(ref, 0) + 1
     gc.collect()

@@ -496,8 +496,7 @@ class ActorClient:
         with self._lock:
             call.channel = None
             if self._acknowledges:  # it must not take this for the call that it has answered
-                runs = (call.extra or {}).get("rerun", 0) + 1
-                call.extra = {**(call.extra or {}), "rerun": runs}
+                call.more().rerun += 1
             next_attempt(call)
             self._queue.appendleft(call)
             self._drain()

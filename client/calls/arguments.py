@@ -10,7 +10,6 @@ memory, and may go. Whatever an executor is to read is kept alive here until the
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from ract.core import calls, serialization
 from ract.core.serialization import Packed
 
 if TYPE_CHECKING:
-    from ract.client.calls.call import Call
+    from ract.client.calls.call import Call, Extra
     from ract.client.runtime import Runtime
 
 INLINE_BYTES_MAX = 100 * 1024
@@ -83,33 +82,32 @@ def _bind(
     if not slots and not kwargs and all(map(serialization.is_plain, args)):
         call.args = args
         return []
-    extra = call.extra = call.extra or {}
+    extra = call.more()
     call.args = None
     packed = runtime.pack(((args, kwargs)), what=f"arguments of {call.name}")
     _attach(runtime, call, extra, packed)
     if not slots:
         return []
     call.kept = [*call.kept, *slots]
-    extra["deps"] = slots  # replaced by values in `_resolve`
+    extra.deps = slots  # replaced by values in `_resolve`
     pending = [ref for ref in slots if ref._state < READY]
     if not pending:
         _resolve(runtime, call)
     return pending
 
 
-def _attach(runtime: Runtime, call: Call, extra: dict[str, Any], packed: Packed) -> None:
+def _attach(runtime: Runtime, call: Call, extra: Extra, packed: Packed) -> None:
     if packed.size > INLINE_BYTES_MAX:
         ref = runtime.put_packed(packed)
         location = ref._value
         call.kept = [*call.kept, ref]
-        extra["stored"] = (ref.binary(), *location)
-        extra["refs"] = [(ref.binary(), 1)]
+        extra.stored = (ref.binary(), *location)
+        extra.hold([ref.binary()])
     else:
-        extra["packed"] = (packed.head, packed.copied_buffers())
+        extra.packed = (packed.head, packed.copied_buffers())
     if packed.refs:
         call.kept = [*call.kept, *packed.refs]
-        counts = Counter(id_of(r) for r in packed.refs)
-        extra["refs"] = extra.get("refs", []) + [(i, 1) for i in counts]
+        extra.hold(dict.fromkeys(map(id_of, packed.refs)))
 
 
 def _resolve(runtime: Runtime, call: Call) -> None:
@@ -118,29 +116,29 @@ def _resolve(runtime: Runtime, call: Call) -> None:
     assert extra is not None
     deps: list[tuple[Any, ...]] = []
     handed = []
-    for ref in extra["deps"]:
+    for ref in extra.deps:
         state, value = ref._outcome()
         if state == PLAIN:
             deps.append((calls.PLAIN, value))
         elif state == INLINE:
             head, buffers, contained = value
             if ref._holds:  # what it contains is kept alive by the directory's entry
-                handed.append((ref.binary(), 1))
-            inner = [(id_of(r), 1) for r in contained]
+                handed.append(ref.binary())
+            inner = [id_of(r) for r in contained]
             handed += inner
-            deps.append((calls.INLINE, head, buffers, inner))
+            deps.append((calls.INLINE, head, buffers, [(each, 1) for each in inner]))
         elif state == STORED:
             deps.append((calls.STORED, ref.binary(), *value))
-            handed.append((ref.binary(), 1))
+            handed.append(ref.binary())
         if state == ERROR or (state == STORED and value[4]):
             call.cancelled = True
-            extra["deps"] = []
+            extra.deps = []
             # To read an error, and to pickle it anew, runs code of users.
             user_code.run(partial(_fail_with, runtime, call, ref))
             return
-    extra["deps"] = deps
+    extra.deps = deps
     if handed:
-        extra["refs"] = extra.get("refs", []) + handed
+        extra.hold(handed)
 
 
 def _fail_with(runtime: Runtime, call: Call, ref: ObjectRef) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from ract.client.objects.refs import ObjectRef
@@ -21,13 +21,55 @@ class Way(Protocol):
     def describe(self) -> str: ...
 
 
+class Extra:
+    """What a call says beside its target and plain arguments. Most calls say nothing more.
+
+    `ract.core.calls` tells what each field means, and under which name it is sent. Only those that
+    are set are sent.
+    """
+
+    packed: tuple[Any, Any] | None = None
+    stored: tuple[Any, ...] | None = None
+    deps: Sequence[Any] = ()  #: refs at first; values when all of them are there
+    holds: Sequence[tuple[bytes, int]] = ()  #: of the executor; see `hold`
+    returns: Any = 1
+    label = ""
+    group = ""
+    trace: Any = None
+    events: bool | None = None
+    max_calls = 0
+    attempt = 0
+    rerun = 0
+    site = ""
+    backpressure = 0
+    read = 0
+    room = False
+    priority = 0
+
+    def hold(self, ids: Iterable[bytes]) -> None:
+        """The executor is to have one hold (more) of each of these when it gets the call."""
+        self.holds = [*self.holds, *((each, 1) for each in ids)]
+
+
+_ON_THE_WIRE = {"holds": "refs", "label": "name"}
+
+
+def extra_of(call: Call) -> dict[str, Any] | None:
+    """What is sent of `Call.extra`."""
+    extra = call.extra
+    if extra is None:
+        return None
+    return {_ON_THE_WIRE.get(name, name): value for name, value in vars(extra).items()}
+
+
 class Call:
     """A task or actor call on its way.
 
     Attributes:
         number: The task number (64 bits).
         refs: The refs that it completes.
-        target, args, extra: As on the wire (`ract.core.calls`).
+        target, args: As on the wire (`ract.core.calls`).
+        extra: What else is to be said; made by `more`.
         definition: (key, pickled function) that the executor needs, or None.
         kept: Objects that must live until the reply: refs in the arguments, handles.
         owner: The lease pool or actor client that sent it.
@@ -40,7 +82,7 @@ class Call:
     # Most calls differ from these in a few attributes only: setting all of them would cost as much
     # as the rest of a submission.
     args: Any = ()
-    extra: dict[str, Any] | None = None
+    extra: Extra | None = None
     definition: tuple[bytes, bytes] | None = None
     refs: Sequence[ObjectRef] = ()
     kept: Sequence[Any] = ()
@@ -64,6 +106,17 @@ class Call:
         self.owner = owner
         self.name = name
 
+    @property
+    def attempt(self) -> int:
+        """How often it has been tried before."""
+        return self.extra.attempt if self.extra is not None else 0
+
+    def more(self) -> Extra:
+        """`extra`, made if the call has none."""
+        if self.extra is None:
+            self.extra = Extra()
+        return self.extra
+
     def refs_task_id(self) -> str:
         """The task's id in hex, for messages."""
         return self.refs[0].task_id().hex() if self.refs else f"{self.number:016x}"
@@ -71,5 +124,4 @@ class Call:
 
 def next_attempt(call: Call) -> None:
     """The call is to run once more: who runs it then is told which attempt it is."""
-    call.extra = call.extra or {}
-    call.extra["attempt"] = call.extra.get("attempt", 0) + 1
+    call.more().attempt += 1

@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ract.client.calls.call import Call
+from ract.client.calls.call import Call, extra_of
 from ract.client.calls.connection import SLICE_S, Connection, ExecutorGone
 from ract.client.objects.refs import PLAIN, READY, ObjectRef, notify
 from ract.client.process import interrupts
@@ -156,9 +156,11 @@ class Channel:
             if definition is not None and definition[0] not in self._defined:
                 self._defined.add(definition[0])
                 self._out.append((calls.DEFINE, *definition))
-            extra = call.extra
-            if extra is not None and "refs" in extra:
-                self.runtime.table.hand_over(extra["refs"], self.executor)
+            extra = None
+            if call.extra is not None:
+                if call.extra.holds:
+                    self.runtime.table.hand_over(call.extra.holds, self.executor)
+                extra = extra_of(call)
             seq = self._seq
             self._seq = seq + 1
             call.seq = seq

@@ -21,6 +21,7 @@ Replies are recorded by whichever thread reads them; all else happens on the IO 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections import deque
@@ -28,7 +29,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ract.client.calls.call import Call, next_attempt
+from ract.client.calls.call import Call, Extra, next_attempt
 from ract.client.calls.streams import FIRST_INDEX, UNLIMITED
 from ract.client.objects import refs
 from ract.client.objects.refs import PENDING, ObjectRef
@@ -285,7 +286,7 @@ class Lineage:
         if _is_streaming(call):
             call.stream = StreamAgain(self, recipe, call)
         else:
-            returns = (call.extra or {}).get("returns", 1)
+            returns = call.extra.returns if call.extra is not None else 1
             n = returns if isinstance(returns, int) else 1
             recipe.left = n
             call.refs = [self.stand_in(recipe, call, i + 1) for i in range(n)]
@@ -367,26 +368,26 @@ def _without_refs(call: Call) -> Call:
 
 def _needs(call: Call) -> tuple[bytes, ...]:
     """The objects that the arguments name."""
-    held = call.extra.get("refs", ()) if call.extra is not None else ()
+    held = call.extra.holds if call.extra is not None else ()
     return tuple(dict.fromkeys(i for i, _ in held if len(i) == refs.ID_BYTES))
 
 
 def _is_streaming(call: Call) -> bool:
-    return call.extra is not None and call.extra.get("returns") == "streaming"
+    return call.extra is not None and call.extra.returns == "streaming"
 
 
-def _with_places_forgotten(extra: dict[str, Any]) -> dict[str, Any]:
+def _with_places_forgotten(extra: Extra) -> Extra:
     """Arguments may lie elsewhere by now: the executor asks its node for them."""
-    found = dict(extra)
-    if "stored" in found:
-        found["stored"] = _unplaced(found["stored"])
-    if "deps" in found:
-        found["deps"] = [
+    found = copy.copy(extra)
+    if found.stored is not None:
+        found.stored = _unplaced(found.stored)
+    if found.deps:
+        found.deps = [
             (calls.STORED, *_unplaced(dep[1:])) if dep[0] == calls.STORED else dep
-            for dep in found["deps"]
+            for dep in found.deps
         ]
-    if "backpressure" in found:
-        found["read"] = UNLIMITED
+    if found.backpressure:
+        found.read = UNLIMITED
     return found
 
 
@@ -395,14 +396,14 @@ def _unplaced(place: tuple[Any, ...]) -> tuple[Any, ...]:
     return (object_id, node_id, "", 0, size, is_error)
 
 
-def _size(extra: dict[str, Any] | None) -> int:
+def _size(extra: Extra | None) -> int:
     if extra is None:
         return 0
     size = 0
-    packed = extra.get("packed")
-    if packed is not None:
-        size += len(packed[0]) + sum(map(len, packed[1]))
-    for dep in extra.get("deps", ()):
+    if extra.packed is not None:
+        head, buffers = extra.packed
+        size += len(head) + sum(map(len, buffers))
+    for dep in extra.deps:
         if dep[0] == calls.INLINE:
             size += len(dep[1]) + sum(map(len, dep[2]))
     return size

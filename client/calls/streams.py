@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ract.client.objects import refs
@@ -161,7 +162,7 @@ class Stream:
             if ref._state < READY:
                 loop = asyncio.get_running_loop()
                 done = loop.create_future()
-                ref._when_done(lambda ref, loop=loop, done=done: refs.wake(loop, done))
+                ref._when_done(partial(_wake, loop, done))
                 with self._runtime.lending.around(loop):
                     await done
             if _is_end(ref):
@@ -178,7 +179,7 @@ class Stream:
             self._read += 1
             read = self._read
             if self._limit and self._call.extra is not None:
-                self._call.extra["read"] = read  # if it is repeated
+                self._call.extra.read = read  # if it is repeated
             tells = self._limit and read - self._credited >= (self._limit + 1) // 2
             if tells:
                 self._credited = read
@@ -199,7 +200,7 @@ class Stream:
         if not self._limit:
             return
         if self._call.extra is not None:
-            self._call.extra["read"] = UNLIMITED
+            self._call.extra.read = UNLIMITED
         self._credit(UNLIMITED)
 
     def _credit(self, read: int) -> None:
@@ -216,6 +217,10 @@ class Stream:
 
 def _is_end(ref: ObjectRef) -> bool:
     return ref._state == PLAIN and ref._value is _END
+
+
+def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Future, _: ObjectRef) -> None:
+    refs.wake(loop, done)
 
 
 class ObjectRefGenerator:

@@ -22,6 +22,7 @@ import sys
 import time
 import weakref
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ract.client.objects import refs
@@ -233,7 +234,7 @@ class RefTable:
             self._dropped.append(entry)
             self._runtime.reactor.wake()
 
-    def hand_over(self, handed: list[tuple[bytes, int]], process: int) -> None:
+    def hand_over(self, handed: Sequence[tuple[bytes, int]], process: int) -> None:
         """Announce holds of another process, before the message that carries the ids."""
         for id, count in handed:
             self._runtime.link.hold_changes.append((id, process, count))
@@ -311,7 +312,7 @@ class RefTable:
             contains = contained_of(contained)
         call = ref._call
         name = call.name if call is not None else ""
-        site = call.extra.get("site", "") if call is not None and call.extra else ""
+        site = call.extra.site if call is not None and call.extra is not None else ""
         message = ObjectPublished(
             self._runtime.process, ref.binary(), blob, contains, holds, name, site, seen_on
         )

@@ -87,7 +87,7 @@ class Story:
         self._failed(call, "TASK_CANCELLED", "cancelled before it began", time.time(), {})
 
     def _failed(self, call: Call, kind: str, text: str, at: float, facts: dict[str, Any]) -> None:
-        if (call.extra or {}).get("events") is False:
+        if call.extra is not None and call.extra.events is False:
             return
         actor_id = call.actor_id or b""
         self._ended.append(
@@ -128,7 +128,7 @@ class Story:
             for call in calls:
                 if call.number > newest or call.cancelled:
                     continue
-                if (call.extra or {}).get("events") is False:
+                if call.extra is not None and call.extra.events is False:
                     continue
                 if told == TOLD_MAX:
                     left_out += 1
@@ -173,7 +173,7 @@ class Story:
 
 def attempt_of(call: Call) -> int:
     """Which attempt at the call is the newest, from 0."""
-    return (call.extra or {}).get("attempt", 0)
+    return call.attempt
 
 
 def facts_of(call: Call) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def facts_of(call: Call) -> dict[str, Any]:
     shape = getattr(call.owner, "shape", None)
     if shape is not None:
         facts = shape_facts(shape)
-    site = (call.extra or {}).get("site")
+    site = call.extra.site if call.extra is not None else ""
     if site:
         facts["site"] = site
     return facts

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ract.client.calls.call import Call, next_attempt
@@ -97,8 +97,8 @@ class TaskPool:
             self._add(call)  # perhaps in another pool, whose lock is taken then
 
     def _add(self, call: Call) -> None:
-        if call.extra is not None and self._follows_data and "deps" in call.extra:
-            node_id = _node_with_most(call.extra["deps"])
+        if call.extra is not None and self._follows_data and call.extra.deps:
+            node_id = _node_with_most(call.extra.deps)
             pool = self.runtime.pools.near(self, node_id)
             if pool is self and not self.is_near_elsewhere:
                 self.near = node_id  # as the newest of its tasks has it
@@ -401,7 +401,7 @@ class TaskPool:
             }
 
 
-def _node_with_most(deps: list[tuple[Any, ...]]) -> bytes:
+def _node_with_most(deps: Sequence[tuple[Any, ...]]) -> bytes:
     """The node that stores most bytes of the arguments; b"" if none are stored."""
     stored: dict[bytes, int] = {}
     for kind, *rest in deps:
