@@ -70,10 +70,20 @@ class Found:
         return not (self.failed or self.hung or self.left)
 
 
+def chosen(phase: Phase, given: argparse.Namespace) -> list[Cell]:
+    """The cells of a phase that are asked for."""
+    return [
+        cell
+        for cell in phase.cells
+        if given.only in (name := f"{phase.name}: {cell}")
+        and not (given.without and given.without in name)
+    ]
+
+
 def run(phase: Phase, given: argparse.Namespace, seconds: float) -> Found:
     """Run a phase, in one cluster after another if rounds hang."""
     found = Found()
-    cells = [cell for cell in phase.cells if given.only in f"{phase.name}: {cell}"]
+    cells = chosen(phase, given)
     if not cells:
         return found
     until = time.monotonic() + seconds
@@ -157,7 +167,9 @@ def what_is_left() -> list[str]:
             left.append(f"{store['objects']} objects on node {node[:8]}")
     left += [f"ref {id} {counts}" for id, counts in reference_counts().items()]
     if status["objects"]:
-        left += [_who_holds(row) for row in list_objects(limit=OBJECTS_SHOWN_MAX)]
+        rows = list_objects(limit=1000)
+        rows.sort(key=lambda row: row.reference_type != "ACTOR_HANDLE")
+        left += [_who_holds(row) for row in rows[:OBJECTS_SHOWN_MAX]]
     return left
 
 
@@ -188,12 +200,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="per cell, then it ends")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="cells (phase: cell) that contain this")
+    parser.add_argument("--without", default="", help="no cells that contain this")
     parser.add_argument("--busy", type=int, default=os.cpu_count() or 2, help="busy processes")
     parser.add_argument("--hang", type=float, default=60.0, help="seconds until a round hangs")
     parser.add_argument("--go-on", action="store_true", help="after a round that hangs")
     given = parser.parse_args()
     os.environ["RACT_SWITCH_INTERVAL_S"] = str(SWITCH_INTERVAL_S)
-    phases = [p for p in PHASES if any(given.only in f"{p.name}: {cell}" for cell in p.cells)]
+    phases = [phase for phase in PHASES if chosen(phase, given)]
     whole = sum(phase.share for phase in phases)
     results = {}
     with busy(given.busy):
