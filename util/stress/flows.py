@@ -360,7 +360,7 @@ def _streamed(cast: FlowCast, kind: str, rng: random.Random) -> Iterator[None]:
     fails = rng.random() < 0.3
     options: dict[str, Any] = {"num_returns": "streaming"}
     # Other actors would wait for who reads, who may wait for another call of theirs.
-    if kind in ("task", "async") and rng.random() < 0.3:
+    if kind == "task" and rng.random() < 0.3:
         options["_generator_backpressure_num_objects"] = rng.randint(1, 3)
     call = cast.call(kind, "items", rng).options(**options)
     made = call.remote(seed, n, rng.choice([0.0, 0.001]), fails)
