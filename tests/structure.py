@@ -416,7 +416,7 @@ LOOKERS = ("scheduler/queries/", "scheduler/durable/", "scheduler/host/asking.py
 #: What may be called on a part of it; and on the dicts that a part is made of.
 LOOKING = {
     *("all", "blocks", "bytes_on", "named", "namespace_of", "newest", "of", "of_actor", "summary"),
-    *("verdict", "view", "wanted", "what_is_left"),
+    *("on_node", "verdict", "view", "wanted", "what_is_left"),
     *("get", "items", "keys", "values", "hex", "rpartition"),
 }
 

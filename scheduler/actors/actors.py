@@ -252,7 +252,12 @@ class Actors:
             self.end(self.table[actor_id], cause)
 
     def out_of_scope(self, actor_id: bytes) -> None:
-        """The last strong handle is gone: end after the calls it has accepted."""
+        """The last strong handle is gone: its process is asked to end.
+
+        The actor is over when its process has answered the calls that it accepted. The process
+        itself stays, without resources, while others wait for what it has promised them
+        (`ProcessLeaving`).
+        """
         actor = self.table.get(actor_id)
         if actor is None or actor.state == DEAD or actor.spec.detached or actor.is_ending:
             return
@@ -262,6 +267,10 @@ class Actors:
             return
         self._free_name(actor)
         actor.body.ending = cause
+        actor.tell(
+            self.turn.epoch_s,
+            "all handles to it are gone: it ends after its calls",
+        )
         self._stop(actor, cause, graceful=True)
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:

@@ -4,6 +4,7 @@ import pytest
 from simulation.cluster import Cluster
 
 from ract.core import messages as m
+from ract.core.ids import COUNTER_BITS, object_id_bytes, task_id_bytes
 
 
 @pytest.fixture
@@ -70,6 +71,33 @@ def test_actor_that_may_not_restart_is_waited_for(cluster):
     cluster.wait(60.0)
     assert not is_told_to_end(cluster, cluster.a)
     cluster.dies(50, "exited")
+    cluster.wait(1.0)
+    assert is_told_to_end(cluster, cluster.a)
+
+
+def promised(cluster, process):
+    """A call that the process submitted, and whose ref process 1 has got."""
+    object_id = object_id_bytes(task_id_bytes(process << COUNTER_BITS | 1, b"\0\0\0\1"), 0)
+    holds = [m.Hold(object_id, 1, 1)]
+    cluster.say(m.ObjectPublished(process, object_id, None, [], holds, "inner"))
+    return object_id
+
+
+def test_process_that_promised_a_value_is_waited_for(cluster):
+    cluster.want(1, backlog=1)
+    [(_, lease)] = cluster.starts()
+    cluster.up(cluster.a, lease, 50)
+    object_id = promised(cluster, 50)
+    cluster.say(m.LeaseReleased(1, lease))
+    left = drain(cluster, cluster.a).value["left"]
+    assert left == ["1 processes that others wait for"]
+    cluster.wait(60.0)
+    assert not is_told_to_end(cluster, cluster.a)
+    assert (
+        "yet to bring the value of task inner"
+        in (cluster.ask(1, "explain", id=cluster.a).value["text"])
+    )
+    cluster.say(m.ObjectPublished(50, object_id, m.Blob(b"7"), [], []))
     cluster.wait(1.0)
     assert is_told_to_end(cluster, cluster.a)
 
