@@ -355,15 +355,28 @@ class Runtime:
             ref._value = (packed.head, packed.copied_buffers(), packed.refs)
             ref._state = INLINE
             return ref
-        holds = [Hold(ref._make_id(), self.process, 1)]
         site = sites.of_caller() if sites.of_refs else ""
-        location = self.store.write(
-            ref._make_id(), packed, contained_of(packed.refs), holds, call_site=site
-        )
-        self.table.become_held(ref, 1)
-        ref._value = (self.node_id, location.path, location.offset, location.size, False)
-        ref._state = STORED
+        if finalizers.amid and finalizers.is_amid():  # this thread may be in the middle of writing
+            finalizers.later(partial(self._store_late, ref, packed, site))
+        else:
+            self._store(ref, packed, site)
         return ref
+
+    def _store(self, ref: ObjectRef, packed: Packed, site: str) -> None:
+        id = ref._make_id()
+        holds = [Hold(id, self.process, 1)]
+        place = self.store.write(id, packed, contained_of(packed.refs), holds, call_site=site)
+        stored = (self.node_id, place.path, place.offset, place.size, False)
+        self.apply_result(ref, (calls.STORED, None, *stored))
+
+    def _store_late(self, ref: ObjectRef, packed: Packed, site: str) -> None:
+        """Keep what a finalizer has put; its ref is with the program already."""
+        try:
+            self._store(ref, packed, site)
+        except BaseException as error:
+            failed = faults.pack(error)
+            ref._fail((failed.head, failed.copied_buffers(), failed.refs))
+            self.count_error()
 
     def load(self, ref: ObjectRef) -> Any:
         """The value of a complete ref that is not plain or inline; raises errors."""

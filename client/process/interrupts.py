@@ -91,12 +91,15 @@ def _repeat(number: Any, handler: Any) -> None:
 
 
 def _is_in_client(frame: FrameType | None) -> bool:
+    is_in_program = False
     while frame is not None:
         module = frame.f_globals.get("__name__") or ""
         if module.startswith(_OURS):
-            return not module.startswith(_OPEN)
-        if module.partition(".")[0] not in _BETWEEN:
-            return False
+            return not is_in_program and not module.startswith(_OPEN)
+        if module.startswith("importlib."):
+            is_in_program = False  # who imports is interrupted, or not, with what it imports
+        elif module.partition(".")[0] not in _BETWEEN:
+            is_in_program = True
         frame = frame.f_back
     return False
 

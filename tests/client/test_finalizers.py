@@ -95,3 +95,12 @@ def test_a_finalizer_may_start_tasks_and_call_and_kill_actors(
     assert ract.get(started, timeout=60) == [[2]] * len(started)
     assert ract.get(counter.get.remote(), timeout=60) == len(called) > 0
     assert unraisable == []
+
+
+def test_a_finalizer_may_put_large_values(ract_start, eager_collector, unraisable):
+    kept = []
+    churn(lambda: kept.append(ract.put(bytes(200_000))))
+    assert kept
+    assert ract.get(kept, timeout=60) == [bytes(200_000)] * len(kept)
+    assert ract.get(echo.remote(kept[-1]), timeout=60) == [bytes(200_000)]
+    assert unraisable == []

@@ -110,6 +110,26 @@ def test_a_handler_that_the_program_sets_gets_no_repeated_signal(arrived):
     assert arrived == []
 
 
+def test_what_the_client_imports_is_imported_whole(arrived, tmp_path, monkeypatch):
+    (tmp_path / "imported_by_the_client.py").write_text("import signal\nsignal.raise_signal(12)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "def function():\n import imported_by_the_client\n log.append('whole')\n check()\n"
+    log = []
+    step = function_of("ract.client.calls.some", code, log=log, check=interrupts.check)
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert log == ["whole"]
+
+
+def test_code_of_the_program_that_the_client_calls_is_interrupted_at_once(arrived):
+    reduce = function_of(
+        "their.module", "def function():\n raise_(12)\n", raise_=signal.raise_signal
+    )
+    step = function_of("ract.client.calls.some", "def function():\n reduce()\n", reduce=reduce)
+    with pytest.raises(KeyboardInterrupt):
+        step()
+
+
 # --------------------------------------------------------------------------- on a cluster
 
 
