@@ -56,6 +56,7 @@ from ract.worker.host.zygote_link import Zygote
 from ract.worker.links import transfer
 from ract.worker.links.tunnel import Tunnels
 from ract.worker.node import events as ev
+from ract.worker.node import listing
 from ract.worker.node.machine import Config, NodeMachine
 
 logger = logging.getLogger("ract.worker")
@@ -456,7 +457,7 @@ class RactWorkerPlugin(WorkerPlugin):
         async with self._disk_turns:
             assert self._machine is not None
             spill = self._folders.spill if self._urls is None else self._urls.upload
-            sizes = self._machine.objects.store.sizes_in(segment)
+            sizes = listing.sizes_in(self._machine.objects.store, segment)
             began = time.perf_counter()
             try:
                 await asyncio.to_thread(spill, self._segment_path(segment), segment)
@@ -482,7 +483,7 @@ class RactWorkerPlugin(WorkerPlugin):
                 self._turn(ev.RestoreFailed(segment, str(error)))
             else:
                 assert self._machine is not None
-                sizes = self._machine.objects.store.sizes_in(segment)
+                sizes = listing.sizes_in(self._machine.objects.store, segment)
                 self._totals.restored(sizes, time.perf_counter() - began)
                 self._turn(ev.RestoreDone(segment))
 

@@ -12,6 +12,7 @@ from typing import Any
 from ract.core import logs
 from ract.core.messages import CollectGarbage, DumpStacks, StacksDumped
 from ract.worker.hardware.statistics import Totals
+from ract.worker.node import listing
 from ract.worker.node.executors import Executor
 from ract.worker.node.machine import NodeMachine
 
@@ -69,7 +70,7 @@ class Answers:
         if op == "stacks":
             return await self._stacks(args.get("pid"))
         if op == "stored" and args.get("object_id"):
-            found = self._machine.objects.store.described_one(args["object_id"])
+            found = listing.described_one(self._machine.objects.store, args["object_id"])
             return {**found, "place": self._place_of(found["segment"], found["is_away"])}
         if op == "collect_garbage":
             connected = [each.process for each in self._connected()]
@@ -78,10 +79,10 @@ class Answers:
             return len(connected)
         if op == "stored":
             most = int(args.get("most") or 10_000)
-            described = self._machine.objects.store.described(most)
+            described = listing.described(self._machine.objects.store, most)
             return {**described, **self._totals.of_spilling()}
         if op == "spilled":
-            return self._machine.objects.store.spilled_among(args["ids"])
+            return listing.spilled_among(self._machine.objects.store, args["ids"])
         raise ValueError(f"a node knows no question {op!r}")
 
     def dumped(self, message: StacksDumped) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ract.worker import compat
 from ract.worker.files import shm
-from ract.worker.node.store import Stored
+from ract.worker.node.segments import Stored
 
 CHUNK_BYTES = 4 * 2**20
 STALL_S = 10.0

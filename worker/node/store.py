@@ -11,66 +11,27 @@ then copies of objects that live on other nodes too, the least recently used fir
 other objects can be on disk, or behind a URL, instead: then they do not count. What has come back
 from a URL can be given up at once, because it is still there.
 
+No step looks at all segments: what an allocation must know (how much could be given up, which
+pooled segment has the size, which copy was used longest ago) is kept up to date with each change.
+The only place that says what a segment counts for is `StoreIndex._recount`.
+
 The index is pure: it says which files to create and remove; the adapter does it.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
-SMALL_SEGMENT_BYTES = 8 * 2**20
-OWN_SEGMENT_BYTES_MIN = 2**20
-PAGE = 4096
-
-
-class StoreFull(Exception):
-    """No room for a segment; the text has the sizes.
-
-    Attributes:
-        is_final: It would not fit into an empty store.
-    """
-
-    is_final = False
-
-
-@dataclass(slots=True)
-class Segment:
-    """One shared-memory file."""
-
-    id: int
-    size: int
-    writer: int  #: process that may write it, or wrote it last
-    is_open: bool = True  #: somebody may still write objects into it
-    is_spilling: bool = False  #: it is being copied to disk
-    is_spilled: bool = False  #: it takes no shared memory: its file is on disk, or it is away
-    is_remote: bool = False  #: there is a copy of it behind a URL
-    is_away: bool = False  #: there is nothing else of it: it cannot be read as it is
-    is_restoring: bool = False  #: it is being copied back from there
-    objects: set[bytes] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Stored:
-    """Where an object lies."""
-
-    segment: int
-    offset: int
-    size: int
-    is_copy: bool = False
-    is_error: bool = False
-    edition: int = 0  #: the same for all copies of what was written once
-    also: list[int] = field(default_factory=list)  #: segments where it lies too, perhaps in view
-
-
-def size_class(size: int) -> int:
-    """Round up to one of four sizes per power of two, so that segments can be reused."""
-    size = max(size, PAGE)
-    step = max(PAGE, 1 << max(0, size.bit_length() - 3))
-    return (size + step - 1) // step * step
+from ract.worker.node.segments import (
+    OWN_SEGMENT_BYTES_MIN,
+    SMALL_SEGMENT_BYTES,
+    Pool,
+    Segment,
+    Stored,
+    StoreFull,
+    size_class,
+)
 
 
 class StoreIndex:
@@ -84,12 +45,17 @@ class StoreIndex:
         self.capacity = capacity
         #: Segments in use (being written, or with living objects), by id.
         self.segments: dict[int, Segment] = {}
-        #: Segments without objects that nobody writes, by id; oldest first.
-        self.pool: OrderedDict[int, Segment] = OrderedDict()
+        self.pool = Pool()
         #: Objects by id, least recently used first.
         self.objects: OrderedDict[bytes, Stored] = OrderedDict()
         #: Of those the ones in memory and not on their way to disk, in the same order.
         self._in_memory: OrderedDict[bytes, None] = OrderedDict()
+        #: Of `objects` the copies, in the same order.
+        self._copies: OrderedDict[bytes, None] = OrderedDict()
+        #: Of `_in_memory` those that are behind a URL too, in the same order.
+        self._remote: OrderedDict[bytes, None] = OrderedDict()
+        #: By process, the open segments that it writes.
+        self._open_of: dict[int, dict[int, None]] = {}
         #: How often something became free, or could be evicted from then on.
         self.releases = 0
         #: Segments on disk, or on their way there, that nobody needs: their files are to go.
@@ -100,72 +66,22 @@ class StoreIndex:
         self.spilling_bytes = 0  #: of segments that are being copied to disk
         self._next = 1
         self._bytes = 0  # of segments and pool together, without those on disk
+        self._reclaimable = 0  # bytes that go if the pool is emptied and all copies are evicted
 
     @property
     def used_bytes(self) -> int:
         """Bytes of shared memory in use."""
-        return self._bytes - sum(s.size for s in self.pool.values())
+        return self._bytes - self.pool.bytes
 
     @property
     def pinned_bytes(self) -> int:
         """Bytes of shared memory in use that cannot be given up: they hold no mere copies."""
-        return self._bytes - self._reclaimable()
+        return self._bytes - self._reclaimable
 
     @property
     def object_bytes(self) -> int:
         """Bytes of living objects."""
         return sum(stored.size for stored in self.objects.values())
-
-    def described(self, most: int) -> dict[str, Any]:
-        """The objects, the largest first: by id (hex), where they are; and how many there are."""
-        largest = heapq.nlargest(most, self.objects.items(), key=lambda each: each[1].size)
-        found = {}
-        for object_id, stored in largest:
-            segment = self.segments.get(stored.segment)
-            found[object_id.hex()] = {
-                "size": stored.size,
-                "is_copy": stored.is_copy,
-                "is_spilled": segment is not None and segment.is_spilled,
-            }
-        return {
-            "objects": found,
-            "count": len(self.objects),
-            "bytes": self.object_bytes,
-            "count_in_memory": sum(
-                len(segment.objects) for segment in self.segments.values() if not segment.is_spilled
-            ),
-            "used": self.used_bytes,
-            "pinned": self.pinned_bytes,
-            "capacity": self.capacity,
-            "spilled": self.spilled_bytes,
-        }
-
-    def spilled_among(self, ids: Iterable[bytes]) -> list[bytes]:
-        """Those of these objects that are on disk or away."""
-        found = ((id_, self.objects.get(id_)) for id_ in ids)
-        return [id_ for id_, at in found if at is not None and self.segments[at.segment].is_spilled]
-
-    def sizes_in(self, segment_id: int) -> list[int]:
-        """The sizes of the objects in a segment."""
-        segment = self.segments.get(segment_id)
-        return [self.objects[each].size for each in segment.objects] if segment else []
-
-    def described_one(self, object_id: bytes) -> dict[str, Any]:
-        """One object: how large it is, and in which segment. Raises ValueError if it is not here.
-
-        Unlike `find` it only looks: the object does not count as used.
-        """
-        stored = self.objects.get(object_id)
-        segment = self.segments.get(stored.segment) if stored is not None else None
-        if stored is None or segment is None:
-            raise ValueError(f"object {object_id.hex()} is not in the store (any more)")
-        return {
-            "size": stored.size,
-            "is_copy": stored.is_copy,
-            "is_spilled": segment.is_spilled,
-            "is_away": segment.is_away,
-            "segment": segment.id,
-        }
 
     def allocate(self, process: int, size: int) -> tuple[Segment, bool, list[Segment], list[bytes]]:
         """A segment for ``size`` bytes.
@@ -182,33 +98,53 @@ class StoreIndex:
             if size >= OWN_SEGMENT_BYTES_MIN or not process  # a copy has a segment of its own
             else min(SMALL_SEGMENT_BYTES, max(size_class(size), self.capacity // 16))
         )
-        found = self._pooled(process, wanted)
+        found = self.pool.find(wanted, process)
         if found is not None:
-            del self.pool[found.id]
-            found.writer, found.is_open = process, True
-            self.segments[found.id] = found
+            self.pool.take(found)
+            found.writer = process
+            self._open(found)
             return found, True, [], []
         removed, evicted = self._make_room(wanted, size)
         segment = Segment(self._next, wanted, process)
         self._next += 1
-        self.segments[segment.id] = segment
         self._bytes += wanted
+        self._open(segment)
         return segment, False, removed, evicted
 
-    def _pooled(self, process: int, size: int) -> Segment | None:
-        best = None
-        for segment in self.pool.values():
-            if segment.size == size:
-                if segment.writer == process:
-                    return segment
-                best = best or segment
-        return best
+    def _open(self, segment: Segment) -> None:
+        segment.is_open = True
+        self.segments[segment.id] = segment
+        self._open_of.setdefault(segment.writer, {})[segment.id] = None
+        self._recount(segment)
+
+    def _closed(self, segment: Segment) -> None:
+        segment.is_open = False
+        mine = self._open_of.get(segment.writer, {})
+        mine.pop(segment.id, None)
+        if not mine:
+            self._open_of.pop(segment.writer, None)
+
+    def _recount(self, segment: Segment) -> None:
+        """Something about the segment has changed: so may have what it could give up."""
+        counts = self._could_go(segment)
+        self._reclaimable += counts - segment.reclaimable
+        segment.reclaimable = counts
+
+    def _could_go(self, segment: Segment) -> int:
+        if segment.id in self.pool:
+            return segment.size
+        is_busy = segment.is_open or segment.is_spilling or segment.is_restoring
+        if is_busy or segment.is_spilled or segment.id not in self.segments:
+            return 0
+        return segment.size if segment.is_remote or not segment.originals else 0
 
     def _make_room(self, wanted: int, asked: int) -> tuple[list[Segment], list[bytes]]:
         removed: list[Segment] = []
         evicted: list[bytes] = []
+        if self._bytes + wanted <= self.capacity:
+            return removed, evicted
         # Decided before anything is given up: what is removed here must be reported.
-        if self._bytes + wanted - self.capacity > self._reclaimable():
+        if self._bytes + wanted - self.capacity > self._reclaimable:
             full = StoreFull(
                 f"{asked} bytes do not fit: {self.used_bytes} of {self.capacity} bytes of "
                 "the object store are in use by objects that are referenced"
@@ -219,32 +155,32 @@ class StoreIndex:
             if not self.pool:
                 if self._drop_one():
                     continue
-                copy = next(
-                    i
-                    for i, s in self.objects.items()
-                    if s.is_copy and not self.segments[s.segment].is_spilled
-                )
+                copy = next(iter(self._copies))
                 evicted.append(copy)
                 self.free(copy)
                 continue
-            _, segment = self.pool.popitem(last=False)
+            segment = self.pool.oldest()
+            self.pool.take(segment)
+            self._recount(segment)
             self._bytes -= segment.size
             removed.append(segment)
         return removed, evicted
 
     def _drop_one(self) -> bool:
         """Give up the memory of a segment that is behind a URL too, the one used longest ago."""
-        for object_id in self._in_memory:
-            segment = self.segments[self.objects[object_id].segment]
-            if segment.is_remote:
-                for each in segment.objects:
-                    self._in_memory.pop(each, None)
-                segment.is_spilled = segment.is_away = True
-                self._bytes -= segment.size
-                self.spilled_bytes += segment.size
-                self.dropped.append(segment)
-                return True
-        return False
+        object_id = next(iter(self._remote), None)
+        if object_id is None:
+            return False
+        segment = self.segments[self.objects[object_id].segment]
+        for each in segment.objects:
+            self._in_memory.pop(each, None)
+            self._remote.pop(each, None)
+        segment.is_spilled = segment.is_away = True
+        self._bytes -= segment.size
+        self.spilled_bytes += segment.size
+        self._recount(segment)
+        self.dropped.append(segment)
+        return True
 
     def restore(self, segment_id: int, *, on_disk: bool = False) -> list[Segment]:
         """Begin to copy a segment back from behind its URL.
@@ -267,6 +203,7 @@ class StoreIndex:
             self.spilled_bytes -= segment.size
             self._bytes += segment.size
         segment.is_restoring = True
+        self._recount(segment)
         return removed
 
     def restored(self, segment_id: int, *, is_done: bool) -> bool:
@@ -283,29 +220,20 @@ class StoreIndex:
             segment.is_away = False
             if not segment.is_spilled:
                 for object_id in segment.objects:
-                    self._in_memory[object_id] = None
+                    self._in_memory[object_id] = self._remote[object_id] = None
         elif not segment.is_spilled:
             segment.is_spilled = True
             self.spilled_bytes += segment.size
             self._bytes -= segment.size
+        self._recount(segment)
         self.releases += 1
         return True
-
-    def _reclaimable(self) -> int:
-        """Bytes that go if the pool is emptied and all copies are evicted."""
-        return sum(s.size for s in self.pool.values()) + sum(
-            segment.size
-            for segment in self.segments.values()
-            if not (segment.is_open or segment.is_spilled or segment.is_spilling)
-            and not segment.is_restoring
-            and (segment.is_remote or all(self.objects[i].is_copy for i in segment.objects))
-        )
 
     def allocate_on_disk(self, process: int, size: int) -> Segment:
         """A segment on disk, for what is larger than the whole store."""
         segment = Segment(self._next, size_class(size), process, is_spilled=True)
         self._next += 1
-        self.segments[segment.id] = segment
+        self._open(segment)
         self.spilled_bytes += segment.size
         return segment
 
@@ -328,6 +256,7 @@ class StoreIndex:
             if not (stored.is_copy or must_stay):
                 segment.is_spilling = True
                 self.spilling_bytes += segment.size
+                self._recount(segment)
                 chosen.append(segment)
         for segment in chosen:
             for object_id in segment.objects:
@@ -352,12 +281,15 @@ class StoreIndex:
         elif is_needed:
             for object_id in segment.objects:
                 self._in_memory[object_id] = None
+        self._recount(segment)
         return is_needed
 
     def abandon(self, segment_id: int) -> None:
         """The segment's file could not be created."""
         self.releases += 1
         segment = self.segments.pop(segment_id)
+        self._closed(segment)
+        self._recount(segment)
         if segment.is_spilled:
             self.spilled_bytes -= segment.size
         else:
@@ -376,10 +308,16 @@ class StoreIndex:
         """An object was written into a segment; perhaps again, by a task that was repeated."""
         before = self.objects.get(object_id)
         also = [] if before is None else [*before.also, before.segment]
+        if before is not None and before.is_copy and not is_copy:
+            self.keep(object_id)
         is_copy = is_copy and (before is None or before.is_copy)
         self.objects[object_id] = Stored(segment_id, offset, size, is_copy, is_error, edition, also)
+        if is_copy:
+            self._copies[object_id] = None
         segment = self.segments[segment_id]
-        segment.objects.add(object_id)
+        segment.originals += not is_copy and object_id not in segment.objects
+        segment.objects[object_id] = None
+        self._recount(segment)
         if not segment.is_spilled:
             self._in_memory[object_id] = None
 
@@ -387,31 +325,42 @@ class StoreIndex:
         """Nobody writes into the segment any more."""
         segment = self.segments.get(segment_id)
         if segment is not None:
-            segment.is_open = False
+            self._closed(segment)
+            self._recount(segment)
             self.releases += 1
             self._maybe_pool(segment)
 
     def process_gone(self, process: int) -> None:
         """Close what the process was writing."""
-        for segment in list(self.segments.values()):
-            if segment.writer == process and segment.is_open:
-                self.close(segment.id)
+        for segment_id in list(self._open_of.get(process, ())):
+            self.close(segment_id)
 
     def find(self, object_id: bytes) -> Stored | None:
         """Where the object lies; it counts as used now."""
         stored = self.objects.get(object_id)
         if stored is not None:
             self.objects.move_to_end(object_id)
-            if object_id in self._in_memory:
-                self._in_memory.move_to_end(object_id)
+            for some in (self._in_memory, self._copies, self._remote):
+                if object_id in some:
+                    some.move_to_end(object_id)
         return stored
 
     def keep(self, object_id: bytes) -> bool:
         """Never evict the copy; returns whether the object is here."""
         stored = self.objects.get(object_id)
-        if stored is not None:
+        if stored is not None and stored.is_copy:
             stored.is_copy = False
+            del self._copies[object_id]
+            for segment in self._segments_of(object_id, stored):
+                segment.originals += 1
+                self._recount(segment)
         return stored is not None
+
+    def _segments_of(self, object_id: bytes, stored: Stored) -> Iterator[Segment]:
+        for segment_id in dict.fromkeys((stored.segment, *stored.also)):
+            segment = self.segments[segment_id]
+            if object_id in segment.objects:
+                yield segment
 
     def free(self, object_id: bytes) -> bool:
         """Forget an object; returns whether it was here."""
@@ -419,10 +368,12 @@ class StoreIndex:
         if stored is None:
             return False
         self.releases += 1
-        self._in_memory.pop(object_id, None)
-        for segment_id in dict.fromkeys((stored.segment, *stored.also)):
-            segment = self.segments[segment_id]
-            segment.objects.discard(object_id)
+        for some in (self._in_memory, self._copies, self._remote):
+            some.pop(object_id, None)
+        for segment in list(self._segments_of(object_id, stored)):
+            del segment.objects[object_id]
+            segment.originals -= not stored.is_copy
+            self._recount(segment)
             self._maybe_pool(segment)
         return True
 
@@ -430,6 +381,7 @@ class StoreIndex:
         if segment.is_open or segment.objects:
             return
         del self.segments[segment.id]
+        self._recount(segment)
         if segment.is_spilled or segment.is_spilling or segment.is_restoring:
             self.leaving.append(segment)
             self.spilled_bytes -= segment.size if segment.is_spilled else 0
@@ -438,7 +390,8 @@ class StoreIndex:
             self._bytes -= segment.size
             self.leaving.append(segment)
         else:
-            self.pool[segment.id] = segment
+            self.pool.put(segment)
+            self._recount(segment)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -465,4 +418,17 @@ class StoreIndex:
             assert not segment.is_away or segment.is_spilled or segment.is_restoring
         assert all(s.objects or s.is_open for s in self.segments.values())
         assert all(i in self.objects for s in self.segments.values() for i in s.objects)
-        assert all(not s.objects and not s.is_open for s in self.pool.values())
+        self.pool.check()
+        self._check_indexes()
+
+    def _check_indexes(self) -> None:
+        """What is kept up to date is as if it were counted now."""
+        assert list(self._copies) == [i for i, s in self.objects.items() if s.is_copy]
+        here = [(i, self.segments[self.objects[i].segment]) for i in self._in_memory]
+        assert list(self._remote) == [i for i, segment in here if segment.is_remote]
+        everything = [*self.segments.values(), *self.pool.values()]
+        assert self._reclaimable == sum(map(self._could_go, everything))
+        for segment in everything:
+            assert segment.originals == sum(not self.objects[i].is_copy for i in segment.objects)
+        is_open = {i for mine in self._open_of.values() for i in mine}
+        assert is_open == {s.id for s in self.segments.values() if s.is_open}
