@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
@@ -74,3 +75,16 @@ class Watched:
     def _answered(self, response):
         if response.status >= 400:
             self.problems.append(f"{response.status}: {response.url}")
+
+
+def rows(page, title):
+    """The table with this heading: its rows, as text."""
+    return page.locator("section.table", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def wait_for(page, check, what):
+    """Until ``check()`` holds; the page goes on meanwhile."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not check():
+        assert time.monotonic() < end, what()
+        page.wait_for_timeout(100)

@@ -1,15 +1,12 @@
-"""The pages in a real browser: beside three nodes at work, and one of 10,000 actors."""
+"""The pages in a real browser, beside three nodes at work."""
 
-import asyncio
 import os
-import queue
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import browser
 import pytest
-from fed_cluster import FedCluster, FedSource, with_dashboard
 
 import ract
 from ract.compat.ported.cluster_utils import Cluster
@@ -123,16 +120,6 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = browser.launch(playwright)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def context(cluster, chromium):
     """Somebody who followed the link that was printed."""
     made = chromium.new_context(viewport=browser.LAPTOP, color_scheme="light")
@@ -155,19 +142,6 @@ def watched(context):
 
 def address(cluster, path):
     return cluster.head_node.dashboard_url.partition("/ract/")[0] + f"/ract/{path}"
-
-
-def rows(page, title):
-    """The table with this heading: its rows, as text."""
-    return page.locator("section.table", has=page.get_by_role("heading", name=title, exact=True))
-
-
-def wait_for(page, check, what):
-    """Until ``check()`` holds; the page goes on meanwhile."""
-    end = time.monotonic() + browser.PATIENCE_MS / 1000
-    while not check():
-        assert time.monotonic() < end, what()
-        page.wait_for_timeout(100)
 
 
 # --------------------------------------------------------------------------- all pages
@@ -266,7 +240,7 @@ def test_overview_shows_the_numbers_of_the_state_api(cluster, watched):
             return {name: tiles.get(name) for name in truth()}
 
         page.wait_for_selector(".tile")
-        wait_for(page, lambda: shown() == truth(), lambda: (shown(), truth()))
+        browser.wait_for(page, lambda: shown() == truth(), lambda: (shown(), truth()))
         assert int(truth()["Calls failed"].replace(",", "")) > 0
     finally:
         cluster.busy.go_on()
@@ -281,7 +255,7 @@ def test_tables_show_what_the_state_api_lists(cluster, watched):
         ("nodes", "Nodes", {node.node_id for node in list_nodes()}),
     ):
         page.goto(address(cluster, name))
-        found = rows(page, title).locator("tbody tr")
+        found = browser.rows(page, title).locator("tbody tr")
         found.first.wait_for()
         assert {row.get_attribute("data-row") for row in found.all()} == listed, name
 
@@ -290,26 +264,28 @@ def test_memory_shows_objects_with_sizes_and_holders(cluster, watched):
     page = watched.page
     page.goto(address(cluster, "memory"))
     ident = cluster.busy.big.hex()
-    row = rows(page, "Objects").locator(f"tr[data-row='{ident}']")
+    row = browser.rows(page, "Objects").locator(f"tr[data-row='{ident}']")
     row.wait_for()
     [known] = {o.object_size for o in list_objects() if o.object_id == ident}
     assert row.locator("[data-key=size]").inner_text() == f"{known / 2**20:.1f} MiB"
     assert f"driver {os.getpid()}" in row.locator("[data-key=holders]").inner_text()
     page.goto(address(cluster, f"object?id={ident}"))
-    copy = rows(page, "Where it lies").locator("tbody tr")
+    copy = browser.rows(page, "Where it lies").locator("tbody tr")
     copy.wait_for()
     assert "/dev/shm/" in copy.locator("[data-key=place]").inner_text()
-    holder = rows(page, "Who holds it").locator("tbody tr").first
+    holder = browser.rows(page, "Who holds it").locator("tbody tr").first
     assert holder.locator("[data-key=pid]").inner_text() == str(os.getpid())
 
 
 def test_tasks_show_progress_errors_with_tracebacks_and_a_stream(cluster, watched):
     page = watched.page
     page.goto(address(cluster, "tasks"))
-    row = rows(page, "Progress by function").locator("tr[data-row='NORMAL_TASK work']")
+    row = browser.rows(page, "Progress by function").locator("tr[data-row='NORMAL_TASK work']")
     row.wait_for()
     assert int(row.locator("[data-key=finished]").inner_text().replace(",", "")) > 0
-    failure = rows(page, "Failures by error").locator("tbody tr", has_text="ValueError").first
+    failure = (
+        browser.rows(page, "Failures by error").locator("tbody tr", has_text="ValueError").first
+    )
     failure.locator("button.open").click()
     more = page.locator("tr.more pre").first
     more.wait_for()
@@ -319,10 +295,10 @@ def test_tasks_show_progress_errors_with_tracebacks_and_a_stream(cluster, watche
         const stream = Bokeh.documents[0]?.get_model_by_name("task-stream");
         return stream?.renderers[0].data_source.get_length();
     }"""
-    wait_for(page, lambda: (page.evaluate(bars) or 0) > 5, lambda: page.evaluate(bars))
+    browser.wait_for(page, lambda: (page.evaluate(bars) or 0) > 5, lambda: page.evaluate(bars))
     graph = """() => Bokeh.documents[0]?.get_model_by_name("task-graph")
         ?.renderers[2].data_source.get_array("name")"""
-    wait_for(
+    browser.wait_for(
         page,
         lambda: {"driver", "work", "Counter.add"} <= set(page.evaluate(graph) or ()),
         lambda: page.evaluate(graph),
@@ -335,25 +311,25 @@ def test_tasks_show_progress_errors_with_tracebacks_and_a_stream(cluster, watche
 def test_actors_are_searched_and_filtered_and_the_address_remembers_it(cluster, watched):
     page = watched.page
     page.goto(address(cluster, "actors"))
-    table = rows(page, "Actors")
+    table = browser.rows(page, "Actors")
     table.locator("tbody tr").first.wait_for()
     every = table.locator("tbody tr").count()
     assert every >= 4
     page.get_by_label("Search Actors").fill("counter-1")
-    wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "not filtered")
+    browser.wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "not filtered")
     assert table.locator("td[data-key=name]").inner_text() == "counter-1"
     assert f"1 of {every}" in table.locator(".count").inner_text()
     assert "q=counter-1" in page.url
     page.reload()
-    wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "forgotten")
+    browser.wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "forgotten")
     assert page.get_by_label("Search Actors").input_value() == "counter-1"
     page.get_by_label("Search Actors").fill("no such thing")
     page.get_by_text("Nothing fits the filter.").wait_for()
     page.get_by_label("Search Actors").fill("")
     page.get_by_role("button", name="Name", exact=True).click()
-    wait_for(page, lambda: "sort=-name" in page.url, lambda: page.url)
+    browser.wait_for(page, lambda: "sort=-name" in page.url, lambda: page.url)
     names = table.locator("td[data-key=name]")
-    wait_for(
+    browser.wait_for(
         page,
         lambda: (
             names.all_inner_texts() == sorted(names.all_inner_texts(), reverse=True)
@@ -372,7 +348,7 @@ def test_updates_keep_rows_selections_and_scrolling(cluster, watched):
     page.evaluate("getSelection().selectAllChildren(document.querySelector('td[data-key=node]'))")
     selected = page.evaluate("String(getSelection())")
     before = cell.inner_text()
-    wait_for(page, lambda: cell.inner_text() != before, lambda: f"still {before} calls")
+    browser.wait_for(page, lambda: cell.inner_text() != before, lambda: f"still {before} calls")
     assert page.evaluate("window.row.isConnected"), "the row was made anew"
     assert page.evaluate("String(getSelection())") == selected
 
@@ -398,9 +374,9 @@ def test_killed_actor_is_seen_dead_and_why_without_loading_anew(cluster, watched
     assert get_actor(ident).state == "DEAD"
 
     def story():
-        return rows(page, "Story").locator("td[data-key=state]").all_inner_texts()
+        return browser.rows(page, "Story").locator("td[data-key=state]").all_inner_texts()
 
-    wait_for(page, lambda: story()[0] == "dead", story)  # it is asked for by itself
+    browser.wait_for(page, lambda: story()[0] == "dead", story)  # it is asked for by itself
     assert "restarting" in story()
 
 
@@ -415,7 +391,7 @@ def test_log_is_followed_and_searched(cluster, watched):
     lines.get_by_text("<b>the second line</b>").wait_for()
     page.get_by_label("Search the log").fill("SECOND")
     lines.locator(".hit").first.wait_for()
-    wait_for(page, lambda: "first" not in lines.inner_text(), lambda: lines.inner_text())
+    browser.wait_for(page, lambda: "first" not in lines.inner_text(), lambda: lines.inner_text())
     page.goto(address(cluster, "actors?q=counter-0"))
     page.locator("td[data-key=pid] a").click()
     page.wait_for_url("**/ract/logs?*")
@@ -457,7 +433,7 @@ def test_dark_is_what_the_system_says_or_the_person_chose(cluster, context, chro
     axis = """() => Bokeh.documents[0]?.get_model_by_name("task-stream")
         ?.below[0].major_label_text_color"""
     assert background() < 150
-    wait_for(page, lambda: page.evaluate(axis) == "#9aa7b6", lambda: page.evaluate(axis))
+    browser.wait_for(page, lambda: page.evaluate(axis) == "#9aa7b6", lambda: page.evaluate(axis))
     page.get_by_role("button", name="Theme").click()
     assert page.locator("#theme").inner_text() == "Theme: light"
     assert background() > 600
@@ -533,78 +509,6 @@ def test_node_that_dies_is_an_alert(cluster, watched):
         alert.wait_for()
         assert "right" in alert.inner_text()
         tile = page.locator(".tile[data-tile=Nodes] .note")
-        wait_for(page, lambda: "1 dead" in tile.inner_text(), tile.inner_text)
+        browser.wait_for(page, lambda: "1 dead" in tile.inner_text(), tile.inner_text)
     finally:
         cluster.busy.go_on()
-
-
-# --------------------------------------------------------------------------- large
-
-
-@pytest.fixture(scope="module")
-def large():
-    """A dashboard before 10,000 actors and 1,000,000 finished tasks: the login link, the source."""
-    cluster = FedCluster(20)
-    cluster.wait(1000)
-    for i in range(10_000):
-        cluster.actor_up(f"Class{i % 50}", f"actor-{i}")
-    workers = [cluster.executor(i) for i in range(8)]
-    for i in range(200):
-        cluster.ran(workers[i % 8], f"task_{i % 7}", 5_000, took=1e-4)
-    made, over = queue.Queue(), threading.Event()
-
-    async def story(scheduler, dashboard, source, fetch):
-        made.put(dashboard)
-        await asyncio.to_thread(over.wait)
-
-    source = FedSource(cluster)
-    source.history.sample(cluster.time)
-    thread = threading.Thread(target=with_dashboard, args=(story, False, source, 1000))
-    thread.start()
-    yield made.get(timeout=60)
-    over.set()
-    thread.join(60)
-
-
-def test_pages_of_10_000_actors_and_1_000_000_tasks_are_sent_in_pieces(large, chromium):
-    context = chromium.new_context(viewport=browser.LAPTOP)
-    context.set_default_timeout(browser.PATIENCE_MS)
-    watched = browser.Watched(context)
-    page = watched.page
-    sent = []
-
-    def note(response):
-        if "/ract/data/" in response.url and response.ok:
-            value = response.json()["value"]
-            if isinstance(value, dict) and "rows" in value:
-                sent.append((response.url, len(value["rows"])))
-
-    page.on("response", note)
-    page.goto(large.login_url())
-    page.wait_for_selector(".tile")
-    tile = page.locator(".tile[data-tile='Calls finished'] .value")
-    wait_for(page, lambda: tile.inner_text() == "1,000,000", tile.inner_text)
-    page.goto(f"http://{large.address}/ract/actors")
-    table = rows(page, "Actors")
-    table.locator("tbody tr").first.wait_for()
-    assert "10,000" in table.locator(".count").inner_text()
-    assert table.locator("tbody tr").count() == 25
-    shown = table.locator("tbody tr").first.get_attribute("data-row")
-    page.get_by_label("Next page").click()
-    wait_for(
-        page,
-        lambda: table.locator("tbody tr").first.get_attribute("data-row") != shown,
-        lambda: "the page is not turned",
-    )
-    assert "2 / 400" in table.locator(".pager").inner_text()
-    page.get_by_label("Search Actors").fill("actor-4711")
-    wait_for(page, lambda: table.locator("tbody tr").count() == 1, lambda: "not searched")
-    page.goto(f"http://{large.address}/ract/tasks?page=1000#calls")
-    calls = page.locator("#calls")
-    calls.locator("tbody tr").first.wait_for()
-    assert "1,001 /" in calls.locator(".pager").inner_text()
-    assert "more are forgotten" in calls.locator(".count").inner_text()
-    assert sent
-    assert max(count for _, count in sent) <= 25
-    assert watched.problems == []
-    context.close()
