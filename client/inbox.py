@@ -34,9 +34,7 @@ class Inbox:
         elif isinstance(message, messages.LeaseRefused):
             runtime.pools.refused(message)
         elif isinstance(message, messages.ActorChanged):
-            client = runtime.actors.get(message.actor_id)
-            if client is not None:
-                client.changed(message)
+            runtime.actors.changed(message)
         elif isinstance(message, messages.GroupChanged):
             group = runtime.groups.get(message.group_id)
             if group is not None:

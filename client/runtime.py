@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ract.client.actors.actors import Actors
 from ract.client.actors.client import ActorClient
 from ract.client.calls import channels
 from ract.client.calls.arguments import INLINE_BYTES_MAX
@@ -91,7 +92,7 @@ class Runtime:
         self.next_number = self.session.next_number
         self.store = StoreClient(link)
         self.channels: dict[int, Channel] = {}
-        self.actors: dict[bytes, ActorClient] = {}
+        self.actors = Actors(self)
         self._mailboxes = MailboxReports(self)
         self.runtime_env = ""
         self.default_lifetime = "non_detached"  # of actors that do not say
@@ -116,7 +117,6 @@ class Runtime:
         self.lineage = Lineage(self)
         self.unhandled: deque[tuple[bytes, list[bytes], list[Any]]] = deque()
         self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
-        self._dropped_handles: deque[bytes] = deque()
         self._dropped_streams: deque[Stream] = deque()
         self.error_count = 0  #: another number after each error, see `count_error`
         self._error_numbers = itertools.count(1)
@@ -772,8 +772,7 @@ class Runtime:
         """Calls of this process that wait or run."""
         found: list[Call] = []
         found += self.pools.waiting
-        for client in list(self.actors.values()):
-            found += client.waiting
+        found += self.actors.waiting
         for channel in list(self.channels.values()):
             found += list(channel.inflight.values())
         for group in list(self.groups.values()):
@@ -814,8 +813,7 @@ class Runtime:
         error = errors.LocalRayletDiedError(lost)
         for call in self.pools.waiting:
             self.fail_call(call, error)
-        for client in list(self.actors.values()):
-            client.lost_cluster(error)
+        self.actors.lost_cluster(error)
         for group in list(self.groups.values()):
             for call in group.waiting:
                 self.fail_call(call, error)
@@ -825,12 +823,8 @@ class Runtime:
     # ------------------------------------------------------------------ upkeep
 
     def actor(self, actor_id: bytes) -> ActorClient:
-        """This process' end of an actor; made, and watched, when it is new."""
-        with self._lock:
-            client = self.actors.get(actor_id)
-            if client is None:
-                client = self.actors[actor_id] = ActorClient(self, actor_id)
-            return client
+        """This process' end of an actor; made when it is new."""
+        return self.actors.of(actor_id)
 
     def group(self, group_id: bytes, *, is_new: bool = False) -> GroupClient:
         """This process' end of a placement group; ``is_new`` if it is made here and now."""
@@ -841,12 +835,6 @@ class Runtime:
                 self.groups[group_id] = client
             return client
 
-    def drop_handle(self, actor_id: bytes) -> None:
-        """A finalizer of a strong handle: only appends."""
-        if not self.closed:
-            self._dropped_handles.append(actor_id)
-            self.reactor.wake()
-
     def drop_stream(self, stream: Stream) -> None:
         """A finalizer of a generator: only appends."""
         if not self.closed:
@@ -856,8 +844,6 @@ class Runtime:
     def _tick(self) -> bool:
         while self._dropped_streams:
             self._dropped_streams.popleft().let_go()
-        while self._dropped_handles:
-            self.actors[self._dropped_handles.popleft()].handle_dropped()
         while self.unhandled:
             user_code.run(partial(self._report_unhandled, self.unhandled.popleft()))
         nap_s = self.on_tick()
@@ -865,14 +851,12 @@ class Runtime:
         if self.table.is_busy:
             self.table.sort_out()
             busy = True
-        for client in list(self.actors.values()):
-            busy |= client.tick()
+        busy |= self.actors.tick()
         busy |= self.link.flush_holds()
         for channel in list(self.channels.values()):
             busy |= channel.tick()
         now = time.monotonic()
-        if self.actors:
-            busy |= self._mailboxes.tick(now)
+        busy |= self._mailboxes.tick(now)
         busy |= self.pools.tick(now)
         self.reactor.nap_s = _sooner(nap_s, self.story.tick(now))
         return busy

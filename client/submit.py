@@ -15,7 +15,8 @@ from ract.core.errors import MailboxFullError
 from ract.core.options import MethodOptions, TaskOptions
 
 if TYPE_CHECKING:
-    from ract.client.actors.handles import ActorHandle, Method
+    from ract.client.actors.handles import ActorHandle
+    from ract.client.actors.info import Method
     from ract.client.runtime import Runtime
     from ract.client.tasks.pool import TaskPool
 
@@ -122,7 +123,7 @@ def submit_actor_call(
     if method.on_full:
         if finalizers.amid:
             finalizers.check_may_wait(f"{method.name}() of an actor with a bounded mailbox")
-        if client.find_room(method.on_full):
+        if client.find_room(call, method.on_full):
             call.more().room = True
         else:
             error = MailboxFullError(f"the mailbox of {handle!r} has no room for {method.name}()")
@@ -130,14 +131,18 @@ def submit_actor_call(
                 raise error
             runtime.fail_call(call, error)
             return result
-    if tracing.tracer is not None:
-        call.more().trace = tracing.submitted(call.name)
-    if finalizers.amid and finalizers.is_amid():
-        finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
-    elif args or kwargs:
-        arguments.dispatch(runtime, call, args, kwargs)
-    else:
-        client.submit(call)
+    try:
+        if tracing.tracer is not None:
+            call.more().trace = tracing.submitted(call.name)
+        if finalizers.amid and finalizers.is_amid():
+            finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
+        elif args or kwargs:
+            arguments.dispatch(runtime, call, args, kwargs)
+        else:
+            client.submit(call)
+    except BaseException:
+        client.give_up(call)  # an argument cannot be pickled, say
+        raise
     return result
 
 

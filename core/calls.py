@@ -20,6 +20,7 @@ Calls (caller -> executor) are tuples that start with an op code:
                                                or 0
 ``(CREDIT, seq, read)``                        so many items of a stream have been read
 ``(ASK, number, wait)``                        is there room for one more call in the mailbox?
+``(VACATE,)``                                  room that was kept for a call is not needed
 ``(DONE, seq)``                                replies to all calls before ``seq`` have arrived
 ``(UNFINISHED, [number, ...])``                of calls to earlier processes only these may return
 
@@ -76,7 +77,7 @@ import struct
 from collections import deque
 from typing import Any
 
-HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK, DONE, UNFINISHED, RECEIVED = range(9)
+HELLO, USE_LEASE, DEFINE, CALL, CREDIT, ASK, DONE, UNFINISHED, RECEIVED, VACATE = range(10)
 
 PLAIN, INLINE, ERROR, STORED, SEVERAL, RETURNED, CANCELLED, ITEM, END = range(1, 10)
 

@@ -49,6 +49,9 @@ def create_actor(cluster: Cluster, process: int, args: Args) -> Any:
     taken = cluster.actors.named(spec.namespace, spec.name) if spec.name else None
     if taken is not None and taken.spec.actor_id != spec.actor_id:
         if args.get("get_if_exists"):
+            # In this step, so that it is not out of scope before the asker holds it. A name is free
+            # as soon as the end of its actor is decided: so this one is not about to end.
+            cluster.holds.change(taken.spec.actor_id, process, 1)
             return {"created": False, **rows.handle(taken)}
         raise Refusal(
             "ActorAlreadyExistsError",

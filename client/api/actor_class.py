@@ -10,7 +10,8 @@ import uuid
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ract.client.actors.client import ActorClient
-from ract.client.actors.handles import ActorHandle, HandleInfo
+from ract.client.actors.handles import ActorHandle
+from ract.client.actors.info import HandleInfo
 from ract.client.api import auto_init
 from ract.client.api.remote_function import check_size
 from ract.client.objects.held import contained_of
@@ -100,6 +101,7 @@ class ActorClass:
         self, runtime: Runtime, client: ActorClient, info: HandleInfo, spec: ActorSpec
     ) -> ActorHandle:
         options = self._options
+        runtime.actors.say_farewells()
         try:
             found = runtime.link.request(
                 "create_actor", spec=wire.encode(spec), get_if_exists=bool(options.get_if_exists)
@@ -111,7 +113,8 @@ class ActorClass:
             client.watch()
             return client.strong_handle(info)
         client.forget_holds()
-        return handle_from_lookup(runtime, found)
+        # The scheduler has counted a hold for this process.
+        return runtime.actor(found["actor_id"]).adopt(1, info_from_lookup(found))
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> ActorHandle:
         return self.options(**options).remote(*args, **(kwargs or {}))
@@ -241,13 +244,18 @@ def _rebuild(state: dict[str, Any]) -> ActorClass:
     return made
 
 
+def info_from_lookup(found: dict[str, Any]) -> HandleInfo:
+    """What a handle needs to know, from what the scheduler answers."""
+    return HandleInfo.from_plain(pickle.loads(found["methods"]["info"]))
+
+
 def handle_from_lookup(runtime: Runtime, found: dict[str, Any]) -> ActorHandle:
     """A weak handle from what the scheduler answers to a lookup by name."""
     client: Any = runtime.actor(found["actor_id"])
     if runtime.is_local:
         return client.borrow(client.info)
     if client.info is None:
-        client.info = HandleInfo.from_plain(pickle.loads(found["methods"]["info"]))
+        client.info = info_from_lookup(found)
     client.watch()
     return ActorHandle(runtime, client, strong=False)
 

@@ -331,6 +331,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     runtime: Any = auto_init.runtime()
     if runtime.is_local:
         return runtime.named_actor(name, namespace or runtime.namespace)
+    runtime.actors.say_farewells()
     found = runtime.link.request("get_actor", name=name, namespace=namespace or runtime.namespace)
     return handle_from_lookup(runtime, found)
 

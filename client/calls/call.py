@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from ract.client.objects.refs import ObjectRef
+from ract.client.objects.refs import READY, ObjectRef
 
 
 class Way(Protocol):
@@ -76,6 +76,7 @@ class Call:
         priority: A higher one goes first.
         waiting: Number of argument refs that are not ready.
         is_over: Whether it has ended; known only of calls without refs, which cannot tell.
+        room: Over which a mailbox has kept room for it, until it is sent.
         recipe: How to make again what it has left in shared memory (`ract.client.calls.lineage`).
     """
 
@@ -99,6 +100,7 @@ class Call:
     actor_id: bytes | None = None
     stream: Any = None
     recipe: Any = None
+    room: Way | None = None
 
     def __init__(self, number: int, target: Any, owner: Any, name: str) -> None:
         self.number = number
@@ -125,3 +127,8 @@ class Call:
 def next_attempt(call: Call) -> None:
     """The call is to run once more: who runs it then is told which attempt it is."""
     call.more().attempt += 1
+
+
+def is_over(call: Call) -> bool:
+    """Whether the call has ended, or its caller has been told so."""
+    return all(ref._state >= READY for ref in call.refs) if call.refs else call.is_over

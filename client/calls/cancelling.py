@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from ract.client.calls.call import is_over as call_has_ended
 from ract.client.objects.refs import READY
 from ract.core import errors, ids
 from ract.core.messages import CancelAsked, CancelWanted
@@ -84,7 +85,7 @@ class Cancelling:
             with self._lock:  # for both: another thread may add one that comes earlier
                 at, _, seconds, known = self.timeouts[0]
                 call = known()
-                is_over = call is None or _is_over(call)
+                is_over = call is None or call_has_ended(call)
                 if at > now and not is_over:
                     return
                 heapq.heappop(self.timeouts)
@@ -94,8 +95,3 @@ class Cancelling:
             error = errors.TaskTimeoutError(f"not finished within {seconds} s: {waited}")
             self._runtime.fail_call(call, error)
             call.owner.cancel(call, False, True)
-
-
-def _is_over(call: Call) -> bool:
-    """Whether the call has ended, or its caller has been told so."""
-    return all(ref._state >= READY for ref in call.refs) if call.refs else call.is_over

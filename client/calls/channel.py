@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ract.client.calls.call import Call, extra_of
 from ract.client.calls.connection import SLICE_S, Connection, ExecutorGone
+from ract.client.calls.rooms import Rooms
 from ract.client.objects.refs import PLAIN, READY, ObjectRef, notify
 from ract.client.process import interrupts
 from ract.client.process.locks import make_lock
@@ -69,16 +70,6 @@ class Owner(Protocol):
         """The executor's task waits in get, or goes on."""
 
 
-class _Question:
-    """Whether there is room in a mailbox."""
-
-    __slots__ = ("answer", "answered")
-
-    def __init__(self) -> None:
-        self.answer: bool | None = None
-        self.answered = threading.Event()
-
-
 class Channel:
     """A channel to the process with number ``executor``.
 
@@ -115,8 +106,7 @@ class Channel:
         self._out: list[Any] = []
         self._defined: set[bytes] = set()
         self._batches: deque[list[Any]] = deque()  # [busy_s, replies, position]
-        self._asked: dict[int, _Question] = {}  # that wait for an answer, by number
-        self._questions = itertools.count()
+        self.rooms = Rooms(self)
         self._watches_end = False  # the reactor calls if the idle connection ends
         self.connection = Connection(dial, hello, self._lock, runtime.reactor, self._readable)
 
@@ -228,7 +218,7 @@ class Channel:
             self._let_go()
         elif self._is_ending:
             self._reactor.post(self._end)  # `abort` came while we had the lock
-        elif self.inflight or self._asked:
+        elif self.inflight or self.rooms:
             self._arm()
 
     def expedite(self) -> None:
@@ -241,40 +231,11 @@ class Channel:
         self._watches_end = False
         self.connection.arm()
 
-    def ask_for_room(self, wait: bool) -> bool:
-        """Whether the actor's mailbox has room for one more call, which is kept for it.
-
-        Args:
-            wait: Until there is some.
-
-        Raises:
-            ConnectionError: the channel is closed.
-        """
-        question, number = _Question(), next(self._questions)
-        self._asked[number] = question
-        self.say((calls.ASK, number, wait))
-        try:
-            while question.answer is None:
-                self.runtime.check_alive()
-                if self.is_closed:
-                    raise ConnectionError(f"the channel to process {self.executor} is closed")
-                if self.is_readable and self.read_lock.acquire(timeout=SLICE_S):
-                    try:
-                        self.read_until(lambda: question.answer is not None, None)
-                    finally:
-                        self.end_reading()
-                else:  # who reads it, or the reactor when there is a connection again, tells us
-                    self.expedite()
-                    question.answered.wait(SLICE_S)
-            return question.answer
-        finally:
-            del self._asked[number]
-
     def tick(self) -> bool:
         """Called by the reactor; returns whether anything is to be done."""
         if not self.is_readable:
             return self._connect_again()
-        if not (self.inflight or self._out or self._asked or self.connection.has_unsent):
+        if not (self.inflight or self._out or self.rooms or self.connection.has_unsent):
             if not self._watches_end:  # else nobody would see that an unused executor has ended
                 self._watches_end = True
                 self.connection.arm_for_end()
@@ -339,10 +300,7 @@ class Channel:
                     if call is not None:
                         self.runtime.apply_reply(self, call, reply)
                 elif seq == calls.ROOM:
-                    question = self._asked.get(reply[1])
-                    if question is not None:
-                        question.answer = reply[2]
-                        question.answered.set()
+                    self.rooms.told(reply[1], reply[2])
                 elif seq == calls.RESUMED:  # the tunnel of a first connection leads nowhere
                     self.connection.is_over = True
                 elif (owner := self.owner) is not None:
@@ -403,7 +361,7 @@ class Channel:
             self._reactor.wake()  # its ticks connect again
 
     def _is_used(self) -> bool:
-        return bool(self.inflight or self._out or self._asked) or self.owner is not None
+        return bool(self.inflight or self._out or self.rooms) or self.owner is not None
 
     def _connect(self, now: float) -> bool:
         """Under both locks: try to connect; False if there is nobody any more."""

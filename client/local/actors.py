@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ract.client.actors.handles import ActorHandle, ActorMethod, HandleInfo, Method
+from ract.client.actors.handles import ActorHandle, ActorMethod
+from ract.client.actors.info import HandleInfo, Method
 from ract.client.local.calls import Call
 from ract.client.objects.refs import ERROR
 from ract.client.process import context

@@ -31,7 +31,7 @@ class MailboxReports:
         self._next_at = now + PERIOD_S
         counts = {
             client.actor_id: count
-            for client in list(self._runtime.actors.values())
+            for client in self._runtime.actors.all
             if (count := client.unanswered)
         }
         changed = {key: n for key, n in counts.items() if self._told.get(key) != n}

@@ -70,7 +70,7 @@ class Story:
         return (
             any(channel.inflight for channel in list(runtime.channels.values()))
             or runtime.pools.is_active
-            or any(client.has_queued for client in list(runtime.actors.values()))
+            or any(client.has_queued for client in runtime.actors.all)
         )
 
     def lost(self, call: Call, executor: int, cause: ExitCause) -> None:
@@ -155,7 +155,7 @@ class Story:
             ready, late, more = pool.some_waiting(TOLD_MAX)
             yield events.ARGS, late, 0
             yield events.PLACE, ready, more
-        for client in list(runtime.actors.values()):
+        for client in runtime.actors.all:
             waiting, more = client.some_waiting(TOLD_MAX)
             yield events.ARGS, [call for call in waiting if call.waiting], 0
             yield events.PLACE, [call for call in waiting if not call.waiting], more

@@ -21,6 +21,7 @@ ORDER = (
     "channel",  # the connection to one executor, and who writes to it
     "link",  # the connection to the node, and the holds that were not told yet
     "stream",  # the items of one generator: nothing is taken under it
+    "actors",  # which client has which actor: held for a look, nothing else is taken under it
 )
 """Ranks, in the order in which a thread may take them."""
 

@@ -24,7 +24,6 @@ from ract.client.tasks.pool import TaskPool
 
 if TYPE_CHECKING:
     from ract.client.calls.call import Call
-    from ract.client.runtime import Runtime
     from ract.core.messages import LeaseGranted, LeaseLost, LeaseRefused, Shape
 
 POOLS_MAX = 256
@@ -35,10 +34,10 @@ class Pools:
     """The pools of one process.
 
     Args:
-        runtime: Of this process.
+        runtime: Of this process; its type stands higher than this folder.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         self._lock = make_lock("pools")
         self._table: dict[Any, TaskPool] = {}

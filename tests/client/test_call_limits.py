@@ -1,6 +1,7 @@
 """What calls have beyond Ray's: timeouts, priorities, bounded mailboxes, interruptible actors."""
 
 import asyncio
+import contextlib
 import os
 import pickle
 import threading
@@ -284,6 +285,42 @@ def test_a_full_mailbox_blocks_its_callers_until_there_is_room(signal):
     ract.get(signal.send.remote())
     thread.join()
     assert ract.get(refs) == [0, 1, 2]
+
+
+def test_room_goes_back_when_the_call_is_not_sent(signal):
+    boxed = Boxed.options(mailbox_size=2, on_full="raise").remote()
+    held = boxed.wait_for.remote(signal, 0)
+    wait_for_condition(lambda: ract.get(signal.cur_num_waiters.remote()) == 1)
+
+    @ract.remote(num_cpus=0)
+    def fail():
+        raise KeyError("no argument")
+
+    def sent(*args):
+        """The ref, once there is room: it comes back a moment after a call has failed."""
+        found = []
+
+        def try_it():
+            with contextlib.suppress(MailboxFullError):
+                found.append(boxed.wait_for.remote(*args))
+            return bool(found)
+
+        wait_for_condition(try_it, raise_exceptions=True)
+        return found[0]
+
+    for _ in range(5):  # more than there is room for
+        with pytest.raises(TypeError):
+            sent(signal, threading.Lock())  # it cannot be pickled
+    for _ in range(5):
+        with pytest.raises(KeyError):
+            ract.get(sent(signal, fail.remote()), timeout=30)
+    for _ in range(5):
+        ract.cancel(sent(signal, signal.wait.remote()))  # while its argument is late
+    refs = [sent(signal, 1), sent(signal, 2)]
+    with pytest.raises(MailboxFullError):
+        boxed.wait_for.remote(signal, 3)
+    ract.get(signal.send.remote())
+    assert ract.get([held, *refs], timeout=30) == [0, 1, 2]
 
 
 def test_all_callers_share_a_mailbox(signal):

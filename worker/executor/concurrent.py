@@ -187,6 +187,9 @@ class ConcurrentServer:
             elif op == calls.ASK and self._mailbox is not None:
                 self._mailbox.ask(caller, item[1], item[2])
                 self._flush_soon()
+            elif op == calls.VACATE and self._mailbox is not None:
+                self._mailbox.vacated(caller)
+                self._flush_soon()
             elif op == calls.HELLO:
                 gone = self._callers.greet(caller, item)
                 if gone is not None:

@@ -45,6 +45,13 @@ class Mailbox:
         self._free += 1
         self._hand_out()
 
+    def vacated(self, caller: Caller) -> None:
+        """A caller does not send a call that has room."""
+        if self._kept[caller] > 0:
+            self._kept[caller] -= 1
+            self._free += 1
+            self._hand_out()
+
     def left(self, caller: Caller) -> None:
         """A caller has gone; what it had sent still has its room."""
         self._free += self._kept.pop(caller, 0)
