@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ract.client.objects import refs
@@ -61,12 +60,15 @@ class Stream:
         self._credited = 0
         self._dropped = False
         self._lock = make_lock("stream")
-        #: The ref that comes next, its index, and the one before it.
+        #: The ref that comes next, and its index.
         self._tail = self._make(0)
         self._at = 0
-        self._before: ObjectRef | None = None
+        #: By index, refs of items that have arrived; each goes when it has its value.
+        self._arriving: dict[int, ObjectRef] = {}
         #: The tail will be the end, and nothing else: no item is taken any more.
         self._has_ended = False
+        #: The item that raises the error of the call, if it failed.
+        self._failure: ObjectRef | None = None
         #: The last one is the tail, or the end, which nobody takes: so it is never empty.
         self._unread: deque[ObjectRef] = deque([self._tail])
 
@@ -82,20 +84,19 @@ class Stream:
 
     def item(self, index: int, result: tuple[Any, ...]) -> None:
         """An item arrived. To repeat this, interrupted at any place, does no harm."""
-        ref = None
         with self._lock:
             if index == self._at and not self._has_ended:
-                ref = self._advance()
-            elif index == self._at - 1 and self._before is not None:
-                ref = self._before  # this was interrupted before the ref got its value
-        if ref is None or ref._state >= READY:  # the call is repeated, or was given up
+                self._arriving[index] = self._advance()
+            ref = self._arriving.get(index)
+        if ref is None:  # the call is repeated, or has failed
             self._runtime.table.drop_result(result)
         else:
             self._runtime.apply_result(ref, result)
+            self._arriving.pop(index, None)
 
     def _advance(self) -> ObjectRef:
         """There is a new tail, under the lock; returns the one before, which gets its value now."""
-        ref = self._before = self._tail
+        ref = self._tail
         self._at += 1
         self._tail = self._make(self._at)
         if not self._dropped:
@@ -106,8 +107,9 @@ class Stream:
         """The call has finished, and made so many items."""
         with self._lock:
             at = self._at
-            if count >= at:
-                self._has_ended = True
+            if self._failure is not None:
+                return  # a timeout or a cancellation was faster
+            self._has_ended = self._has_ended or count >= at
         if count < at:
             error = StreamingGeneratorReplayInconsistentError(
                 f"{self._call.name} was repeated and yielded {count} items; before, it had yielded "
@@ -125,13 +127,17 @@ class Stream:
     def fail(self, result: tuple[Any, ...]) -> None:
         """The call has failed: an item that raises the error, then the end."""
         with self._lock:
-            ref = self._before if self._has_ended else self._advance()
-            self._has_ended = True
-        if ref is not None and ref._state < READY:
-            self._runtime.apply_result(ref, result)
-            self._call.refs[0]._complete(ERROR, ref._value)
-        else:  # it has ended before
+            if not self._has_ended:
+                self._has_ended = True
+                self._failure = self._advance()
+            ref = self._failure
+        if ref is None or ref._state >= READY:
             self._runtime.table.drop_result(result)
+        else:
+            self._runtime.apply_result(ref, result)
+        if ref is None:  # it had ended in order
+            return
+        self._call.refs[0]._complete(ERROR, ref._value)
         self._finish()
 
     # ------------------------------------------------------------------ what the generator does
@@ -160,15 +166,18 @@ class Stream:
         while True:
             ref = self._unread[0]
             if ref._state < READY:
-                loop = asyncio.get_running_loop()
-                done = loop.create_future()
-                ref._when_done(partial(_wake, loop, done))
-                with self._runtime.lending.around(loop):
-                    await done
+                await self._until_ready(ref)
             if _is_end(ref):
                 return None
             if self._take(ref):
                 return ref
+
+    async def _until_ready(self, ref: ObjectRef) -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        ref._when_done(lambda _: refs.wake(loop, done))
+        with self._runtime.lending.around(loop):
+            await done
 
     def _take(self, ref: ObjectRef) -> bool:
         """Take the first unread item, which has arrived; False if another thread was faster."""
@@ -217,10 +226,6 @@ class Stream:
 
 def _is_end(ref: ObjectRef) -> bool:
     return ref._state == PLAIN and ref._value is _END
-
-
-def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Future, _: ObjectRef) -> None:
-    refs.wake(loop, done)
 
 
 class ObjectRefGenerator:
