@@ -1,6 +1,7 @@
 """How actors end: by their handles, by kill, by themselves; and what becomes of names and calls."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -203,3 +204,36 @@ def test_the_limit_of_pending_calls_is_for_unfinished_ones():
         limited.wait.remote(signal)
     ract.get([signal.send.remote(), *pending])
     ract.get(limited.wait.remote(signal))
+
+
+class Ending:
+    def same(self, x):
+        return x
+
+    def end(self, how):
+        if how == "sys.exit(3)":
+            sys.exit(3)
+        if how == "os._exit(3)":
+            os._exit(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AsyncEnding(Ending):
+    async def same(self, x):
+        return x
+
+
+@pytest.mark.parametrize("how", ["sys.exit(3)", "os._exit(3)", "os.kill"])
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(Ending, {}), (Ending, {"max_concurrency": 1, "mailbox_size": 9}), (AsyncEnding, {})],
+    ids=["plain", "one thread", "async"],
+)
+def test_calls_that_had_ended_are_answered_before_the_actor_ends_its_process(cls, options, how):
+    actor = ract.remote(num_cpus=0, **options)(cls).remote()
+    ract.get(actor.__ray_ready__.remote())
+    ended = [actor.same.remote(i) for i in range(5)]
+    last = actor.end.remote(how)
+    assert ract.get(ended, timeout=30) == list(range(5))
+    with pytest.raises(ActorDiedError):
+        ract.get(last, timeout=30)

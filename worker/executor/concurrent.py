@@ -35,6 +35,7 @@ from ract.core.errors import AsyncioActorExit, error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
 from ract.worker.executor.callers import Caller, Callers, priority_of
+from ract.worker.executor.endings import answer_before_ending
 from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.mailbox import Mailbox
 from ract.worker.executor.titles import set_title
@@ -88,6 +89,7 @@ class ConcurrentServer:
         self._flush_due = False
         self._threads_blocked = 0
         self._block_lock = threading.Lock()
+        answer_before_ending(self._answer_all, in_any_thread=True)
         self.runtime.lending.on_block = self._block
         self.runtime.lending.on_unblock = self._unblock
         self._done = self.loop.create_future()
@@ -475,8 +477,7 @@ class ConcurrentServer:
         traceback.print_exception(error)
         code = error.code if isinstance(error, SystemExit) else 1
         self.exit_code = code if isinstance(code, int) else 1
-        self.execution.flush_events(at_once=True)
-        os._exit(self.exit_code)
+        os._exit(self.exit_code)  # after `_answer_all`
 
     # ------------------------------------------------------------------ replies, cancelling
 
@@ -494,6 +495,12 @@ class ConcurrentServer:
                 caller.flush()
                 if caller.has_unsent:
                     self.loop.add_writer(caller.fileno(), self._writable, caller)
+
+    def _answer_all(self) -> None:
+        """The process ends at once: what is ready goes out, from whatever thread this is."""
+        for caller in list(self._callers.here.values()):
+            caller.flush()
+        self.execution.flush_events(at_once=True)
 
     def _writable(self, caller: Caller) -> None:
         caller.flush()
