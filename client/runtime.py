@@ -752,7 +752,7 @@ class Runtime:
 
     def _release_waiting(self) -> None:
         """Futures and coroutines that wait for refs hear that there will be no value."""
-        error = RuntimeError("ract.shutdown() was called before the value was there")
+        error = errors.LeftClusterError("ract.shutdown() was called before the value was there")
         value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
         self.futures.fail_all(error)
         waited = {ref for call in self.unfinished_calls() for ref in call.refs}

@@ -194,7 +194,7 @@ def test_what_waits_when_the_cluster_is_left_hears_of_it():
         for thread in threads: thread.join()
         print(said, type(future.exception(10)).__name__)
     """)
-    assert out == "['RuntimeError', 'RuntimeError'] RuntimeError\n"
+    assert out == "['LeftClusterError', 'LeftClusterError'] LeftClusterError\n"
     assert err == ""
 
 
