@@ -130,7 +130,7 @@ class NodeLink:
         """Send messages after all changes of holds made so far.
 
         Raises:
-            ConnectionError: the node is gone.
+            RactSystemError: the node is gone.
             LeftClusterError: this process has left the cluster.
         """
         data = b"".join(map(_framed, messages))
@@ -141,6 +141,9 @@ class NodeLink:
             self._write()
 
     def _write(self) -> None:
+        if self._ended is not None:  # the socket may be closed, and its number another file's
+            self._unsent.clear()
+            self.check_open()
         if self._is_writing:  # a signal handler runs in the middle of it: `_write` below goes on
             return
         self._is_writing = True
@@ -161,7 +164,7 @@ class NodeLink:
         except OSError as error:
             self._unsent.clear()
             self.check_open()
-            raise ConnectionError(f"the node is gone: {error}") from None
+            raise RactSystemError(ConnectionError(f"the node is gone: {error}")) from None
         finally:
             self._is_writing = False
 
@@ -174,7 +177,7 @@ class NodeLink:
         """Send messages; without a node there is nobody to tell."""
         try:
             self.send(*messages)
-        except (OSError, LeftClusterError, RactSystemError) as error:
+        except (LeftClusterError, RactSystemError) as error:
             if not self.is_closed:
                 # Whoever tells may hold locks, under which no handler of the program may run.
                 kind = type(messages[0]).__name__
@@ -195,7 +198,7 @@ class NodeLink:
             self._add_holds()
             try:
                 self._write()
-            except (OSError, LeftClusterError, RactSystemError):
+            except (LeftClusterError, RactSystemError):
                 return False
         return True
 
@@ -247,8 +250,6 @@ class NodeLink:
             self.send(message)
             if not waiter.wait(timeout):
                 raise TimeoutError(f"the cluster did not answer {what!r} within {timeout} s")
-        except ConnectionError as error:
-            raise RactSystemError(error) from None
         finally:
             with self._asking:
                 del self._requests[number]
