@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -144,35 +145,9 @@ async def _serve(
     journal_sync: bool,
     until_pid: int | None,
 ) -> None:
-    import dask
-    from distributed import Scheduler  # 0.3 s that --help need not wait for
-
-    # ract's page brings Dask's figures with it, and imports prometheus_client when it is asked.
-    routes = dask.config.get("distributed.scheduler.http.routes")
-    kept = [route for route in routes if route != DASK_METRICS]
-    dask.config.set({"distributed.scheduler.http.routes": kept})
-    from ract.scheduler.preload import make
-
-    plugin = make(journal, full=journal_sync)
-    plugin.begin()
-    dask.config.set({"ract.plugin": plugin})
-    port = port or plugin.port
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    if until_pid is not None:
-        loop.add_reader(os.pidfd_open(until_pid), stop.set)
-    scheduler = Scheduler(
-        host=host,
-        port=port,
-        protocol=f"{protocol}://",
-        dashboard=False,  # Dask's pages are made, behind the guard, when one is asked for
-        dashboard_address="127.0.0.1:0" if dashboard is None else dashboard,
-        preload=[PRELOAD] if dashboard is None else [PRELOAD, DASHBOARD_PRELOAD],
-    )
-    if dashboard is None:
-        scheduler.http_server.stop()
+    plugin = _prepare(journal, journal_sync)
+    stop = _when_to_stop(until_pid)
+    scheduler = _made(host, port or plugin.port, protocol, dashboard)
     await scheduler
     notice: Path | None = None
     try:
@@ -193,19 +168,68 @@ async def _serve(
         click.echo(f"join token: {token} ({token_kept_in})")
         if plugin.dashboard_url:
             click.echo(f"dashboard (the link works once): {plugin.dashboard_url}")
-        finished = asyncio.ensure_future(scheduler.finished())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([finished, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await _either(scheduler.finished(), stop.wait())
         if plugin.failure:
             raise click.ClickException(plugin.failure)
-        for waiting in (finished, stopped):
-            waiting.cancel()
         # From here on connections end on purpose: distributed need not report it.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
     finally:
         if notice is not None:
             notice.unlink(missing_ok=True)
         await scheduler.close(reason="rscheduler ends")
+
+
+def _prepare(journal: str | None, journal_sync: bool) -> Any:
+    """Make the plugin, which the preload installs into the scheduler that is made next."""
+    import dask
+    import distributed  # noqa: F401 - adds its part to Dask's configuration; 0.3 s
+
+    # ract's page brings Dask's figures with it, and imports prometheus_client when it is asked.
+    routes = dask.config.get("distributed.scheduler.http.routes")
+    kept = [route for route in routes if route != DASK_METRICS]
+    dask.config.set({"distributed.scheduler.http.routes": kept})
+    from ract.scheduler.preload import make
+
+    plugin = make(journal, full=journal_sync)
+    plugin.begin()
+    dask.config.set({"ract.plugin": plugin})
+    return plugin
+
+
+def _made(host: str, port: int, protocol: str, dashboard: str | None) -> Any:
+    """Dask's scheduler, not started yet."""
+    from distributed import Scheduler
+
+    scheduler = Scheduler(
+        host=host,
+        port=port,
+        protocol=f"{protocol}://",
+        dashboard=False,  # Dask's pages are made, behind the guard, when one is asked for
+        dashboard_address="127.0.0.1:0" if dashboard is None else dashboard,
+        preload=[PRELOAD] if dashboard is None else [PRELOAD, DASHBOARD_PRELOAD],
+    )
+    if dashboard is None:
+        scheduler.http_server.stop()
+    return scheduler
+
+
+def _when_to_stop(until_pid: int | None) -> asyncio.Event:
+    """Set by a signal that asks this process to end, or by the end of another process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if until_pid is not None:
+        loop.add_reader(os.pidfd_open(until_pid), stop.set)
+    return stop
+
+
+async def _either(*waited_for: Coroutine[Any, Any, Any]) -> None:
+    """Return when the first of them is over; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in waited_for]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 def write_notice(data: dict[str, Any]) -> Path:

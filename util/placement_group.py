@@ -153,12 +153,7 @@ def placement_group(
         _soft_target_node_id=_soft_target_node_id,
         bundle_label_selector=bundle_label_selector,
     )
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {name!r}")
-    if topology_strategy is not None:
-        raise NotImplementedError("topology_strategy is not supported; use bundle_label_selector")
-    if on_infeasible not in (None, "raise", "wait"):
-        raise ValueError(f"on_infeasible must be 'raise' or 'wait', got {on_infeasible!r}")
+    _check_extras(name, topology_strategy, on_infeasible)
     runtime = auto_init.runtime()
     group_id = ids.PlacementGroupID.of(ids.JobID(runtime.job_id))
     spec = GroupSpec(
@@ -177,12 +172,26 @@ def placement_group(
     specs = [{key: float(n) for key, n in bundle.items() if n} for bundle in bundles]
     group = PlacementGroup(group_id, specs)
     group._client = runtime.group(spec.group_id, is_new=True)
+    _reserve(runtime, spec)
+    return group
+
+
+def _reserve(runtime: Any, spec: GroupSpec) -> None:
+    """Ask for the bundles; of a group with a name it is said at once whether the name is taken."""
     runtime.release_idle_leases()  # they may stand where the bundles are best placed
-    if name:
+    if spec.name:
         runtime.link.request("create_group", spec=wire.encode(spec))
     else:
         runtime.tell(GroupWanted(runtime.process, spec))
-    return group
+
+
+def _check_extras(name: Any, topology_strategy: Any, on_infeasible: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}")
+    if topology_strategy is not None:
+        raise NotImplementedError("topology_strategy is not supported; use bundle_label_selector")
+    if on_infeasible not in (None, "raise", "wait"):
+        raise ValueError(f"on_infeasible must be 'raise' or 'wait', got {on_infeasible!r}")
 
 
 def validate_placement_group(

@@ -21,6 +21,7 @@ from ract.core.ids import task_number
 from ract.core.messages import NodeAnswered, NodeAsked
 from ract.scheduler.books.nodes import Node
 from ract.scheduler.cluster import Cluster
+from ract.scheduler.people.task_records import Task
 
 TIMEOUT_S = 10.0
 OBJECTS_MAX = 10_000
@@ -266,62 +267,78 @@ def _locate(cluster: Cluster, args: Args) -> tuple[Node, Args]:
     Raises:
         ValueError: nothing is named, or what is named has no log.
     """
-    suffix = str(args.get("suffix") or "out")
-    wanted: Args = {"suffix": suffix}
-    node_id, pid = b"", 0
+    wanted: Args = {"suffix": str(args.get("suffix") or "out")}
     if args.get("filename"):
-        wanted["filename"] = str(args["filename"])
-        nodes = _nodes(cluster, args)
-        if not args.get("node_id") and not args.get("node_ip"):
-            nodes = [node for node in nodes if node.is_head] or nodes
-        if len(nodes) != 1:
-            raise ValueError(f"{len(nodes)} nodes could have {args['filename']}: name one")
-        return nodes[0], wanted
+        return _with_file(cluster, args), {**wanted, "filename": str(args["filename"])}
     if args.get("actor_id"):
-        actor = cluster.actors.table.get(_id(args["actor_id"]))
-        if actor is None:
-            raise ValueError(f"there is no actor {args['actor_id']} (any more)")
-        body, cause = actor.body, actor.cause
-        if body is not None and body.pid:
-            node_id, pid = body.node.node_id, body.pid
-        elif cause is not None:
-            node_id, pid = cause.node_id, cause.pid
-        if not pid:
-            raise ValueError(f"actor {args['actor_id']} is {actor.state} and has never run")
+        node_id, pid = _of_actor(cluster, args["actor_id"])
     elif args.get("task_id"):
-        task_id, attempt = _id(args["task_id"]), int(args.get("attempt") or 0)
-        task = next(
-            (t for t in cluster.tasks.all() if t.task_id == task_id and t.attempt == attempt), None
-        )
-        if task is None:
-            raise ValueError(f"there is no task {args['task_id']} (attempt {attempt}; any more)")
-        if not task.executor:
-            raise ValueError(f"task {args['task_id']} is {task.state}: it has not run yet")
+        task = _task(cluster, args)
         node_id, pid = task.node_id, task.pid
-        wanted["task"] = task_number(task_id)
+        wanted["task"] = task_number(task.task_id)
     elif args.get("worker_id"):
-        number = int(args["worker_id"], 16)
-        process = next(
-            (p for p in (*cluster.processes.alive.values(), *cluster.processes.dead)
-             if p.number == number), None,
-        )  # fmt: skip
-        if process is None:
-            raise ValueError(f"there is no process {args['worker_id']} (any more)")
-        node_id, pid = process.node_id, process.pid
+        node_id, pid = _of_worker(cluster, args["worker_id"])
     elif args.get("pid"):
-        pid = int(args["pid"])
-        ids = {node.node_id for node in _nodes(cluster, args)}
-        processes = (*cluster.processes.dead, *cluster.processes.alive.values())
-        found = {p.node_id: None for p in processes if p.pid == pid and p.node_id in ids}
-        if len(found) != 1:
-            raise ValueError(f"{len(found)} nodes have or had a process {pid}: name the node")
-        node_id = next(iter(found))
+        node_id, pid = _of_pid(cluster, args)
     else:
         raise ValueError("name a file, or an actor, a task, a worker or a pid")
     node = cluster.nodes.table.get(node_id)
     if node is None:
         raise ValueError(f"the node {node_id.hex()} that has the log is not known any more")
     return node, {**wanted, "pid": pid}
+
+
+def _with_file(cluster: Cluster, args: Args) -> Node:
+    """The node that has a file; that of the scheduler if none is named."""
+    nodes = _nodes(cluster, args)
+    if not args.get("node_id") and not args.get("node_ip"):
+        nodes = [node for node in nodes if node.is_head] or nodes
+    if len(nodes) != 1:
+        raise ValueError(f"{len(nodes)} nodes could have {args['filename']}: name one")
+    return nodes[0]
+
+
+def _of_actor(cluster: Cluster, actor_id: str) -> tuple[bytes, int]:
+    """The node and pid of an actor's newest process."""
+    actor = cluster.actors.table.get(_id(actor_id))
+    if actor is None:
+        raise ValueError(f"there is no actor {actor_id} (any more)")
+    if actor.body is not None and actor.body.pid:
+        return actor.body.node.node_id, actor.body.pid
+    if actor.cause is not None and actor.cause.pid:
+        return actor.cause.node_id, actor.cause.pid
+    raise ValueError(f"actor {actor_id} is {actor.state} and has never run")
+
+
+def _task(cluster: Cluster, args: Args) -> Task:
+    """An attempt that has run."""
+    task_id, attempt = _id(args["task_id"]), int(args.get("attempt") or 0)
+    for task in cluster.tasks.all():
+        if task.task_id == task_id and task.attempt == attempt:
+            if not task.executor:
+                raise ValueError(f"task {args['task_id']} is {task.state}: it has not run yet")
+            return task
+    raise ValueError(f"there is no task {args['task_id']} (attempt {attempt}; any more)")
+
+
+def _of_worker(cluster: Cluster, worker_id: str) -> tuple[bytes, int]:
+    """The node and pid of a process, by its id in hex digits."""
+    number = int(worker_id, 16)
+    for process in (*cluster.processes.alive.values(), *cluster.processes.dead):
+        if process.number == number:
+            return process.node_id, process.pid
+    raise ValueError(f"there is no process {worker_id} (any more)")
+
+
+def _of_pid(cluster: Cluster, args: Args) -> tuple[bytes, int]:
+    """The node of a process that is named by its pid; several nodes may have had one."""
+    pid = int(args["pid"])
+    ids = {node.node_id for node in _nodes(cluster, args)}
+    processes = (*cluster.processes.dead, *cluster.processes.alive.values())
+    found = {p.node_id: None for p in processes if p.pid == pid and p.node_id in ids}
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} nodes have or had a process {pid}: name the node")
+    return next(iter(found)), pid
 
 
 def _id(text: str) -> bytes:

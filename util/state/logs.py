@@ -102,12 +102,11 @@ def get_log(
 
     Args:
         address: Of the cluster.
-        node_id: Of the node that has it; with ``filename``, and ``pid`` if several nodes have that.
-        node_ip: The same by the node's address.
+        node_id, node_ip: Of the node that has it; with ``filename``, or an ambiguous ``pid``.
         filename: The file.
         actor_id: What this actor wrote (since its newest start).
         task_id: What this task wrote, and nothing else.
-        pid: What this process wrote.
+        pid, worker_id: What this process wrote.
         follow: Go on with what is added, for ever.
         tail: The last so many lines; -1 for all.
         timeout: Seconds, per question to the cluster.
@@ -117,41 +116,63 @@ def get_log(
         submission_id: Of a job that was submitted.
         attempt_number: Which attempt at the task.
         filter_ansi_code: Leave out colours.
-        worker_id: What this process wrote, by its id.
         session: The history of a cluster instead, see `ract.util.state.api`.
 
     Raises:
         ValueError: nothing is named, or two things are.
         RayStateApiException: there is no such log, or a node did not answer.
     """
-    named = [filename, actor_id, task_id, pid, worker_id, submission_id]
+    _check([filename, actor_id, task_id, pid, worker_id, submission_id], suffix, submission_id)
+    wanted = _given(
+        node_id=node_id,
+        node_ip=node_ip,
+        filename=filename,
+        actor_id=actor_id,
+        task_id=task_id,
+        pid=pid,
+        worker_id=worker_id,
+        attempt=attempt_number,
+        suffix=suffix,
+    )
+    pieces = _found(session, address, wanted, timeout, tail, follow)
+    yield from _decoded(pieces, encoding, errors or "strict", filter_ansi_code)
+
+
+def _found(
+    session: str | None,
+    address: str | None,
+    wanted: dict[str, Any],
+    timeout: int,
+    tail: int,
+    follow: bool,
+) -> Iterator[bytes]:
+    of_task = "task_id" in wanted
+    if session is not None:
+        return _pieces(_reader_of(session, wanted), tail, False, of_task)
+    return _from_cluster(address, wanted, timeout, tail, follow, of_task)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check(named: list[Any], suffix: str, submission_id: str | None) -> None:
     if sum(each is not None for each in named) != 1:
         raise ValueError("name one of filename, actor_id, task_id, pid, worker_id, submission_id")
     if suffix not in ("out", "err"):
         raise ValueError(f"suffix={suffix!r} is not 'out' or 'err'")
     if submission_id is not None:
         raise RayStateApiException("the logs of submitted jobs are not kept by job")
-    wanted: dict[str, Any] = {
-        "node_id": node_id,
-        "node_ip": node_ip,
-        "filename": filename,
-        "actor_id": actor_id,
-        "task_id": task_id,
-        "pid": pid,
-        "worker_id": worker_id,
-        "attempt": attempt_number,
-        "suffix": suffix,
-    }
-    wanted = {key: value for key, value in wanted.items() if value is not None}
-    if session is not None:
-        pieces = _pieces(_reader_of(session, wanted), tail, False, task_id is not None)
-    else:
-        pieces = _from_cluster(address, wanted, timeout, tail, follow, task_id is not None)
+
+
+def _decoded(
+    pieces: Iterator[bytes], encoding: str | None, errors: str, filter_ansi_code: bool
+) -> Iterator[Any]:
     for data in pieces:
         if encoding is None:
-            yield data  # type: ignore[misc]
+            yield data
             continue
-        text = data.decode(encoding, errors or "strict")
+        text = data.decode(encoding, errors)
         yield _ANSI.sub("", text) if filter_ansi_code else text
 
 
