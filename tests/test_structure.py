@@ -4,12 +4,15 @@
 """
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
 import structure
 from structure import ORDER, ROOT, RULES, SIDES, SOURCES, TOOLS, imports, name_of, parse
+
+from ract.client.process import locks
 
 
 def problems(found):
@@ -110,6 +113,26 @@ def test_each_place_of_a_side_is_in_the_order():
         if not (ROOT / side / word).is_dir() and not (ROOT / side / f"{word}.py").exists()
     ]
     assert gone == []
+
+
+@pytest.mark.parametrize("side", ORDER)
+def test_the_table_of_the_architecture_has_each_folder_in_its_order(side):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    told = re.findall(rf"^\| `{side}/(\w+)/` \| (\d+) \|", page, re.MULTILINE)
+    ranks = structure.places(side)
+    folders = [word for word in ranks if (ROOT / side / word).is_dir()]
+    assert sorted(name for name, _ in told) == sorted(folders)
+    assert [name for name, _ in told] == sorted(folders, key=lambda word: ranks[word][0])
+    numbers = {name: int(number) for name, number in told}
+    for one in folders:
+        for other in folders:
+            assert (numbers[one] < numbers[other]) == (ranks[one][0] < ranks[other][0])
+
+
+def test_the_locks_of_the_architecture_are_in_their_order():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.split("## Lock order")[1].split("\n## ")[0]
+    assert tuple(re.findall(r"^\| (\w+) \| [A-Z]", table, re.MULTILINE)) == locks.ORDER
 
 
 def test_imports_are_absolute_and_by_the_name_of_the_package():
