@@ -389,6 +389,7 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.LeasesWanted: lambda s, e: s.lessor.wanted(e),
     m.LeaseReleased: lambda s, e: s.lessor.released(e),
     m.LeaseStarted: lambda s, e: s.lessor.started(e),
+    m.LeaseOver: lambda s, e: s.lessor.over(e),
     m.LeaseFailed: lambda s, e: s.lessor.failed(e),
     m.Blocked: SchedulerMachine._blocked,
     m.Unblocked: SchedulerMachine._unblocked,

@@ -60,6 +60,7 @@ from ract.core.messages.leases import (
     LeaseFailed,
     LeaseGranted,
     LeaseLost,
+    LeaseOver,
     LeaseRecalled,
     LeaseRefused,
     LeaseReleased,

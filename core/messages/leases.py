@@ -142,6 +142,14 @@ class LeaseFailed:
     was_killed: bool = False
 
 
+@message
+class LeaseOver:
+    """The process that wanted the lease is gone, and its executor has come to rest."""
+
+    node_id: bytes
+    lease: int
+
+
 # --------------------------------------------------------------------------- scheduler -> node
 
 
@@ -157,7 +165,11 @@ class StartLease:
 
 @message
 class EndLease:
-    """The lease is over: its executor is idle, or ends if ``kill``."""
+    """The lease is over: its executor is idle, or ends if ``kill``.
+
+    With ``kill`` and the cause ``owner_died`` the executor may hold what others want: it stops what
+    it runs and is asked to end. It goes on as an idle one (`LeaseOver`) if it owes something.
+    """
 
     lease: int
     kill: bool

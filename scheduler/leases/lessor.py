@@ -32,6 +32,7 @@ from ract.core.messages import (
     LeaseFailed,
     LeaseGranted,
     LeaseLost,
+    LeaseOver,
     LeaseRefused,
     LeaseReleased,
     LeaseStarted,
@@ -181,6 +182,12 @@ class Lessor:
         ran = self.leases.by_executor.get(number)
         if ran is not None:
             self._lose(ran, cause)
+
+    def over(self, event: LeaseOver) -> None:
+        """The executor of a lease whose requester is gone is idle."""
+        lease = self.leases.table.get(event.lease)
+        if lease is not None and lease.node.node_id == event.node_id and lease.state == ENDING:
+            self._remove(lease)
 
     def node_lost(self, node: Node, cause: ExitCause) -> None:
         """Every lease on the node is lost; wants for it may have become impossible."""

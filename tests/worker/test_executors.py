@@ -204,3 +204,32 @@ def test_a_process_that_stays_does_not_stop_the_watch_over_memory(node):
     process = node.task(2)
     high = ev.MemoryHigh(node.now, 3 * GB, 3 * GB, 0.95, {1000 + process: GB}, {})
     assert killed(node.do(high)) == [process]
+
+
+GONE = ExitCause("owner_died", "the process that submitted its tasks is gone")
+
+
+def test_an_executor_that_worked_for_a_process_that_is_gone_is_asked_to_end_and_not_killed(node):
+    process = node.task(1)
+    [asked] = node.do(m.EndLease(1, True, GONE))
+    assert asked.message.cause.kind == "idle"
+    assert node.state(process) == LEAVING
+
+
+def test_one_that_owes_others_something_goes_on_without_the_lease(node):
+    process = node.task(1)
+    node.do(m.EndLease(1, True, GONE))
+    [over] = node.says(process, m.StillOwes(process))
+    assert over.lease == 1
+    assert node.state(process) == IDLE
+    assert node.wait(10.0) != []  # it is asked again, for idleness
+
+
+def test_one_that_does_not_stop_is_killed(node):
+    process = node.task(1)
+    node.do(m.EndLease(1, True, GONE))
+    node.now += 4.9
+    assert killed(node.do(ev.Tick())) == []
+    node.now += 0.2
+    assert killed(node.do(ev.Tick())) == [process]
+    assert node.state(process) == ENDING

@@ -202,6 +202,9 @@ class Executor:
         elif isinstance(message, ReopenLogs):
             self._reopen_logs()
         elif isinstance(message, (UseLease, CreateActor, EndProcess)):
+            if isinstance(message, EndProcess) and isinstance(self.server, SerialServer):
+                if message.cause.kind == "idle":
+                    self.server.stop_running()
             self.server.posted.append(message)
             self.server.wake()
 

@@ -501,6 +501,12 @@ class SerialServer:
             if self.may_interrupt and self._main is not None:
                 signal.pthread_kill(self._main, signal.SIGUSR1)
 
+    def stop_running(self) -> None:
+        """On the IO thread: who wanted the call that runs is gone, so nobody wants it any more."""
+        running = self.running
+        if running is not None:
+            self.cancel(CancelCall(self.runtime.process, running.number, False, True))
+
     def _allow_interrupts(self, number: int) -> None:
         """User code of the call runs from here on. Raises KeyboardInterrupt if it was cancelled."""
         self._interruptible = self.may_interrupt

@@ -51,6 +51,9 @@ _MOVES = {
     ENDING: set(),
 }
 
+ABANDONED_S = 5.0
+"""So long an executor may take to stop what it runs for a process that is gone."""
+
 IDLE_S = 1.0
 """Idle executors beyond the node's CPUs are asked to end after this time."""
 
@@ -80,8 +83,17 @@ class Executor:
     ending: ExitCause | None = None  #: why we end it
     announced: ExitCause | None = None  #: why it says that it ends
     owes: bool = False  #: without work: others may wait for calls that it has made
+    #: Since when it works for a process that is gone, and is asked to end.
+    abandoned_at: float | None = None
     idle_since: float = 0.0
     work_since: float = 0.0
+
+    @property
+    def stops_by(self) -> float | None:
+        """When it is killed, if it still works for a process that is gone."""
+        if self.abandoned_at is None or self.state != LEAVING or self.work is None:
+            return None
+        return self.abandoned_at + ABANDONED_S
 
     def move(self, state: str) -> None:
         """Change state, along `_MOVES` only."""
@@ -197,7 +209,7 @@ class Executors:
         """The process is gone and has said its last."""
         del self.table[executor.process]
         self._on_gone(executor.process)
-        cause = self._cause(executor)
+        cause = _cause(executor, self._node_id, self._config.host)
         work = executor.work
         if isinstance(work, m.StartActor):
             self._tell(m.ActorExited(self._node_id, work.spec.actor_id, work.incarnation, cause))
@@ -210,27 +222,6 @@ class Executors:
                 m.LeaseFailed(self._node_id, work.lease, "WorkerCrashedError", detail, was_killed)
             )
 
-    def _cause(self, executor: Executor) -> ExitCause:
-        exited = executor.exited
-        assert exited is not None
-        status = exited.status
-        code = os.waitstatus_to_exitcode(status) if status >= 0 else None
-        facts: dict[str, Any] = {
-            "exit_code": code if code is not None and code >= 0 else None,
-            "signal": -code if code is not None and code < 0 else None,
-            "node_id": self._node_id,
-            "pid": exited.pid,
-            "at": exited.at,
-            "task": exited.task,
-            "host": self._config.host,
-        }
-        announced = executor.announced
-        if announced is not None and code == 0:
-            return replace(announced, **facts)
-        if executor.ending is not None:
-            return replace(executor.ending, **facts)
-        return ExitCause("crashed", stderr_tail=exited.stderr_tail, **facts)
-
     # ------------------------------------------------------------------ work
 
     def _bind(self, executor: Executor, work: m.StartLease | m.StartActor) -> None:
@@ -241,7 +232,7 @@ class Executors:
         executor.runtime_env = source.runtime_env
 
     def _idle(self, executor: Executor) -> None:
-        executor.work = None
+        executor.work, executor.abandoned_at = None, None
         executor.move(IDLE)
         executor.idle_since = self.now
 
@@ -315,13 +306,25 @@ class Executors:
         for executor in self.table.values():
             work = executor.work
             if isinstance(work, m.StartLease) and work.lease == event.lease:
-                if event.kill or executor.job_id in self._finished_jobs:
+                if event.cause.kind == "owner_died" and executor.state == LEASED:
+                    self._abandon(executor, event.cause)
+                elif event.kill or executor.job_id in self._finished_jobs:
                     self.kill(executor, event.cause)
                 elif executor.state == LEASED:
                     self._idle(executor)
                 elif executor.state == STARTING:
                     executor.work = None
                 return
+
+    def _abandon(self, executor: Executor, cause: ExitCause) -> None:
+        """The process that an executor worked for is gone.
+
+        Nobody wants what the executor runs. But it may have made actors and calls for others
+        before, so it is not killed, unless it does not stop.
+        """
+        executor.abandoned_at = self.now
+        executor.move(LEAVING)
+        self._say(executor, m.EndProcess(executor.process, ExitCause("idle", cause.detail)))
 
     def stop_actor(self, event: m.StopActor) -> None:
         """The scheduler ends an actor."""
@@ -367,6 +370,8 @@ class Executors:
         executor = self.table.get(message.process)
         if executor is not None and executor.state == LEAVING and executor.announced is None:
             executor.owes = True
+            if isinstance(executor.work, m.StartLease):
+                self._tell(m.LeaseOver(self._node_id, executor.work.lease))
             self._idle(executor)
 
     def leaves(self, message: m.ProcessLeaving) -> None:
@@ -453,6 +458,9 @@ class Executors:
                 executor.disconnected_at = None
                 cause = ExitCause("crashed", "it closed the connection to its node and lived on")
                 self.kill(executor, executor.ending or cause)
+            elif executor.stops_by is not None and self.now >= executor.stops_by:
+                detail = "it did not stop what it ran for a process that is gone"
+                self.kill(executor, ExitCause("owner_died", detail))
         for executor in self._surplus():
             if self.now >= executor.idle_since + IDLE_S:
                 executor.move(LEAVING)
@@ -473,6 +481,7 @@ class Executors:
             for e in self.table.values()
             if e.disconnected_at is not None and e.exited is None
         ]
+        times += [e.stops_by for e in self.table.values() if e.stops_by is not None]
         times += [e.idle_since + IDLE_S for e in self._surplus()]
         return times
 
@@ -488,6 +497,29 @@ class Executors:
                 assert executor.connected
             if executor.state == LEAVING:
                 assert executor.connected
+
+
+def _cause(executor: Executor, node_id: bytes, host: str) -> ExitCause:
+    """Why an executor that has exited did so: what we did, what it announced, or a crash."""
+    exited = executor.exited
+    assert exited is not None
+    status = exited.status
+    code = os.waitstatus_to_exitcode(status) if status >= 0 else None
+    facts: dict[str, Any] = {
+        "exit_code": code if code is not None and code >= 0 else None,
+        "signal": -code if code is not None and code < 0 else None,
+        "node_id": node_id,
+        "pid": exited.pid,
+        "at": exited.at,
+        "task": exited.task,
+        "host": host,
+    }
+    announced = executor.announced
+    if announced is not None and code == 0:
+        return replace(announced, **facts)
+    if executor.ending is not None:
+        return replace(executor.ending, **facts)
+    return ExitCause("crashed", stderr_tail=exited.stderr_tail, **facts)
 
 
 def _candidate(executor: Executor, held_bytes: int) -> memory.Candidate:
