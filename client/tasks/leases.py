@@ -26,6 +26,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from ract.core.messages import ExitCause
 from ract.core.priorities import insert
 
 DEPTH_MAX = 256
@@ -62,9 +63,25 @@ class Lease:
 class Todo:
     """What the adapter must do now."""
 
+    abort: list[int] = field(default_factory=list)  #: end the ways to these executors
+    lost: list[tuple[int, list[Any]]] = field(default_factory=list)  #: executor, its calls
+    #: Attempts that ended with their process: call, executor, cause.
+    ended: list[tuple[Any, int, ExitCause]] = field(default_factory=list)
+    failed: list[tuple[Any, str, ExitCause | None]] = field(default_factory=list)  #: call, reason
     pushes: list[tuple[Lease, Any]] = field(default_factory=list)
     release: list[Lease] = field(default_factory=list)
     backlog: int | None = None  #: announce this many waiting tasks
+
+    def add(self, other: Todo) -> None:
+        """Do another thing after this."""
+        self.abort += other.abort
+        self.lost += other.lost
+        self.ended += other.ended
+        self.failed += other.failed
+        self.pushes += other.pushes
+        self.release += other.release
+        if other.backlog is not None:
+            self.backlog = other.backlog
 
 
 class LeaseMachine:
@@ -140,6 +157,29 @@ class LeaseMachine:
         """The lease's task waits in get, or runs for long; or goes on, or has ended."""
         lease.blocked = is_blocked
         return self._fill(now)
+
+    def out_of_reach(self, lease: Lease) -> None:
+        """The scheduler granted a lease of an executor that cannot be reached."""
+        lease.blocked = True
+        self.leases[lease.id] = lease
+        self.announced = max(0, self.announced - 1)
+
+    def give_up(self, lease: Lease, todo: Todo) -> None:
+        """Nobody says what became of an executor: its lease goes back."""
+        if lease.id in self.leases:
+            self._release(lease, todo)
+
+    def refused(self) -> list[Any]:
+        """No executor will ever come; returns the calls that waited for one."""
+        refused = list(self.queue)
+        self.queue.clear()
+        self.announced = 0
+        return refused
+
+    def cancelled(self, call: Any) -> None:
+        """A call is not to be run, if it is here."""
+        if call in self.queue:
+            self.queue.remove(call)
 
     def recalled(self, lease_id: int, now: float) -> Todo:
         """Others wait for what this lease holds."""

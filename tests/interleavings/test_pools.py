@@ -128,8 +128,7 @@ class World:
 
     def where(self):
         """Where each call is: sent, waiting, or failed."""
-        parked = [c.number for _, calls in self.pool._lost.values() for c in calls]
-        return sorted([*self.sent(), *(c.number for c in self.pool.waiting), *self.failed, *parked])
+        return sorted([*self.sent(), *(c.number for c in self.pool.waiting), *self.failed])
 
     def nothing_is_lost(self, numbers=(1,)):
         waits = self.pool.waiting
@@ -138,7 +137,7 @@ class World:
         return self.where() == list(numbers) and (not waits or (is_known and told))
 
     def leases_are_given_back_once(self):
-        held = list(self.pool._machine.leases)
+        held = list(self.pool._work.leases.leases)
         released = self.released()
         return sorted([*held, *released]) == [7]
 
