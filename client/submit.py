@@ -40,7 +40,9 @@ def submit_task(
         call.parent = context.current_number()
     if captured:
         call.kept = list(captured)
-        call.more().hold(dict.fromkeys(map(id_of, captured)))
+        extra = call.more()
+        extra.hold(dict.fromkeys(map(id_of, captured)))
+        extra.captures = True
     if sites.of_calls:
         call.more().site = sites.of_caller()
     returns = options.num_returns

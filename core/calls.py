@@ -40,6 +40,7 @@ The last two go to durable actors only.
 ``rerun``   of a call to a durable actor: how often its own error made it run again
 ``attempt`` which attempt it is, if not the first (0)
 ``site``    where it was called from, if that is recorded
+``captures``  the function captures refs or handles, so the executor does not keep it
 ``backpressure``  items of a stream that may be unread; ``read``: those read before a repetition
 ==========  ===============================================================
 

@@ -45,6 +45,7 @@ class Extra:
     read = 0
     room = False
     priority = 0
+    captures = False
 
     def hold(self, ids: Iterable[bytes]) -> None:
         """The executor is to have one hold (more) of each of these when it gets the call."""

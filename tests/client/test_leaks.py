@@ -196,6 +196,33 @@ def test_refs_in_exceptions_live_as_long_as_these(ract_module, returns, retries)
     wait_for_condition(lambda: not ract.util.state.list_objects())
 
 
+def test_what_a_function_captures_goes_with_the_function(ract_module):
+    array = ract.put(np.zeros(200_000))
+    handle = Pinger.remote()
+
+    @ract.remote
+    def captures():
+        return ract.get(array).size, ract.get(handle.ping.remote())
+
+    assert ract.get([captures.remote() for _ in range(3)]) == [(200_000, "pong")] * 3
+    captures = array = handle = None
+    gc.collect()
+    wait_for_condition(lambda: not ract.util.state.list_objects())
+    wait_for_condition(
+        lambda: (
+            not ract.util.state.list_actors(
+                filters=[("state", "=", "ALIVE"), ("class_name", "=", "Pinger")]
+            )
+        )
+    )
+
+
+@ract.remote(num_cpus=0)
+class Pinger:
+    def ping(self):
+        return "pong"
+
+
 def test_an_executor_that_dies_before_it_replies_leaves_nothing(ract_module):
     def dies_after(owner, name):
         """Let a method do its work and end the process, once the cluster knows what it did."""

@@ -65,8 +65,15 @@ class Execution:
         if key not in self._pickled:
             self._pickled[key] = pickled
 
-    def function(self, key: bytes) -> Callable[..., Any]:
-        """The function with this key, unpickled at its first use."""
+    def function(self, key: bytes, extra: dict[str, Any] | None) -> Callable[..., Any]:
+        """The function with this key, unpickled at its first use.
+
+        One that captures refs or handles is unpickled for each call: kept here, it would hold them
+        for as long as this process lives.
+        """
+        if extra is not None and "captures" in extra:
+            captures: Callable[..., Any] = serialization.unpack(self._pickled[key])
+            return captures
         function = self.functions.get(key)
         if function is None:
             function = self.functions[key] = serialization.unpack(self._pickled[key])

@@ -273,7 +273,7 @@ class SerialServer:
             if self.is_actor:
                 function = self._method(target)
             else:
-                function = execution.function(target)
+                function = execution.function(target, extra)
             if not name:
                 name = self._names[target] = self._name_of(target, function)
                 running.name = running.function_name = name
