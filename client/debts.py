@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from ract.client.calls.channel import Call
 from ract.client.calls.lineage import Lineage
-from ract.client.objects.held import RefTable
+from ract.client.objects.held import Held
 from ract.core.errors import RactSystemError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Debts:
 
     def __init__(
         self,
-        table: RefTable,
+        table: Held,
         unfinished: Callable[[], list[Call]],
         lineage: Lineage,
         ask: Callable[[], list[bytes]],

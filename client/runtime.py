@@ -9,8 +9,6 @@ per shape, one `ActorClient` per actor, the table of refs that the cluster knows
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import itertools
 import logging
 import pickle
 import threading
@@ -24,7 +22,6 @@ from typing import Any
 from ract.client.actors.actors import Actors
 from ract.client.actors.client import ActorClient
 from ract.client.calls import channels
-from ract.client.calls.arguments import INLINE_BYTES_MAX
 from ract.client.calls.call import Call
 from ract.client.calls.cancelling import Cancelling
 from ract.client.calls.channel import Channel
@@ -33,23 +30,21 @@ from ract.client.calls.streams import FIRST_INDEX, Stream
 from ract.client.calls.waiting import SLEEP_S, Waiter, split
 from ract.client.inbox import Inbox
 from ract.client.objects import faults, refs
-from ract.client.objects.futures import Futures
-from ract.client.objects.held import RefTable, contained_of
+from ract.client.objects.held import Held
 from ract.client.objects.refs import (
     ERROR,
     INLINE,
     PLAIN,
     READY,
-    REMOTE,
-    SOUGHT,
     STORED,
-    FailedRef,
     ObjectRef,
 )
-from ract.client.objects.store import Location, StoreClient
+from ract.client.objects.store import StoreClient
+from ract.client.objects.values import Values
 from ract.client.people.mailbox_reports import MailboxReports
 from ract.client.people.story import Story
-from ract.client.process import context, current, finalizers, interrupts, metrics, sites, user_code
+from ract.client.people.unread import Unread
+from ract.client.process import context, current, finalizers, interrupts, metrics, user_code
 from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
@@ -60,11 +55,7 @@ from ract.core import calls, errors, messages, naming, serialization
 from ract.core.events import IN_GET, IN_WAIT
 from ract.core.messages import (
     CallsLost,
-    Hold,
-    ObjectWanted,
 )
-from ract.core.serialization import Packed
-from ract.core.session import setting
 
 logger = logging.getLogger(__name__)
 
@@ -109,22 +100,19 @@ class Runtime:
         self.warn = link.warn
         self.check_open = self.session.check_open
         self.check_alive = self.session.check_alive
-        self.table = RefTable(self)
-        self._lock = self.table.lock
-        #: Objects that the node was asked for -> what to do when they are here.
-        self.localizing: dict[bytes, list[Callable[[], None]]] = {}
-        #: Values of refs of failed tasks that nobody has read.
-        self.lineage = Lineage(self)
-        self.unhandled: deque[tuple[bytes, list[bytes], list[Any]]] = deque()
-        self.unhandled_errors: deque[BaseException] = deque(maxlen=1000)
-        self._dropped_streams: deque[Stream] = deque()
-        self.error_count = 0  #: another number after each error, see `count_error`
-        self._error_numbers = itertools.count(1)
-        self.futures = Futures()
-        self.cancelling = Cancelling(self)
-        self.story = Story(self)
         self.reactor = Reactor(self._tick)
         self.lending = Lending(self.reactor.wake)
+        self.table = Held(self.session, link, self.reactor.wake, self._adopt_handle)
+        self._lock = self.table.lock
+        self.values = self.home = Values(
+            self.session, link, self.table, self.store, self.lending, self.reactor.wake
+        )
+        self.put, self.expedite = self.values.put, self.values.expedite
+        self.unread = Unread()
+        self.lineage = Lineage(self)
+        self._dropped_streams: deque[Stream] = deque()
+        self.cancelling = Cancelling(self)
+        self.story = Story(self)
         link.on_message = Inbox(self).receive
         link.on_lost = self._on_lost
 
@@ -219,16 +207,13 @@ class Runtime:
         if status == calls.PLAIN:
             ref._complete(PLAIN, result[1])
         elif status == calls.STORED:
-            has_escaped = False
-            if type(ref) is not RemadeRef:
-                has_escaped = self.table.become_held(ref, 1)
-                call = ref._call
-                if call is not None and (call.retries or call.attempt):
-                    self.lineage.add(call, result[1])
-            if ref._complete(STORED, result[2:]) and has_escaped:
-                # Whoever waits for it counts on us, if that node cannot tell any more.
-                with self.table.lock:
-                    self.table.publish(ref, [])
+            if type(ref) is RemadeRef:
+                ref._complete(STORED, result[2:])
+                return
+            call = ref._call
+            if call is not None and (call.retries or call.attempt):
+                self.lineage.add(call, result[1])
+            self.values.stored(ref, result[2:])
         elif status == calls.ERROR:
             self._fail_refs([ref], result)
         else:
@@ -241,35 +226,7 @@ class Runtime:
         contained = [self.table.adopt(i, n) for i, n in counts]
         for ref in failed:
             ref._fail((head, buffers, contained))
-        self.count_error()
-
-    def count_error(self) -> None:
-        """Whoever waits for many values looks again: one of them, complete by now, is an error."""
-        self.error_count = next(self._error_numbers)  # never the same, whatever threads do
-
-    def renew(self, id: bytes, made: ObjectRef, *, is_wanted: bool) -> None:
-        """A call has run again.
-
-        Args:
-            id: Of an object that it made.
-            made: The new value.
-            is_wanted: Whether the object was lost.
-        """
-        if made._state == STORED:
-            ref = self.table.adopt(id, 1)
-            with self.table.lock:
-                if ref._state == STORED and is_wanted:
-                    ref._value = made._value
-            ref._complete(STORED, made._value)
-            if is_wanted:
-                with self.table.lock:
-                    self.table.publish(made, [])
-        elif is_wanted:
-            with self.table.lock:
-                known = self.table.find(id)
-                if known is not None and known._state == STORED:
-                    known._replace(made._state, made._value)
-                self.table.publish(made, [])
+        self.values.count_error()
 
     @staticmethod
     def _may_retry(call: Call) -> bool:
@@ -308,7 +265,7 @@ class Runtime:
         value = (packed.head, packed.copied_buffers(), packed.refs)
         for ref in call.refs:
             ref._complete(ERROR, value)
-        self.count_error()
+        self.values.count_error()
         if call.stream is not None:
             call.stream.fail((calls.ERROR, packed.head, packed.copied_buffers(), []))
         if not call.refs:
@@ -323,241 +280,11 @@ class Runtime:
         """
         user_code.run(partial(self.fail_call, call, error))
 
-    # ------------------------------------------------------------------ values
-
-    @staticmethod
-    def pack(value: Any, what: str) -> Packed:
-        """Serialize, or raise TypeError that says which object and which part of it."""
-        try:
-            return serialization.pack(value)
-        except Exception as error:
-            from ract.core.diagnose import explain_unpicklable
-
-            raise TypeError(explain_unpicklable(value, what, error)) from error
-
-    def put(self, value: Any) -> ObjectRef:
-        """Keep a value: in this process while it is small and local, else in shared memory."""
-        if isinstance(value, ObjectRef):
-            raise TypeError(
-                f"ract.put() got {value!r}: a ref is already an object in the cluster. "
-                "Pass it on as it is, or put it inside a list."
-            )
-        if serialization.is_plain(value):
-            ref = refs.new_ref(self.next_number(), None, 1, None)
-            ref._value, ref._state = value, PLAIN
-            return ref
-        return self.put_packed(self.pack(value, what="the value given to ract.put()"))
-
-    def put_packed(self, packed: Packed) -> ObjectRef:
-        """Keep a serialized value."""
-        ref = refs.new_ref(self.next_number(), None, 1, None)
-        if packed.size <= INLINE_BYTES_MAX:
-            ref._value = (packed.head, packed.copied_buffers(), packed.refs)
-            ref._state = INLINE
-            return ref
-        site = sites.of_caller() if sites.of_refs else ""
-        if finalizers.amid and finalizers.is_amid():  # this thread may be in the middle of writing
-            finalizers.later(partial(self._store_late, ref, packed, site))
-        else:
-            self._store(ref, packed, site)
-        return ref
-
-    def _store(self, ref: ObjectRef, packed: Packed, site: str) -> None:
-        id = ref._make_id()
-        holds = [Hold(id, self.process, 1)]
-        place = self.store.write(id, packed, contained_of(packed.refs), holds, call_site=site)
-        stored = (self.node_id, place.path, place.offset, place.size, False)
-        self.apply_result(ref, (calls.STORED, None, *stored))
-
-    def _store_late(self, ref: ObjectRef, packed: Packed, site: str) -> None:
-        """Keep what a finalizer has put; its ref is with the program already."""
-        try:
-            self._store(ref, packed, site)
-        except BaseException as error:
-            failed = faults.pack(error)
-            ref._fail((failed.head, failed.copied_buffers(), failed.refs))
-            self.count_error()
-
-    def load(self, ref: ObjectRef) -> Any:
-        """The value of a complete ref that is not plain or inline; raises errors."""
-        state, value = ref._outcome()
-        if state == ERROR:
-            with self.table.lock:  # an escape meanwhile makes the same of it
-                if type(ref) is FailedRef:
-                    ref.__class__ = ObjectRef  # type: ignore[assignment]
-            head, buffers, _ = value
-        elif state != STORED:  # it was replaced
-            return ref._load()
-        else:
-            node_id, path, offset, size, is_error = value
-            if node_id != self.node_id:
-                return self._load_here(ref)
-            location = Location(path, offset, size, is_error)
-            head, buffers = self.read_here(location, ref)
-            if not is_error:
-                return self._unpack_anchored(ref, head, buffers)
-        error = serialization.unpack(head, buffers)
-        raise faults.as_raised(error)
-
-    def _unpack_anchored(self, ref: ObjectRef, head: Any, buffers: Any) -> Any:
-        reading = refs.reading
-        outer = reading.__dict__.copy()  # unpickling may run code that reads other objects
-        reading.anchor, reading.met = ref, []
-        try:
-            return serialization.unpack_users(head, buffers)
-        finally:
-            if reading.met:
-                self.table.met_since.append((time.monotonic(), reading.met))
-                self.reactor.wake()
-            reading.__dict__.clear()
-            reading.__dict__.update(outer)
-
-    def _load_here(self, ref: ObjectRef) -> Any:
-        """The value lies on another node: have it copied to this one first."""
-        while not self.is_here(ref):  # what has come may be lost before it is read
-            self.await_here(ref)
-        return ref._load()
-
-    def await_here(
-        self, *wanted: ObjectRef, deadline: float | None = None, seen_on: bytes = b""
-    ) -> bool:
-        """Wait until the values of complete refs are on this node (or known to be lost).
-
-        Args:
-            wanted: The refs.
-            deadline: On the monotonic clock.
-            seen_on: The node that stores the value, if the refs do not say.
-
-        Returns:
-            Whether they are; False at the deadline.
-        """
-        left = threading.Semaphore(0)
-        lend_at = time.monotonic() + FETCH_GRACE_S
-        for ref in wanted:
-            self.localize(ref, left.release, seen_on)
-        with self.lending.on_demand(IN_GET) as lend:
-            for _ in wanted:
-                while not left.acquire(timeout=_wait_s(SLEEP_S, deadline)):
-                    self.check_alive()
-                    now = time.monotonic()
-                    if deadline is not None and now >= deadline:
-                        return False
-                    if now >= lend_at:
-                        lend()
-        return True
-
-    def packed_here(self, ref: ObjectRef) -> tuple[Any, Any]:
-        """(head, buffers) of a value that `await_here` has waited for; raises its error."""
-        state, value = ref._outcome()
-        if state != STORED:
-            if state == ERROR:
-                ref._load()
-            return value[0], value[1]
-        _, path, offset, size, is_error = value
-        return self.read_here(Location(path, offset, size, is_error), ref)
-
-    def read_here(self, location: Location, ref: ObjectRef) -> tuple[Any, Any]:
-        """(head, buffers) of a value in this node's store; it may have to be restored first."""
-        while True:
-            try:
-                return self.store.read(location, ref)
-            except FileNotFoundError:
-                answered = threading.Event()
-                self._want_here(ref, answered.set)
-                while not answered.wait(SLEEP_S):
-                    self.check_alive()
-                if ref._state == ERROR:
-                    ref._load()
-
-    def is_here(self, ref: ObjectRef) -> bool:
-        """Whether the value of a ref can be read without waiting."""
-        state = ref._state
-        if state != STORED:
-            return state >= READY
-        state, value = ref._outcome()
-        return state != STORED or value[0] == self.node_id
-
-    def as_future(self, ref: ObjectRef) -> concurrent.futures.Future:
-        """A future with the value of a ref."""
-        return self.futures.make(ref, self.is_here(ref))
-
-    def localize(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
-        """Bring the value of a complete or foreign ref here, then call ``then()``."""
-        if self.is_here(ref):
-            then()
-        else:
-            self._want_here(ref, then, seen_on)
-
-    def _want_here(self, ref: ObjectRef, then: Callable[[], None], seen_on: bytes = b"") -> None:
-        id = ref.binary()
-        self.table.hold_anchored(ref)
-        state, value = ref._outcome()
-        if state == STORED:
-            seen_on = value[0]
-        with self.table.lock:
-            waiting = self.localizing.setdefault(id, [])
-            waiting.append(then)
-            if len(waiting) > 1:
-                return
-            self._pinned_while_localizing(id, ref)
-        self.tell(ObjectWanted(self.process, id, seen_on))
-        if self.lost_reason:
-            self._end_seeking()
-
-    def _pinned_while_localizing(self, id: bytes, ref: ObjectRef) -> None:
-        # The waiting list keeps the ref: its hold must outlast the copy.
-        def keep(_ref: ObjectRef = ref) -> None: ...
-
-        self.localizing[id].append(keep)
-
-    def seek(self, ref: ObjectRef) -> None:
-        """Ask the node for the value of a ref that another process made."""
-        self._seek_all([ref])
-
-    def _seek_all(self, wanted: list[ObjectRef]) -> None:
-        sought = []
-        for ref in wanted:
-            if ref._state == REMOTE:
-                with self._lock:
-                    if ref._state == REMOTE:
-                        self.table.hold_anchored(ref)
-                        ref._state = SOUGHT
-                        sought.append(ObjectWanted(self.process, ref.binary()))
-        if sought:
-            self.tell(*sought)
-            if self.lost_reason:
-                self._end_seeking()
-
-    def _end_seeking(self) -> None:
-        """The node is gone: what it was asked for does not come."""
-        error = errors.LocalRayletDiedError(self.lost_reason)
-        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
-        with self.table.lock:
-            localizing, self.localizing = self.localizing, {}
-            sought = [ref for known in self.table.held.values() if (ref := known()) is not None]
-            for id in localizing:
-                ref = self.table.find(id)
-                if ref is not None and ref._state == STORED and not self.is_here(ref):
-                    ref._replace(ERROR, value)
-        for ref in sought:
-            if ref._state == SOUGHT:
-                ref._complete(ERROR, value)
-        self.count_error()
-        for waiting in localizing.values():
-            for then in waiting:
-                then()
-
-    def forget_value(self, ref: ObjectRef, error: BaseException) -> None:
-        """Let go of the value of a complete ref: ``get`` in this process raises ``error`` now."""
-        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
-        with self.table.lock:
-            ref._replace(ERROR, value)
-
     # ------------------------------------------------------------------ get and wait
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """Wait for one value."""
-        if ref._runtime is not self:
+        if ref._home is not self.values:
             raise refs.left_cluster(ref)
         if timeout is None:
             if ref._state < READY:
@@ -589,7 +316,7 @@ class Runtime:
     def get_many(self, wanted: list[ObjectRef], timeout: float | None) -> list[Any]:
         """Wait for all values, or until one is an error."""
         for ref in wanted:
-            if ref._runtime is not self:
+            if ref._home is not self.values:
                 raise refs.left_cluster(ref)
         deadline = None if timeout is None else time.monotonic() + timeout
         if any(ref._state < READY for ref in wanted):
@@ -609,9 +336,9 @@ class Runtime:
         Raises:
             GetTimeoutError: not by the deadline.
         """
-        far = [ref for ref in wanted if not self.is_here(ref)]
-        if far and not self.await_here(*far, deadline=deadline):
-            late = [ref for ref in far if not self.is_here(ref)]
+        far = [ref for ref in wanted if not self.values.is_here(ref)]
+        if far and not self.values.await_here(*far, deadline=deadline):
+            late = [ref for ref in far if not self.values.is_here(ref)]
             places = [
                 value[0] for ref in late[:8] for state, value in [ref._outcome()] if state == STORED
             ]
@@ -636,7 +363,7 @@ class Runtime:
             ValueError: a ref of a cluster that this process has left.
         """
         for ref in wanted:
-            if ref._runtime is not self:
+            if ref._home is not self.values:
                 raise refs.left_cluster(ref)
         deadline = None if timeout is None else time.monotonic() + timeout
         found = split(wanted, num_returns)
@@ -646,9 +373,9 @@ class Runtime:
             except errors.GetTimeoutError:
                 pass
             found = split(wanted, num_returns)
-        if fetch_local and not all(map(self.is_here, found[0])):
+        if fetch_local and not all(map(self.values.is_here, found[0])):
             self._bring(wanted, num_returns, deadline)
-            here = [ref for ref in wanted if self.is_here(ref)][:num_returns]
+            here = [ref for ref in wanted if self.values.is_here(ref)][:num_returns]
             chosen = set(here)
             return here, [ref for ref in wanted if ref not in chosen]
         return found
@@ -659,11 +386,11 @@ class Runtime:
         asked: set[ObjectRef] = set()
         lend_at = time.monotonic() + FETCH_GRACE_S
         with self.lending.on_demand(IN_WAIT) as lend:
-            while sum(map(self.is_here, wanted)) < n:
+            while sum(map(self.values.is_here, wanted)) < n:
                 for ref in wanted:
                     if ref._state == STORED and ref not in asked:
                         asked.add(ref)
-                        self.localize(ref, arrived.set)
+                        self.values.localize(ref, arrived.set)
                 self.check_alive()
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
@@ -681,7 +408,7 @@ class Runtime:
         Raises:
             GetTimeoutError: not in time.
         """
-        self._seek_all(wanted)
+        self.values.seek_all(wanted)
         deadline = None if timeout is None else time.monotonic() + timeout
         waiter = Waiter(self, wanted, n, for_get)
         if waiter.is_done():
@@ -738,35 +465,11 @@ class Runtime:
             return f"{call.name} waits for {call.owner.what_it_waits_for()}"
         return f"{call.name} {call.channel.describe()}"
 
-    def expedite(self, ref: ObjectRef) -> None:
-        """Somebody waits for the ref without reading its channel."""
-        call = ref._call
-        if call is not None and call.channel is not None:
-            call.channel.expedite()
-
     # ------------------------------------------------------------------ calls that have not ended
 
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
         """Cancel the call that makes ``ref``: see `Cancelling.cancel`."""
         self.cancelling.cancel(ref, force, recursive)
-
-    def _release_waiting(self) -> None:
-        """Futures and coroutines that wait for refs hear that there will be no value."""
-        error = errors.LeftClusterError("ract.shutdown() was called before the value was there")
-        value: tuple[bytes, list[bytes], list[Any]] = (pickle.dumps(error, 5), [], [])
-        self.futures.fail_all(error)
-        waited = {ref for call in self.unfinished_calls() for ref in call.refs}
-        with self.table.lock:
-            waited |= {ref for known in self.table.held.values() if (ref := known()) is not None}
-            ended = [ref for ref in waited if ref._state < READY and ref._waiters]
-            for ref in ended:
-                ref._value, ref._state = value, ERROR  # nobody else is told
-            localizing, self.localizing = self.localizing, {}
-        for ref in ended:
-            refs.notify(ref)
-        for waiting in localizing.values():
-            for then in waiting:
-                then()
 
     def unfinished_calls(self) -> list[Call]:
         """Calls of this process that wait or run."""
@@ -817,7 +520,7 @@ class Runtime:
         for group in list(self.groups.values()):
             for call in group.waiting:
                 self.fail_call(call, error)
-        self._end_seeking()
+        self.values.end_asking()
         self.on_control(None)
 
     # ------------------------------------------------------------------ upkeep
@@ -825,6 +528,9 @@ class Runtime:
     def actor(self, actor_id: bytes) -> ActorClient:
         """This process' end of an actor; made when it is new."""
         return self.actors.of(actor_id)
+
+    def _adopt_handle(self, actor_id: bytes, count: int) -> Any:
+        return self.actor(actor_id).adopt(count)
 
     def group(self, group_id: bytes, *, is_new: bool = False) -> GroupClient:
         """This process' end of a placement group; ``is_new`` if it is made here and now."""
@@ -844,12 +550,12 @@ class Runtime:
     def _tick(self) -> bool:
         while self._dropped_streams:
             self._dropped_streams.popleft().let_go()
-        while self.unhandled:
-            user_code.run(partial(self._report_unhandled, self.unhandled.popleft()))
+        while self.values.unread:
+            self.unread.tell(self.values.unread.popleft())
         nap_s = self.on_tick()
         busy = self.cancelling.tick()
         if self.table.is_busy:
-            self.table.sort_out()
+            self.lineage.dropped(self.table.sort_out())
             busy = True
         busy |= self.actors.tick()
         busy |= self.link.flush_holds()
@@ -861,13 +567,6 @@ class Runtime:
         self.reactor.nap_s = _sooner(nap_s, self.story.tick(now))
         return busy
 
-    def _report_unhandled(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
-        error = serialization.unpack(value[0], value[1])
-        self.unhandled_errors.append(error)
-        if setting("IGNORE_UNHANDLED_ERRORS", "0") != "1":
-            variable = f"{naming.program.upper()}_IGNORE_UNHANDLED_ERRORS=1"
-            logger.error("Unhandled error (suppress with '%s'): %s", variable, error)
-
     def close(self) -> None:
         """Leave the cluster."""
         if self.closed:
@@ -876,7 +575,7 @@ class Runtime:
         self.link.flush_holds()
         with self.table.lock:  # whoever begins to wait from now on is refused: none is left out
             self.session.closed = True
-        self._release_waiting()
+        self.values.end_waiting([ref for call in self.unfinished_calls() for ref in call.refs])
         finalizers.unwatch()
         self.reactor.close()
         for channel in list(self.channels.values()):

@@ -103,7 +103,7 @@ def reference_counts() -> dict[str, dict[str, int]]:
             "local": int(sys.getrefcount(ref) > mine),
             "submitted": submitted.get(ref, 0),
         }
-        if ref._runtime is runtime and any(counts.values()):
+        if ref._home is runtime.home and any(counts.values()):
             found[ref.hex()] = counts
     return found
 
@@ -124,7 +124,7 @@ def free(refs: ObjectRef | Sequence[ObjectRef]) -> None:
         if ref._holds or ref._state < READY:
             known.append(ref.binary())
         if ref._state >= READY:
-            runtime.forget_value(ref, errors.ObjectFreedError(ref.hex(), "", ""))
+            runtime.values.forget_value(ref, errors.ObjectFreedError(ref.hex(), "", ""))
     if known:
         runtime.tell(ObjectsFreed(runtime.process, known))
         # Whatever is answered, the answer comes after this node was told to drop the values.

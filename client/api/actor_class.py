@@ -15,6 +15,7 @@ from ract.client.actors.info import HandleInfo
 from ract.client.api import auto_init
 from ract.client.api.remote_function import check_size
 from ract.client.objects.held import contained_of
+from ract.client.objects.values import pack
 from ract.client.process import sites, tracing
 from ract.client.tasks import strategies
 from ract.core import ids, serialization, wire
@@ -161,7 +162,7 @@ class ActorClass:
     ) -> tuple[ActorSpec, list[Any]]:
         options = self._options
         class_head, captured = self._ship(runtime)
-        packed = runtime.pack((args, kwargs), what=f"constructor arguments of {self._name}")
+        packed = pack((args, kwargs), what=f"constructor arguments of {self._name}")
         refs = [*captured, *packed.refs]
         head = pickle.dumps((class_head, packed.head), 5)
         strategy = strategies.plan(runtime, options, options.placement_demand, self._name)

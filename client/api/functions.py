@@ -241,7 +241,7 @@ def error_info() -> list[dict[str, Any]]:
     ]
     return found + [
         {"type": "task", "message": str(error), "data": error}
-        for error in list(runtime.unhandled_errors)
+        for error in list(runtime.unread.errors)
     ]
 
 

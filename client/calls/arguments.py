@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ract.client.objects import faults, refs
 from ract.client.objects.held import id_of
 from ract.client.objects.refs import ERROR, INLINE, PLAIN, READY, STORED, ObjectRef
+from ract.client.objects.store import INLINE_BYTES_MAX
+from ract.client.objects.values import pack
 from ract.client.process import user_code
 from ract.core import calls, serialization
 from ract.core.serialization import Packed
@@ -23,9 +25,6 @@ from ract.core.serialization import Packed
 if TYPE_CHECKING:
     from ract.client.calls.call import Call, Extra
     from ract.client.runtime import Runtime
-
-INLINE_BYTES_MAX = 100 * 1024
-"""Larger values go through shared memory."""
 
 
 def dispatch(runtime: Runtime, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -68,7 +67,7 @@ def _bind(
     def slot(value: Any) -> Any:
         if not isinstance(value, ObjectRef):
             return value
-        if value._runtime is not runtime:
+        if value._home is not runtime.home:
             raise refs.left_cluster(value)
         if value._state == PLAIN:
             state, plain = value._outcome()
@@ -84,7 +83,7 @@ def _bind(
         return []
     extra = call.more()
     call.args = None
-    packed = runtime.pack(((args, kwargs)), what=f"arguments of {call.name}")
+    packed = pack(((args, kwargs)), what=f"arguments of {call.name}")
     _attach(runtime, call, extra, packed)
     if not slots:
         return []
@@ -98,7 +97,7 @@ def _bind(
 
 def _attach(runtime: Runtime, call: Call, extra: Extra, packed: Packed) -> None:
     if packed.size > INLINE_BYTES_MAX:
-        ref = runtime.put_packed(packed)
+        ref = runtime.values.put_packed(packed)
         location = ref._value
         call.kept = [*call.kept, ref]
         extra.stored = (ref.binary(), *location)

@@ -296,7 +296,7 @@ class Lineage:
         """A ref for a return of a call that runs again."""
         made: RemadeRef = object.__new__(RemadeRef)
         made._id = (call.number, call.actor_id, index)
-        made._state, made._call, made._runtime = PENDING, call, self.runtime
+        made._state, made._call, made._home = PENDING, call, self.runtime.home
         made._value = None
         made._holds = 0
         made._waiters = [partial(self._remade_soon, recipe)]
@@ -309,7 +309,7 @@ class Lineage:
     def remade(self, recipe: Recipe, ref: ObjectRef) -> None:
         """A return of a call that runs again is there."""
         object_id = ref._make_id()
-        self.runtime.renew(object_id, ref, is_wanted=object_id in recipe.wanted)
+        self.runtime.values.renew(object_id, ref, is_wanted=object_id in recipe.wanted)
         recipe.wanted.discard(object_id)
         self._reasons.pop(object_id, None)
         if recipe.left:  # not an item of a stream

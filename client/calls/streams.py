@@ -228,6 +228,10 @@ def _is_end(ref: ObjectRef) -> bool:
     return ref._state == PLAIN and ref._value is _END
 
 
+def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Future, ref: ObjectRef) -> None:
+    refs.wake(loop, done)
+
+
 class ObjectRefGenerator:
     """The refs of what a remote generator yields, one by one as they are made.
 

@@ -58,8 +58,8 @@ class Waiter:
         # In order: the first incomplete ref decides, unless some error came in meanwhile.
         if self._first_incomplete() is None:
             return True
-        if self._errors != self._runtime.error_count:
-            self._errors = self._runtime.error_count
+        if self._errors != self._runtime.values.error_count:
+            self._errors = self._runtime.values.error_count
             return any(ref._state == ERROR for ref in self._wanted)
         return False
 
@@ -113,7 +113,7 @@ class Waiter:
                 return
             seen = self._errors
             channel.read_until(
-                lambda: first._state >= READY or self._runtime.error_count != seen, deadline
+                lambda: first._state >= READY or self._runtime.values.error_count != seen, deadline
             )
         finally:
             channel.end_reading()

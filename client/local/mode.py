@@ -19,7 +19,6 @@ import os
 import threading
 import uuid
 import weakref
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -31,7 +30,8 @@ from ract.client.local.calls import Call
 from ract.client.objects import faults, refs
 from ract.client.objects.futures import Futures
 from ract.client.objects.refs import ERROR, INLINE, PLAIN, READY, ObjectRef
-from ract.client.runtime import Runtime
+from ract.client.objects.values import pack
+from ract.client.people.unread import Unread
 from ract.core import calls, ids, serialization
 from ract.core.errors import ObjectLostError, RactTaskError
 
@@ -58,7 +58,7 @@ class LocalRuntime:
     runtime_env = ""
     default_lifetime = "non_detached"
     lost_reason = ""
-    pack = staticmethod(Runtime.pack)
+    pack = staticmethod(pack)
 
     def __init__(self, namespace: str | None, resources: dict[str, float]) -> None:
         self.namespace = namespace or str(uuid.uuid4())
@@ -66,7 +66,7 @@ class LocalRuntime:
         self.link = _Link(self.node_id, resources)
         self.closed = False
         self.pushed: list[Any] = []
-        self.unhandled_errors: deque[BaseException] = deque()
+        self.unread = Unread()
         #: Refs by id, of those whose id was asked for, as pickling does.
         self.exposed: weakref.WeakValueDictionary[bytes, ObjectRef]
         self.exposed = weakref.WeakValueDictionary()
@@ -75,9 +75,10 @@ class LocalRuntime:
         self._detached: list[LocalActor] = []
         self._pinned: list[Any] = []
         self._counter = itertools.count(1)
+        self.home = self  #: of its refs (`ract.client.objects.refs.Home`)
         self.table = self  #: as `Runtime.table`: what refs need of it is here
         self._futures = Futures()
-        self.lock = threading.RLock()  #: as `RefTable.lock`: refs change under it
+        self.lock = threading.RLock()  #: as `Held.lock`: refs change under it
 
     def next_number(self) -> int:
         """A task number."""
@@ -174,7 +175,7 @@ class LocalRuntime:
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """The value of a ref."""
-        if ref._runtime is not self:
+        if ref._home is not self:
             raise refs.left_cluster(ref)
         if ref._state < READY:  # made of an id
             _lose(ref)
@@ -216,7 +217,7 @@ class LocalRuntime:
         def slot(value: Any) -> Any:
             if not isinstance(value, ObjectRef):
                 return value
-            if value._runtime is not self:
+            if value._home is not self:
                 raise refs.left_cluster(value)
             slots.append(value)
             return calls.Slot(len(slots) - 1)
@@ -246,6 +247,12 @@ class LocalRuntime:
             _lose(ref)
         return ref
 
+    def expose(self, ref: ObjectRef) -> bytes:
+        """Make the id of a ref, by which it is found from now on."""
+        ref._id = id = ref._new_id()
+        self.exposed[id] = ref
+        return id
+
     def reduce_ref(self, ref: ObjectRef) -> tuple[Any, ...]:
         """Pickle a ref: it is kept as long as what contains it."""
         self._keep(ref)
@@ -268,6 +275,9 @@ class LocalRuntime:
     def as_future(self, ref: ObjectRef) -> Future:
         """A future with the value of a ref, which is complete."""
         return self._futures.make(ref, is_here=True)
+
+    def note_unread(self, value: Any) -> None:
+        """Errors are raised where they are made."""
 
     def expedite(self, ref: ObjectRef) -> None:
         """Nothing is on its way."""

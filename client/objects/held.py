@@ -4,15 +4,17 @@ Theory of operation
 -------------------
 A ref that leaves its process, or whose value lies in shared memory, is *held*: the cluster counts a
 hold of this process until the last Python reference is gone. There is at most one ref object per id
-(`RefTable.held`), so that identity can serve as hash. What was read out of another object a moment
-ago is *met* (`AnchoredRef`): the other object's hold keeps it, until it is used or grows old.
+(`Held.refs`), so that identity can serve as hash. What was read out of another object a moment ago
+is *met* (`AnchoredRef`): the other object's hold keeps it, until it is used or grows old.
 
-The table's lock is held whenever a ref escapes, is found or changes its state, and while the
-message that tells of that is sent. The end of a ref is different: it happens on any thread, at any
-place, so it is only noted (`_gone`), and `sort_out` sees to it.
+How holds are counted is the business of `ract.client.objects.holds`. Here are the refs, and the
+lock under which a ref escapes, is found, or changes its state, and under which the message goes
+that tells of that. The end of a ref happens on any thread, at any place, perhaps under a lock; so
+it is only noted (`_gone`), and `sort_out` sees to it.
 
-The rule of counting: a hold for somebody else is announced before the message that carries the id,
-a release after everything else. The rest is told in `docs/architecture.md`, "Objects".
+A ref is found by a weak reference that has a callback. The callback is called after the weak
+reference is dead, so whoever finds a ref by it has a living one. A method ``__del__`` would run
+before.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ import sys
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ract.client.objects import refs
+from ract.client.objects.holds import Holds, Record
 from ract.client.objects.refs import (
     ERROR,
     INLINE,
@@ -35,73 +38,109 @@ from ract.client.objects.refs import (
     STORED,
     AnchoredRef,
     FailedRef,
+    Home,
     ObjectRef,
 )
 from ract.client.process.locks import make_lock
+from ract.client.process.node_link import NodeLink
+from ract.client.process.session import Session
 from ract.core import calls, errors, serialization
 from ract.core.messages import Blob, Contained, Hold, HoldsChanged, ObjectPublished
 from ract.core.session import setting
-
-if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
-
-MET_S = 0.1
-"""A ref that was read out of another object gets a hold of its own after this time."""
 
 UNUSED_COUNT = 3
 """References to a ref that nobody uses: the table's, a local variable's, `getrefcount`'s own."""
 
 
 class _Entry(weakref.ref):
-    """The table's reference to a held ref; it outlives the ref and says what is to be given back.
+    """The table's reference to a held ref; it outlives the ref, and says what is given back."""
 
-    Attributes:
-        id: Of the ref.
-        count: Holds that the cluster counts for this process.
-    """
+    __slots__ = ("record",)
 
-    __slots__ = ("count", "id")
-
-    id: bytes
-    count: int
+    record: Record
 
 
-class RefTable:
+class Held:
     """The table of one process.
 
+    Args:
+        session: Which process this is.
+        link: The connection to its node.
+        wake: Makes the IO thread tick, which calls `sort_out`. It takes no lock.
+        adopt_handle: Makes a handle of an actor, given its id and the holds announced for it.
+
     Attributes:
-        lock: Guards all of it, and what happens to refs by id elsewhere.
-        held: The refs that the cluster knows, by id; those that are gone go in `sort_out`.
+        lock: Guards all of it, and the state of each ref.
+        holds: What the cluster counts.
+        refs: The refs that the cluster knows, by id; those that are gone go in `sort_out`.
         exposed: Local refs whose id was asked for: the program may make a ref of it.
-        met, met_since: Refs that were read out of other objects, by id, and in order of time.
+        met: Refs that were read out of other objects, by id.
+        home: Of new refs.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    home: Home
+
+    def __init__(
+        self,
+        session: Session,
+        link: NodeLink,
+        wake: Callable[[], None],
+        adopt_handle: Callable[[bytes, int], Any],
+    ) -> None:
+        self._session = session
+        self._link = link
+        self._wake = wake
+        self._adopt_handle = adopt_handle
         self.lock = make_lock("table")
-        self.held: dict[bytes, _Entry] = {}
+        self.holds = Holds(session.process, link.hold_changes)
+        self.refs: dict[bytes, _Entry] = {}
         self.exposed: weakref.WeakValueDictionary[bytes, ObjectRef]
         self.exposed = weakref.WeakValueDictionary()
         self.met: dict[bytes, AnchoredRef] = {}
-        self.met_since: deque[tuple[float, list[AnchoredRef]]] = deque()
         self._dropped: deque[_Entry] = deque()  # of refs that went
         self._pinned: list[Any] = []
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether `sort_out` has something to do."""
-        return bool(self._dropped or self.met_since)
+    # ------------------------------------------------------------------ finding refs
+
+    def find(self, id: bytes) -> ObjectRef | None:
+        """The ref of this process with that id, if there is one."""
+        with self.lock:
+            return self._find(id)
+
+    def _find(self, id: bytes) -> ObjectRef | None:
+        known = self.refs.get(id)
+        ref = known() if known is not None else None
+        return self.met.get(id) or self.exposed.get(id) if ref is None else ref
+
+    def living(self) -> list[ObjectRef]:
+        """The refs that the cluster knows."""
+        with self.lock:
+            return [ref for known in self.refs.values() if (ref := known()) is not None]
+
+    def promised(self) -> list[ObjectRef]:
+        """Refs that others know and whose values calls of this process will bring."""
+        return [ref for ref in self.living() if ref._state == PENDING]
+
+    def expose(self, ref: ObjectRef) -> bytes:
+        """A local ref tells its id, by which it is found from now on."""
+        with self.lock:  # whoever sees the id finds the ref
+            id = ref._new_id()
+            self.exposed[id] = ref
+            ref._id = id
+        return id
+
+    # ------------------------------------------------------------------ holding
 
     def adopt(self, id: bytes, count: int) -> Any:
         """A ref or handle whose ``count`` holds somebody announced for this process."""
         if len(id) != refs.ID_BYTES:
-            return self._runtime.actor(id).adopt(count)  # it may wait for who waits for our lock
+            return self._adopt_handle(id, count)  # it takes a lock that comes before ours
         with self.lock:
             ref = self._find(id)
             if ref is None:
-                return self._new_held(id, count)
+                return self._new_ref(id, self.holds.announced(id, count))
             if type(ref) is AnchoredRef:
-                self._hold_met(ref, count)
+                self._hold_met(ref, self.holds.announced(id, count))
             else:
                 self.become_held(ref, count)
             return ref
@@ -119,9 +158,8 @@ class RefTable:
         with self.lock:
             ref = self._find(id)
             if ref is None:
-                ref = self._new_held(id, 1)
-                self._runtime.link.hold_changes.append((id, self._runtime.process, 1))
-                self._runtime.reactor.wake()
+                ref = self._new_ref(id, self.holds.taken(id))
+                self._wake()
             return ref
 
     def anchored(self, id: bytes, anchor: ObjectRef) -> ObjectRef:
@@ -132,80 +170,47 @@ class RefTable:
                 ref = self.met[id] = object.__new__(AnchoredRef)
                 ref._id = id
                 ref._value = anchor
-                ref._runtime = self._runtime
-                refs.reading.met.append(ref)
+                ref._home = self.home
+                refs.reading.met.append(id)
             return ref
+
+    def have_read(self, met: list[bytes]) -> None:
+        """These were met while an object was read."""
+        with self.lock:
+            self.holds.met(met, time.monotonic())
+        self._wake()
 
     def hold_anchored(self, ref: ObjectRef) -> None:
         """A ref that was met inside another object is used: it gets a hold of its own."""
+        if type(ref) is not AnchoredRef:  # nothing becomes one
+            return
         with self.lock:
             if type(ref) is AnchoredRef:
-                self._runtime.link.hold_changes.append((ref._id, self._runtime.process, 1))
-                self._hold_met(ref, 1)
-                self._runtime.reactor.wake()
+                self._hold_met(ref, self.holds.taken(ref._id))
+                self._wake()
 
-    def _hold_met(self, ref: AnchoredRef, count: int) -> None:
-        """A ref that was met has holds of its own; the anchor goes, and its hold after ours."""
+    def _hold_met(self, ref: AnchoredRef, record: Record) -> None:
+        """A ref that was met has a hold of its own; the anchor goes, and its hold after ours."""
         ref.hold()
         self.met.pop(ref._id, None)
-        self._keep(ref, ref._id, count)
+        self._keep(ref, record)
 
-    def find(self, id: bytes) -> ObjectRef | None:
-        """The ref of this process with that id, if there is one."""
-        with self.lock:
-            return self._find(id)
-
-    def _find(self, id: bytes) -> ObjectRef | None:
-        known = self.held.get(id)
-        ref = known() if known is not None else None
-        return self.met.get(id) or self.exposed.get(id) if ref is None else ref
-
-    def promised(self) -> list[ObjectRef]:
-        """Refs that others know and whose values calls of this process will bring."""
-        with self.lock:
-            known = [entry() for entry in self.held.values()]
-        return [ref for ref in known if ref is not None and ref._state == PENDING]
-
-    def sort_out(self) -> None:
-        """Forget refs that are gone; hold those that were met a while ago and are in use."""
-        old = time.monotonic() - MET_S
-        while self.met_since and self.met_since[0][0] < old:
-            met = self.met_since.popleft()[1]
-            while met:
-                ref = met.pop()
-                with self.lock:  # nobody finds it in the table meanwhile
-                    if type(ref) is not AnchoredRef:
-                        continue
-                    if sys.getrefcount(ref) > UNUSED_COUNT:
-                        self.hold_anchored(ref)
-                    else:
-                        del self.met[ref._id]
-        gone = []
-        for _ in range(len(self._dropped)):
-            entry = self._dropped.popleft()
-            with self.lock:
-                if self.held.get(entry.id) is entry:  # else there is a new ref with this id
-                    del self.held[entry.id]
-                    gone.append(entry.id)
-        self._runtime.lineage.dropped(gone)
-
-    def _new_held(self, id: bytes, count: int) -> ObjectRef:
+    def _new_ref(self, id: bytes, record: Record) -> ObjectRef:
         ref: ObjectRef = refs.remote_ref(ObjectRef, id)
-        ref._runtime = self._runtime
+        ref._home = self.home
         ref._holds = 1
-        self._keep(ref, id, count)
+        self._keep(ref, record)
         return ref
 
-    def _keep(self, ref: ObjectRef, id: bytes, count: int) -> None:
-        entry = _Entry(ref, self._gone)
-        entry.id, entry.count = id, count
-        self.held[id] = entry
+    def _keep(self, ref: ObjectRef, record: Record) -> None:
+        entry = self.refs[record.id] = _Entry(ref, self._gone)
+        entry.record = record
 
     def become_held(self, ref: ObjectRef, count: int) -> bool:
         """Add holds that were announced; returns whether the ref had escaped before."""
         with self.lock:
             if ref._holds:
-                self.held[ref._id].count += count
+                self.holds.more(ref._id, count)
                 return True
             self._hold_local(ref, count)
             return False
@@ -216,36 +221,70 @@ class RefTable:
         if type(ref) is FailedRef:
             ref.__class__ = ObjectRef  # type: ignore[assignment]  # others may read its error
         ref._holds = 1
-        self._keep(ref, id, count)
+        self._keep(ref, self.holds.announced(id, count))
         return id
 
     def lost_hold(self, id: bytes) -> None:
         """A hold of this process was lost together with the value that it came with."""
         with self.lock:
-            entry = self.held.get(id)
-            ref = entry() if entry is not None else None  # it stays while the count changes
-            if entry is not None and ref is not None:
-                entry.count -= 1
+            known = self.refs.get(id)
+            ref = known() if known is not None else None  # it stays while the count changes
+            if ref is not None:
+                self.holds.lost(id)
+
+    # ------------------------------------------------------------------ letting go
 
     def _gone(self, entry: _Entry) -> None:
-        """A ref is gone, on any thread: only note it. The reactor tells the cluster."""
-        if not self._runtime.closed:
-            self._runtime.link.hold_changes.append((entry.id, self._runtime.process, -entry.count))
+        """A ref is gone, on any thread: only note it."""
+        if not self._session.closed:
             self._dropped.append(entry)
-            self._runtime.reactor.wake()
+            self._wake()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `sort_out` has something to do."""
+        return bool(self._dropped or self.holds.is_waiting)
+
+    def sort_out(self) -> list[bytes]:
+        """Give back the holds of refs that are gone; hold what was met a while ago and is in use.
+
+        Returns:
+            The objects of which this process has no ref any more.
+        """
+        with self.lock:
+            due = self.holds.due(time.monotonic())
+        for id in due:
+            with self.lock:  # nobody finds it in the table meanwhile
+                ref = self.met.get(id)
+                if ref is None:
+                    continue
+                if sys.getrefcount(ref) > UNUSED_COUNT:
+                    self.hold_anchored(ref)
+                else:
+                    del self.met[id]
+        gone = []
+        for _ in range(len(self._dropped)):
+            entry = self._dropped.popleft()
+            id = entry.record.id
+            with self.lock:
+                if self.holds.dropped(entry.record):
+                    del self.refs[id]
+                    gone.append(id)
+        return gone
+
+    # ------------------------------------------------------------------ handing over
 
     def hand_over(self, handed: Sequence[tuple[bytes, int]], process: int) -> None:
         """Announce holds of another process, before the message that carries the ids."""
-        for id, count in handed:
-            self._runtime.link.hold_changes.append((id, process, count))
-        self._runtime.link.flush_holds()
+        self.holds.handed(handed, process)
+        self._link.flush_holds()
 
     def hand_over_result(
         self, handed: list[tuple[bytes, int]], process: int, call: int, index: int
     ) -> None:
         """Announce holds of a caller, for what is in return (or item) ``index`` of its call."""
         holds = [Hold(id, process, count) for id, count in handed]
-        self._runtime.tell(HoldsChanged(self._runtime.process, holds, call, index))
+        self._link.tell(HoldsChanged(self._session.process, holds, call, index))
 
     def reduce_ref(self, ref: ObjectRef) -> tuple[Any, ...]:
         """Pickle a ref: it escapes."""
@@ -272,6 +311,8 @@ class RefTable:
             )
         self._pinned.append(ref)
 
+    # ------------------------------------------------------------------ publishing
+
     def escape(self, ref: ObjectRef) -> None:
         """Make the cluster know a ref, with its value if it is there."""
         with self.lock:
@@ -282,7 +323,7 @@ class RefTable:
                 return
             id = self._hold_local(ref, 1)
             # From here on `_complete` publishes: it takes the same lock.
-            self.publish(ref, [Hold(id, self._runtime.process, 1)])
+            self.publish(ref, [Hold(id, self._session.process, 1)])
 
     def publish_value(self, ref: ObjectRef, state: int) -> None:
         """The value of an escaped ref arrived, which becomes complete now; the lock is held."""
@@ -314,9 +355,9 @@ class RefTable:
         name = call.name if call is not None else ""
         site = call.extra.site if call is not None and call.extra is not None else ""
         message = ObjectPublished(
-            self._runtime.process, ref.binary(), blob, contains, holds, name, site, seen_on
+            self._session.process, ref._make_id(), blob, contains, holds, name, site, seen_on
         )
-        self._runtime.tell(message)
+        self._link.tell(message)
 
 
 def id_of(ref: Any) -> bytes:

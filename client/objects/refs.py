@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 A ref starts PENDING and becomes, once, one of the other states. Its state, its value, its waiters
-and whether it has escaped change under one lock, `RefTable.lock`, and the message that tells the
+and whether it has escaped change under one lock, `Held.lock`, and the message that tells the
 cluster of the change is sent under the same lock. So the cluster hears of a hold before it hears of
 the value, hears of the value once, and no callback is lost. The lock costs about 50 ns a reply.
 
@@ -27,13 +27,10 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ract.client.process import current
 from ract.core import ids, serialization
-
-if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -51,6 +48,62 @@ ERROR = 6  #: ``_value`` is (head, buffers, refs) of an exception
 _scope: object = object()
 
 
+class Home(Protocol):
+    """What a ref needs of the process that it belongs to (`ract.client.objects.values`).
+
+    Attributes:
+        lock: Under which refs change (`ract.client.objects.held`).
+        lending: Lends CPUs while a coroutine waits (`ract.client.process.lending`).
+    """
+
+    lock: Any
+    lending: Any
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process has left the cluster."""
+
+    @property
+    def job_id(self) -> bytes:
+        """The job that the process works for."""
+
+    def borrow(self, id: bytes) -> ObjectRef:
+        """The ref with this id; a new one is held from now on."""
+
+    def anchored(self, id: bytes, anchor: ObjectRef) -> ObjectRef:
+        """The ref with this id, which was read out of ``anchor``."""
+
+    def expose(self, ref: ObjectRef) -> bytes:
+        """Make the ref's id, by which it is found from now on."""
+
+    def reduce_ref(self, ref: ObjectRef) -> tuple[Any, ...]:
+        """How the ref is pickled: it escapes."""
+
+    def publish_value(self, ref: ObjectRef, state: int) -> None:
+        """A ref that has escaped becomes complete now; the caller holds the lock."""
+
+    def seek(self, ref: ObjectRef) -> None:
+        """Ask for the value of a ref that another process made."""
+
+    def expedite(self, ref: ObjectRef) -> None:
+        """Somebody waits for the ref, and reads nothing."""
+
+    def is_here(self, ref: ObjectRef) -> bool:
+        """Whether the value can be read without waiting."""
+
+    def localize(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+        """Bring the value here, then call ``then()``."""
+
+    def load(self, ref: ObjectRef) -> Any:
+        """Read a value that is neither plain nor inline; raise an error."""
+
+    def as_future(self, ref: ObjectRef) -> concurrent.futures.Future:
+        """A future with the value."""
+
+    def note_unread(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
+        """An error is gone that nobody has read. A finalizer calls this: it only appends."""
+
+
 class ObjectRef(Generic[T]):
     """A reference to a value that a task, an actor call or ``ract.put`` makes.
 
@@ -61,8 +114,8 @@ class ObjectRef(Generic[T]):
         "__weakref__",
         "_call",
         "_holds",
+        "_home",
         "_id",
-        "_runtime",
         "_state",
         "_value",
         "_waiters",
@@ -74,7 +127,7 @@ class ObjectRef(Generic[T]):
     _call: Any  #: the call that will complete it, while PENDING
     _waiters: list[Callable[[ObjectRef], None]] | None
     _holds: int  #: 0 while the ref is local; 1 since it has escaped: the cluster knows it
-    _runtime: Runtime | None
+    _home: Home | None
 
     def __new__(cls, id: bytes) -> ObjectRef:
         """The ref of this process with that id (28 bytes). Raises TypeError, ValueError."""
@@ -83,8 +136,8 @@ class ObjectRef(Generic[T]):
         if len(id) != ID_BYTES:
             raise ValueError(f"an ObjectRef has {ID_BYTES} bytes, not {len(id)}")
         return (
-            current.runtime.table.borrow(bytes(id))
-            if current.runtime is not None
+            current.home.borrow(bytes(id))
+            if current.home is not None
             else remote_ref(cls, bytes(id))
         )
 
@@ -94,13 +147,7 @@ class ObjectRef(Generic[T]):
         """The 28 bytes of the id."""
         made = self._id
         if type(made) is not bytes:
-            if self._runtime is None:
-                return self._make_id()
-            # Whoever sees the id finds the ref by it: ``ObjectRef(id)`` is this ref.
-            with self._runtime.table.lock:
-                made = self._new_id()
-                self._runtime.table.exposed[made] = self
-                self._id = made
+            made = self._make_id() if self._home is None else self._home.expose(self)
         return made
 
     def _make_id(self) -> bytes:
@@ -115,7 +162,7 @@ class ObjectRef(Generic[T]):
         if type(made) is bytes:
             return made
         number, actor_id, index = made
-        job = self._runtime.job_id if self._runtime is not None else b"\0\0\0\0"
+        job = self._home.job_id if self._home is not None else b"\0\0\0\0"
         task = ids.task_id_bytes(number, job, actor_id or b"")
         return ids.object_id_bytes(task, index)
 
@@ -205,7 +252,7 @@ class ObjectRef(Generic[T]):
         owner = _owner(self)
         if self._state == REMOTE:
             owner.seek(self)
-        with owner.table.lock:  # else a reply could come between the look and the append
+        with owner.lock:  # else a reply could come between the look and the append
             if owner.closed:
                 raise left_cluster(self)
             is_late = self._state < READY
@@ -229,8 +276,8 @@ class ObjectRef(Generic[T]):
         Returns:
             Whether this was the first.
         """
-        runtime: Any = self._runtime
-        with runtime.table.lock:  # see the theory of operation
+        home: Any = self._home
+        with home.lock:  # see the theory of operation
             is_first = self._state < READY
             if is_first:
                 self._settle(state, value)
@@ -242,14 +289,14 @@ class ObjectRef(Generic[T]):
         """Give the ref its value, and tell it if it has escaped; the caller holds the lock."""
         self._value = value
         if self._holds:
-            self._runtime.table.publish_value(self, state)  # type: ignore[union-attr]
+            self._home.publish_value(self, state)  # type: ignore[union-attr]
         self._state = state  # after the value: who reads it takes no lock
         self._call = None
 
     def _fail(self, value: tuple[bytes, list[bytes], list[Any]]) -> None:
         """As `_complete`, with an error of a task; if nobody reads it, that is said."""
-        runtime: Any = self._runtime
-        with runtime.table.lock:  # an escape meanwhile would make another class of it
+        home: Any = self._home
+        with home.lock:  # an escape meanwhile would make another class of it
             if self._state < READY:
                 if type(self) is ObjectRef and not self._holds:
                     self.__class__ = FailedRef  # before whoever waits for it reads it
@@ -265,10 +312,10 @@ class ObjectRef(Generic[T]):
 
     def _outcome(self) -> tuple[int, Any]:
         """(state, value), which belong together."""
-        runtime: Any = self._runtime
-        if runtime is None:
+        home: Any = self._home
+        if home is None:
             return self._state, self._value
-        with runtime.table.lock:
+        with home.lock:
             return self._state, self._value
 
     def _load(self) -> Any:
@@ -284,7 +331,7 @@ class ObjectRef(Generic[T]):
         return _owner(self).load(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _owner(self).table.reduce_ref(self)
+        return _owner(self).reduce_ref(self)
 
 
 class FailedRef(ObjectRef):
@@ -293,10 +340,9 @@ class FailedRef(ObjectRef):
     __slots__ = ()
 
     def __del__(self) -> None:
-        runtime = self._runtime
-        if runtime is not None and not runtime.closed:
-            runtime.unhandled.append(self._value)
-            runtime.reactor.wake()
+        home = self._home
+        if home is not None:
+            home.note_unread(self._value)
 
 
 class AnchoredRef(ObjectRef):
@@ -304,7 +350,7 @@ class AnchoredRef(ObjectRef):
 
     Most of what is read out of a list of many refs is dropped or passed over at once. So the hold
     of this one is announced (`hold`) at its first use, or after a while. Until then it has its id,
-    the runtime and the anchor, and no finalizer; its class, not its slots, says the rest.
+    its home and the anchor, and no finalizer; its class, not its slots, says the rest.
     """
 
     __slots__ = ()
@@ -332,7 +378,7 @@ class _Reading(threading.local):
     """The object that this thread is unpickling, and the new refs met in it."""
 
     anchor: ObjectRef | None = None
-    met: list[AnchoredRef]
+    met: list[bytes]  #: their ids
 
 
 reading = _Reading()
@@ -350,7 +396,7 @@ def remote_ref(cls: type[ObjectRef], id: bytes) -> Any:
     ref._state = REMOTE
     ref._value = ref._call = ref._waiters = None
     ref._holds = 0
-    ref._runtime = current.runtime
+    ref._home = current.home
     return ref
 
 
@@ -362,7 +408,7 @@ def new_ref(number: int, actor_id: bytes | None, index: int, call: Any) -> Objec
     ref._call = call
     ref._waiters = None
     ref._holds = 0
-    ref._runtime = current.runtime
+    ref._home = current.home
     return ref
 
 
@@ -381,11 +427,11 @@ def notify(ref: ObjectRef) -> None:
         callback(ref)
 
 
-def _owner(ref: ObjectRef) -> Runtime:
-    runtime = ref._runtime
-    if runtime is None or runtime.closed:
+def _owner(ref: ObjectRef) -> Home:
+    home = ref._home
+    if home is None or home.closed:
         raise left_cluster(ref)
-    return runtime
+    return home
 
 
 def left_cluster(ref: ObjectRef) -> ValueError:
@@ -409,9 +455,9 @@ def wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future) -> None:
 
 def rebuild_ref(id: bytes) -> ObjectRef:
     """Unpickle a ref: the one of this process with that id, or a new one."""
-    runtime = current.runtime
-    if runtime is None:
+    home = current.home
+    if home is None:
         return ObjectRef(id)
     anchor = reading.anchor
-    table = runtime.table
-    return table.borrow(id) if anchor is None else table.anchored(id, anchor)
+    found: ObjectRef = home.borrow(id) if anchor is None else home.anchored(id, anchor)
+    return found

@@ -28,6 +28,9 @@ from ract.core.serialization import Packed
 if TYPE_CHECKING:
     from ract.client.process.node_link import NodeLink
 
+INLINE_BYTES_MAX = 100 * 1024
+"""Larger values go through shared memory."""
+
 OWN_SEGMENT_BYTES_MIN = 2**20
 """Objects from this size on get a segment of their own."""
 

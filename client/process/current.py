@@ -15,14 +15,18 @@ runtime: Any = None
 It is typed here as Any, since this folder knows nothing of what it is made of.
 """
 
+home: Any = None
+"""What new refs belong to: the ``home`` of the runtime (`ract.client.objects.refs.Home`)."""
+
 scope: object = object()
 """Another object whenever calls may go elsewhere: remote functions look up their pools again."""
 
 
 def install(installed: Any) -> None:
     """Make a runtime (or None) the one of this process."""
-    global runtime
+    global runtime, home
     runtime = installed
+    home = installed.home if installed is not None else None
     renew_scope()
 
 

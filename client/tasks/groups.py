@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client.calls.call import Call
 from ract.client.objects import refs
+from ract.client.objects.values import pack
 from ract.core.errors import TaskCancelledError, TaskPlacementGroupRemoved
 from ract.core.messages import GroupChanged, GroupWatched
 
@@ -81,7 +82,7 @@ class GroupClient:
             why = f"placement group {self.group_id.hex()} was removed: {self.detail}"
             self.runtime.fail_call(call, TaskPlacementGroupRemoved(why))
             return
-        packed = self.runtime.pack(value, what="a placement group")
+        packed = pack(value, what="a placement group")
         packed_value = (packed.head, packed.copied_buffers(), packed.refs)
         call.refs[0]._complete(refs.INLINE, packed_value)
 

@@ -11,12 +11,12 @@ import types
 
 import frontrun
 import pytest
+from small_process import Process
 
 from ract.client.calls import connection as connections
 from ract.client.calls.call import Call
 from ract.client.calls.channel import Channel
 from ract.client.objects import refs
-from ract.client.objects.held import RefTable
 from ract.client.process import current
 from ract.core import calls
 from ract.worker.executor.callers import Caller, Callers
@@ -106,17 +106,9 @@ class World:
 
     def __init__(self):
         self.reactor = Reactor()
-        runtime = types.SimpleNamespace(
-            process=1,
-            job_id=b"\0\0\0\1",
-            closed=False,
-            tell=lambda *m: None,
-            link=types.SimpleNamespace(hold_changes=[]),
-            reactor=self.reactor,
-            channel_closed=lambda channel: None,
-        )
-        runtime.table = RefTable(runtime)
-        current.runtime = runtime
+        runtime = Process()
+        runtime.reactor = self.reactor
+        runtime.channel_closed = lambda channel: None
         self.callers = Callers(lambda fd: None)
         self.listening = True
         self.ran = []
@@ -227,7 +219,7 @@ class World:
 def _in_memory(monkeypatch):
     monkeypatch.setattr(connections, "select", types.SimpleNamespace(poll=Poll, POLLIN=1))
     yield
-    current.runtime = None
+    current.install(None)
 
 
 SUBMIT, READ, TEAR, TICK, ABORT = World.submit, World.read, World.tear, World.tick, World.abort

@@ -1,15 +1,14 @@
 """Every interleaving of what threads do to the items of one generator, on the real stream."""
 
 import threading
-import types
 
 import frontrun
 import pytest
+from small_process import Process
 
 from ract.client.calls.call import Call
 from ract.client.calls.streams import Stream
 from ract.client.objects import refs
-from ract.client.objects.held import RefTable
 from ract.client.objects.refs import ERROR, PLAIN, READY
 from ract.client.process import current
 from ract.core import calls
@@ -25,22 +24,9 @@ class World:
     def __init__(self):
         self.taken = []
         self.dropped = []
-        self.sent = []
-        runtime = types.SimpleNamespace(
-            process=1,
-            job_id=b"\0\0\0\1",
-            closed=False,
-            unhandled=[],
-            tell=self.sent.append,
-            link=types.SimpleNamespace(hold_changes=[]),
-            reactor=types.SimpleNamespace(wake=lambda: None),
-            apply_result=self.apply,
-            await_one=self.await_one,
-            expedite=lambda ref: None,
-        )
-        runtime.table = RefTable(runtime)
+        runtime = Process()
+        runtime.apply_result, runtime.await_one = self.apply, self.await_one
         runtime.table.drop_result = self.dropped.append
-        current.runtime = runtime
         self.call = Call(NUMBER, b"", None, "f")
         self.call.refs = [refs.new_ref(NUMBER, None, 1, self.call)]
         self.stream = self.call.stream = Stream(runtime, self.call, 0)
@@ -90,7 +76,7 @@ class World:
 @pytest.fixture(autouse=True)
 def _no_runtime_stays():
     yield
-    current.runtime = None
+    current.install(None)
 
 
 EXECUTIONS_MAX = 40

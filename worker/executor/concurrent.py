@@ -372,7 +372,7 @@ class ConcurrentServer:
             refs = [self.runtime.table.borrow(object_id) for object_id in far]
             for ref in refs:
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(None, self.runtime.await_here, ref)
+                await loop.run_in_executor(None, self.runtime.values.await_here, ref)
 
     def _run_in_thread(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]

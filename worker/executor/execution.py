@@ -15,11 +15,11 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client.calls.arguments import INLINE_BYTES_MAX
 from ract.client.calls.streams import FIRST_INDEX, DynamicObjectRefGenerator
 from ract.client.objects.held import contained_of, id_of
 from ract.client.objects.refs import ERROR, ObjectRef, new_ref
-from ract.client.objects.store import Location
+from ract.client.objects.store import INLINE_BYTES_MAX, Location
+from ract.client.objects.values import pack
 from ract.client.process import context
 from ract.core import calls, events, ids, naming, serialization
 from ract.core.errors import RactError, RactTaskError, TaskCancelledError
@@ -113,9 +113,9 @@ class Execution:
         object_id, node_id, path, offset, size, _ = place
         ref = next(r for r in kept if id_of(r) == object_id)
         if path and node_id == self.runtime.node_id:
-            return self.runtime.read_here(Location(path, offset, size), ref)
-        self.runtime.await_here(ref, seen_on=node_id)
-        return self.runtime.packed_here(ref)
+            return self.runtime.values.read_here(Location(path, offset, size), ref)
+        self.runtime.values.await_here(ref, seen_on=node_id)
+        return self.runtime.values.packed_here(ref)
 
     # ------------------------------------------------------------------ results
 
@@ -184,7 +184,7 @@ class Execution:
         """One value as it travels: plain, inline, or a place in shared memory."""
         if serialization.is_plain(value):
             return (calls.PLAIN, value)
-        packed = self.runtime.pack(value, what="the result")
+        packed = pack(value, what="the result")
         if packed.size <= INLINE_BYTES_MAX:
             counts = [(i, 1) for i in Counter(map(id_of, packed.refs))]
             if counts:
