@@ -13,7 +13,8 @@ The main thread takes calls from the inbox without a lock, between two calls. So
 take from it only in the middle of a call. It raises `is_long`, then looks whether that call still
 runs; the main thread notes the end of the call, then looks at `is_long`. Since the interpreter runs
 one of them at a time, at least one sees what the other did: the IO thread gives up, or the main
-thread waits for the lock.
+thread waits for the lock. Threads of a call that wait, and the main thread, do the same with
+`blocked`: a thread that outlives its call is waited for by nobody, and lends nothing.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Door:
         reads_in_call: The main thread reads the channels in the middle of a call, and sees to what
             it finds, so the IO thread must not.
         is_watched: The IO thread will look in a moment; else a call that begins wakes it.
+        blocked: The call whose CPUs are lent because a thread of it waits.
     """
 
     def __init__(self, server: Server) -> None:
@@ -70,8 +72,9 @@ class Door:
         self.reads_in_call = False
         self.is_watched = False
         self._is_shut = False
-        self._is_blocked = False
-        self._threads_blocked = 0
+        self.blocked: context.Running | None = None
+        #: By thread, the calls that ran when it began to wait: several if its loop waits for them.
+        self._waiting: dict[int, list[context.Running | None]] = {}
         # Threads of the call block and unblock, and the IO thread looks: a change of the state and
         # what callers are told of it are one step.
         self._lock = threading.Lock()
@@ -125,29 +128,45 @@ class Door:
     # ------------------------------------------------------------------ blocked in get or wait
 
     def block(self) -> None:
-        """A thread of the running call waits; the first of them counts."""
+        """This thread waits; of the threads of the running call the first one counts."""
         server = self._server
         with self._lock:  # to the end: the next one may unblock at once
-            self._threads_blocked += 1
-            if self._threads_blocked > 1 or server.running is None:
+            call = server.running
+            self._waiting.setdefault(threading.get_ident(), []).append(call)
+            if call is None or call is self.blocked:
                 return
-            self._is_blocked = True
+            self.blocked = call  # first: see above
+            if server.running is not call:
+                self.blocked = None
+                return
             self._shut()
             server.flush_all()
             server.runtime.tell(Blocked(server.runtime.process))
 
     def unblock(self) -> None:
-        """A thread of the running call goes on; the last of them counts."""
-        server = self._server
+        """This thread goes on; of the threads of the running call the last one counts."""
         with self._lock:
-            self._threads_blocked -= 1
-            if self._threads_blocked or not self._is_blocked:
-                return
-            self._is_blocked = False
-            server.runtime.tell(Unblocked(server.runtime.process))
-            self._open()
+            thread = threading.get_ident()
+            calls_of_thread = self._waiting[thread]
+            call = calls_of_thread.pop()
+            if not calls_of_thread:
+                del self._waiting[thread]
+            is_last = not any(call in others for others in self._waiting.values())
+            if call is not None and call is self.blocked and is_last:
+                self._go_on()
+
+    def end_blocked(self) -> None:
+        """On the main thread: a call is over of which a thread may still wait."""
+        with self._lock:
+            if self.blocked is not None and self._server.running is not self.blocked:
+                self._go_on()
 
     # ------------------------------------------------------------------ under the lock
+
+    def _go_on(self) -> None:
+        self.blocked = None
+        self._server.runtime.tell(Unblocked(self._server.runtime.process))
+        self._open()
 
     def _shut(self) -> None:
         """Give back what waits, and what arrives."""
@@ -171,7 +190,7 @@ class Door:
 
     def _open(self) -> None:
         """What arrives is kept again, if there is no more reason against it."""
-        if not self._is_shut or self._is_blocked or self.is_long:
+        if not self._is_shut or self.blocked is not None or self.is_long:
             return
         server = self._server
         self._is_shut = False

@@ -320,6 +320,8 @@ class SerialServer:
             self.running = None
             if self._door.is_long:  # in this order: see `Door`
                 self._door.end_long()
+            if self._door.blocked is not None:
+                self._door.end_blocked()
             del execution.active[number]
             self._cancelled.pop(number, None)
             if caller.streams:
