@@ -209,7 +209,17 @@ class SimNode:
             self.world.after(0.0, lambda: self.feed(failed))
             return
         assert command.segment not in self.files, "a number was given to two segments"
+        if command.in_background:
+            self.world.after(self.world.rng.random() * 0.02, lambda: self._created(command))
+        else:
+            self._created(command)
+
+    def _created(self, command: ev.CreateSegment) -> None:
+        if not self.is_alive:
+            return
         self.files[command.segment] = {}
+        if command.in_background:
+            self.feed(ev.SegmentCreated(command.segment))
         if isinstance(command.then, ev.Pull):
             self._perform(command.then)
         else:

@@ -47,6 +47,8 @@ class Node:
             if message.blob is None:
                 assert int(message.path.rpartition("m")[2]) in self.files, "nobody can read it"
             self.here.append(message)
+        if isinstance(command, ev.CreateSegment) and command.in_background:
+            self.do(ev.SegmentCreated(command.segment))
         if isinstance(command, ev.CreateSegment):
             self.files.add(command.segment)
         elif isinstance(command, ev.DropSegment):

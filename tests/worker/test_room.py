@@ -11,6 +11,7 @@ from ract.core import messages as m
 from ract.worker.node import events as ev
 from ract.worker.node.machine import Config, NodeMachine
 from ract.worker.node.objects import ROOM_S
+from ract.worker.node.segments import BACKGROUND_BYTES_MIN
 
 MIB = 2**20
 HERE, THERE = b"h" * 28, b"t" * 28
@@ -35,6 +36,8 @@ class Node:
             message = getattr(command, "message", None) or getattr(command, "then", None)
             if isinstance(message, m.SegmentGranted | m.SegmentRefused):
                 self.answers[message.request] = message
+            if isinstance(command, ev.CreateSegment) and command.in_background:
+                commands += self.do(ev.SegmentCreated(command.segment))
         return commands
 
     def want(self, request: int, megabytes: int, process: int = 1) -> None:
@@ -253,3 +256,20 @@ def test_what_is_larger_than_the_store_is_written_to_disk():
     node = Node(spills=True)
     [create] = [c for c in want(node, 1, 1, 100 * MIB) if isinstance(c, ev.CreateSegment)]
     assert create.on_disk
+
+
+# --------------------------------------------------------------------------- files made slowly
+
+
+def test_a_segment_whose_file_is_not_there_yet_is_not_used_again():
+    node = Node()
+    size = BACKGROUND_BYTES_MIN
+    ask = m.SegmentWanted(1, 1, size)
+    [create] = node.machine.handle(ev.FromProcess(1, ask), node.now)
+    assert create.in_background
+    node.machine.handle(ev.Disconnected(1), node.now)  # who asked is gone before it is there
+    node.machine.check()
+    [other] = node.machine.handle(ev.FromProcess(2, m.SegmentWanted(2, 2, size)), node.now)
+    assert isinstance(other, ev.CreateSegment), "the first one may be removed only when it is there"
+    node.do(ev.SegmentCreated(create.segment))
+    assert create.segment in node.machine.objects.store.pool

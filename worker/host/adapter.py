@@ -21,11 +21,9 @@ import os
 import platform
 import random
 import secrets
-import socket
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import dask
@@ -36,25 +34,23 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from ract.core import history, wire
 from ract.core import messages as m
 from ract.core.resources import UNIT
-from ract.core.security import fingerprint
 from ract.core.session import seconds, setting, system_config
 from ract.core.version import __version__
 from ract.worker import compat
-from ract.worker.files import shm
 from ract.worker.files.logs import LogTail, Rotation
 from ract.worker.files.session import Session, clean_dead_sessions
-from ract.worker.files.spill_places import Folders, Urls, chosen, folder_name, is_url, note_places
 from ract.worker.files.state_files import place_of
-from ract.worker.hardware import detect, isolation, offer, statistics
+from ract.worker.hardware import detect, isolation, offer
 from ract.worker.hardware.memory_settings import Settings
-from ract.worker.hardware.memory_watch import MemoryWatch
-from ract.worker.hardware.statistics import Statistics, Totals
+from ract.worker.hardware.statistics import Totals
+from ract.worker.host import joining
 from ract.worker.host.answers import Answers
 from ract.worker.host.attachment import Attachment
+from ract.worker.host.segment_files import SegmentFiles
 from ract.worker.host.server import Connection, ControlServer
+from ract.worker.host.transfers import Transfers
+from ract.worker.host.upkeep import Upkeep
 from ract.worker.host.zygote_link import Zygote
-from ract.worker.links import transfer
-from ract.worker.links.tunnel import Tunnels
 from ract.worker.node import events as ev
 from ract.worker.node import listing
 from ract.worker.node.machine import Config, NodeMachine
@@ -83,7 +79,6 @@ class RactWorkerPlugin(WorkerPlugin):
         self._machine: NodeMachine | None = None
         self._connections: dict[int, Connection] = {}
         self._stderr: dict[int, str] = {}
-        self._addresses: dict[bytes, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._accepted = asyncio.Event()
@@ -114,9 +109,8 @@ class RactWorkerPlugin(WorkerPlugin):
         self._session = session = Session.create(node_id)
         self._undo.callback(session.remove)
         self.session_dir = session.dir
-        await self._prepare_spilling()
-        self._stall_s = seconds("object_transfer_stall_milliseconds", transfer.STALL_S)
-        self._disk_turns = asyncio.Semaphore(SPILLS_MAX)
+        self._files = SegmentFiles(session, self._turn, self._sizes_in, self._totals)
+        await self._files.prepare(self._options, self.node_id, self._undo)
         self._farewell = m.ExitCause("node_left", "it was stopped", node_id=node_id)
         self._offer = await asyncio.to_thread(offer.make, self._told(), self._host)
         resources = self._offer.resources
@@ -135,7 +129,7 @@ class RactWorkerPlugin(WorkerPlugin):
                 spills=setting("automatic_object_spilling_enabled", "1") not in ("0", "false"),
                 spill_above=float(setting("object_spilling_threshold", "0.8") or 0.8),
                 system_config=system_config(),
-                spills_away=self._urls is not None,
+                spills_away=self._files.urls is not None,
                 fetch_timeout_s=seconds("fetch_fail_timeout_milliseconds", 600.0),
             ),
             random.Random(),
@@ -151,7 +145,7 @@ class RactWorkerPlugin(WorkerPlugin):
             os.path.join(session.dir, "logs"),
             lambda process, message: self._perform(ev.ToProcess(process, message)),
             self._totals,
-            self._place_of,
+            self._files.place_of,
         )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
@@ -166,35 +160,18 @@ class RactWorkerPlugin(WorkerPlugin):
             os.path.join(session.dir, "node.sock"), self._received, self._closed
         )
         await self._server.start()
-        self._tunnels = Tunnels(session.dir, self._connect_node)
-        self._tunnels.start()
+        self._transfers = Transfers(worker, self._machine, self._files, self._turn, self._totals)
+        self._transfers.start(session.dir)
         self._scheduler = Attachment(
             worker, node_id, self._from_scheduler, self._say_who_is_away, self._end
         )
-        compat.add_rpc(worker, "ract_pull", self._serve_pull)
-        compat.add_rpc(worker, "ract_tunnel", self._serve_tunnel)
         compat.forget_memory_limits(worker)
-        self._join()
+        self._send(joining.joined(worker, node_id, self._host, self._offer, self._options, session))
         self._spawn(self._watch_join())
-        self._spawn(self._report(watching))
-        self._spawn(self._tail())
-        self._spawn(self._prune())
+        upkeep = Upkeep(self._machine, self._turn, self._send, self._totals)
+        upkeep.start(self._spawn, watching, session.dir, self._logs.poll)
         if watching.period_s and not self._options.get("for-driver"):
-            self._spawn(self._watch_memory(watching))
-
-    async def _prepare_spilling(self) -> None:
-        """Raises OSError if objects cannot go where they are to go."""
-        places = chosen(self._options.get("object-spilling-directory"), os.environ)
-        away = [place for place in places if is_url(place)]
-        name, own = folder_name(self.node_id), [self._session.dir]
-        self._folders = Folders(own if away else places or own, name)
-        self._undo.callback(self._folders.close)
-        if places:
-            note_places(self._session.dir, places, name)
-        self._urls = Urls(away, name) if away else None
-        if self._urls is not None:
-            self._undo.callback(self._remove_all_spilled)
-            await asyncio.to_thread(self._urls.probe)
+            upkeep.watch_memory(self._spawn, watching)
 
     async def teardown(self, worker: Worker) -> None:
         """The worker closes: so does the node."""
@@ -206,7 +183,7 @@ class RactWorkerPlugin(WorkerPlugin):
         for task in list(self._tasks):
             task.cancel()
         self._server.close()
-        self._tunnels.close()
+        self._transfers.close()
         await asyncio.to_thread(self._undo.close)
 
     def _isolate(self, asked: dict[str, Any]) -> None:
@@ -229,23 +206,6 @@ class RactWorkerPlugin(WorkerPlugin):
             return {"num-cpus": self._worker.state.nthreads, **self._options}
         return self._options
 
-    def _join(self) -> None:
-        options = self._options
-        self._send(
-            m.NodeJoined(
-                self.node_id,
-                self._worker.address,
-                self._host,
-                os.getpid(),
-                self._offer.resources,
-                self._offer.labels,
-                self.session_dir,
-                socket.gethostname(),
-                bool(options.get("is-head")),
-                str(options.get("name") or ""),
-            )
-        )
-
     async def _watch_join(self) -> None:
         try:
             await asyncio.wait_for(self._accepted.wait(), JOIN_TIMEOUT_S)
@@ -255,22 +215,6 @@ class RactWorkerPlugin(WorkerPlugin):
                 "distributed.scheduler.preload=ract.scheduler.preload",
                 self._worker.scheduler.address,
             )
-
-    def _write_node_json(self, event: m.NodeAccepted) -> None:
-        token = dask.config.get("ract.token", "") or ""
-        self._session.write_node_json(
-            {
-                "scheduler_address": self._worker.scheduler.address,
-                "node_id": self.node_id.hex(),
-                "cluster_id": event.cluster_id.hex(),
-                "pid": os.getpid(),
-                "token_fingerprint": fingerprint(token) if token else "",
-                "is_head": bool(self._options.get("is-head")),
-                "session_dir": self.session_dir,
-                "name": str(self._options.get("name") or ""),
-                "ract_version": __version__,
-            }
-        )
 
     # ------------------------------------------------------------------ events
 
@@ -285,11 +229,13 @@ class RactWorkerPlugin(WorkerPlugin):
                     self._scheduler.accepted(message)
                     self._session.keep_logs(message.cluster_id.hex())  # before anybody writes
                     self._turn(message)
-                    self._write_node_json(message)
+                    self._session.write_node_json(
+                        joining.node_json(self._worker, message, self._options, self._session)
+                    )
                     self._accepted.set()
                     continue
                 if isinstance(message, m.NodesChanged):
-                    self._addresses = {
+                    self._transfers.addresses = {
                         bytes.fromhex(node): address for node, address in message.addresses.items()
                     }
                 self._turn(message)
@@ -324,7 +270,7 @@ class RactWorkerPlugin(WorkerPlugin):
         if hello.kind == "executor":
             process: int | None = hello.process
         else:
-            refusal = self._refusal(hello)
+            refusal = joining.refusal(hello)
             if refusal is not None:
                 connection.send(refusal)
                 connection.close_after_send()
@@ -350,21 +296,6 @@ class RactWorkerPlugin(WorkerPlugin):
             connection = self._connections.get(driver.process)
             if connection is not None:
                 connection.send(answer)
-
-    def _refusal(self, hello: m.Hello) -> m.Refused | None:
-        token = dask.config.get("ract.token", "") or ""
-        if hello.token_fingerprint and token and hello.token_fingerprint != fingerprint(token):
-            return m.Refused("AuthenticationError", "the token is not the one of this cluster")
-        mine = platform.python_version_tuple()[:2]
-        theirs = tuple(hello.python_version.split(".")[:2]) if hello.python_version else mine
-        if theirs != mine or (hello.ract_version and hello.ract_version != __version__):
-            return m.Refused(
-                "RuntimeError",
-                f"version mismatch: the cluster runs ract {__version__} on Python "
-                f"{platform.python_version()}, this process ract {hello.ract_version} on Python "
-                f"{hello.python_version}",
-            )
-        return None
 
     def _closed(self, connection: Connection) -> None:
         process = connection.process
@@ -423,15 +354,15 @@ class RactWorkerPlugin(WorkerPlugin):
         elif isinstance(command, ev.CreateSegment):
             self._create_segment(command)
         elif isinstance(command, (ev.RemoveSegment, ev.DropSegment)):
-            shm.remove(self._segment_path(command.segment))
-            if isinstance(command, ev.RemoveSegment) and self._urls is not None:
-                self._spawn(self._remove_spilled(self._urls, command.segment))
+            removing = self._files.remove(command)
+            if removing is not None:
+                self._spawn(removing)
         elif isinstance(command, ev.Restore):
-            self._spawn(self._restore(command))
+            self._spawn(self._files.restore(command))
         elif isinstance(command, ev.Spill):
-            self._spawn(self._spill(command.segment))
+            self._spawn(self._files.spill(command.segment))
         elif isinstance(command, ev.Pull):
-            self._spawn(self._pull(command))
+            self._spawn(self._transfers.pull(command))
         elif isinstance(command, ev.RemoveState):
             how = command.actor_id, command.path
             self._spawn(asyncio.to_thread(self._remove_state, *how))
@@ -443,63 +374,6 @@ class RactWorkerPlugin(WorkerPlugin):
 
     def _send(self, message: Any) -> None:
         self._scheduler.send(message)
-
-    def _segment_path(self, segment: int) -> str:
-        return f"{self._session.shm_prefix}{segment}"
-
-    def _place_of(self, segment: int, is_away: bool) -> str:
-        """Where the bytes of a segment are, for people."""
-        if is_away and self._urls is not None and self._urls.has(segment):
-            return self._urls.where(segment)
-        return os.path.realpath(self._segment_path(segment))
-
-    async def _spill(self, segment: int) -> None:
-        async with self._disk_turns:
-            assert self._machine is not None
-            spill = self._folders.spill if self._urls is None else self._urls.upload
-            sizes = listing.sizes_in(self._machine.objects.store, segment)
-            began = time.perf_counter()
-            try:
-                await asyncio.to_thread(spill, self._segment_path(segment), segment)
-            except OSError as error:
-                self._turn(ev.SpillFailed(segment, str(error)))
-            else:
-                self._totals.spilled(sizes, time.perf_counter() - began)
-                self._turn(ev.SpillDone(segment))
-
-    async def _restore(self, command: ev.Restore) -> None:
-        segment, size, urls = command.segment, command.size, self._urls
-        path = self._segment_path(segment)
-        assert urls is not None
-        async with self._disk_turns:
-            began = time.perf_counter()
-            try:
-                if command.on_disk:
-                    write = partial(urls.fill, segment=segment, size=size)
-                    await asyncio.to_thread(self._folders.fill, path, segment, size, write)
-                else:
-                    await asyncio.to_thread(urls.restore, path, segment, size)
-            except OSError as error:
-                self._turn(ev.RestoreFailed(segment, str(error)))
-            else:
-                assert self._machine is not None
-                sizes = listing.sizes_in(self._machine.objects.store, segment)
-                self._totals.restored(sizes, time.perf_counter() - began)
-                self._turn(ev.RestoreDone(segment))
-
-    async def _remove_spilled(self, urls: Urls, segment: int) -> None:
-        try:
-            if urls.has(segment):
-                await asyncio.to_thread(urls.remove, segment)
-        except Exception as error:  # of whatever driver it is; it is tried again at the end
-            logger.warning("segment %d could not be removed: %s", segment, error)
-
-    def _remove_all_spilled(self) -> None:
-        assert self._urls is not None
-        try:
-            self._urls.close()
-        except OSError as error:
-            logger.warning("%s", error)
 
     def _remove_state(self, actor_id: bytes, path: str) -> None:
         assert self._machine is not None
@@ -515,28 +389,33 @@ class RactWorkerPlugin(WorkerPlugin):
             self._remove_state(actor_id, path)
 
     def _create_segment(self, command: ev.CreateSegment) -> None:
-        path = self._segment_path(command.segment)
-        try:
-            if command.on_disk:
-                self._folders.create(path, command.segment, command.size)
-            else:
-                shm.create(path, command.size)
-        except OSError as error:
-            where = "on disk" if command.on_disk else "of shared memory"
-            detail = f"{command.size} bytes {where}: {error}"
-            self._turn_soon(
-                ev.SegmentFailed(
-                    command.segment, command.process, command.request, detail, command.on_disk
-                )
+        if command.in_background:
+            self._spawn(self._create_in_background(command))
+        else:
+            self._created(command, self._files.create(command))
+
+    async def _create_in_background(self, command: ev.CreateSegment) -> None:
+        """Others are served meanwhile: to reserve a gigabyte takes the kernel half a second."""
+        self._created(command, await asyncio.to_thread(self._files.create, command))
+
+    def _created(self, command: ev.CreateSegment, failure: str) -> None:
+        if failure:
+            failed = ev.SegmentFailed(
+                command.segment, command.process, command.request, failure, command.on_disk
             )
+            # Not amid the turn that commanded it.
+            self._loop.call_soon(self._turn, failed)
             return
+        if command.in_background:
+            self._turn(ev.SegmentCreated(command.segment))
         if isinstance(command.then, ev.Pull):
             self._perform(command.then)
         else:
             self._perform(ev.ToProcess(command.process, command.then))
 
-    def _turn_soon(self, event: Any) -> None:
-        self._loop.call_soon(self._turn, event)
+    def _sizes_in(self, segment: int) -> list[int]:
+        assert self._machine is not None
+        return listing.sizes_in(self._machine.objects.store, segment)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)
@@ -551,117 +430,6 @@ class RactWorkerPlugin(WorkerPlugin):
     def _close_worker(self, reason: str) -> None:
         # Not one of `_tasks`: closing ends in `teardown`, which cancels those.
         self._closing = self._loop.create_task(self._worker.close(reason=reason))
-
-    # ------------------------------------------------------------------ between nodes
-
-    async def _pull(self, command: ev.Pull) -> None:
-        path, object_id = self._segment_path(command.segment), command.object_id
-        progress = transfer.Progress(command.arrived, command.edition)
-        try:
-            await transfer.pull(
-                command.address,
-                self._connect,
-                object_id,
-                path,
-                command.size,
-                progress,
-                self._stall_s,
-            )
-        except Exception as error:
-            reason = f"{command.address}: {error or type(error).__name__}"
-            logger.info("pull of %s failed: %s", object_id.hex(), reason)
-            is_gone = isinstance(error, transfer.PullError) and error.is_gone
-            how = progress.arrived, progress.edition
-            self._turn(ev.PullFailed(object_id, command.source, reason, is_gone, *how))
-        else:
-            self._totals.pulls += 1
-            self._turn(ev.PullDone(object_id, progress.edition))
-        finally:
-            self._totals.pulled(command.source, progress.received)
-
-    async def _connect(self, address: str) -> Any:
-        return await compat.open_comm(self._worker, address)
-
-    async def _serve_pull(
-        self, comm: Any, object_id: bytes = b"", arrived: int = 0, edition: int = 0, **_: Any
-    ) -> Any:
-        assert self._machine is not None
-        stored = self._machine.objects.store.find(object_id)
-        if stored is None:
-            await comm.write({"status": "missing"})
-        else:
-            segment = self._machine.objects.store.segments[stored.segment]
-            try:
-                if segment.is_away and self._urls is not None:
-                    read = partial(self._urls.read, segment.id)
-                    await transfer.serve_away(comm, read, stored, arrived, edition)
-                else:
-                    path = self._segment_path(segment.id)
-                    await transfer.serve_pull(comm, path, stored, arrived, edition)
-                self._totals.serves += 1
-                self._totals.served_bytes += stored.size
-            except OSError as error:  # also of distributed and Tornado: the other side hung up
-                logger.info("pull of %s was broken off: %s", object_id.hex(), error)
-                comm.abort()
-        return compat.keep_comm()
-
-    async def _connect_node(self, node_id: bytes) -> Any:
-        return await self._connect(self._addresses[node_id])
-
-    async def _serve_tunnel(self, comm: Any, address: str = "", **_: Any) -> Any:
-        await self._tunnels.serve(comm, address)
-        return compat.keep_comm()
-
-    # ------------------------------------------------------------------ reports
-
-    async def _report(self, watching: Settings) -> None:
-        assert self._machine is not None
-        sampler = Statistics(watching, self._session.dir)
-        sampled: dict[str, Any] = {}
-        while True:
-            await asyncio.sleep(STATS_PERIOD_S)
-            try:
-                processes = statistics.watched(self._machine)
-                at = self._loop.time()
-                sampled = await asyncio.to_thread(sampler.sample, processes, at)
-            except (OSError, ValueError, KeyError) as error:
-                logger.warning("cannot look at what this machine uses: %s", error)
-            self._turn(ev.ReportDue())
-            told = statistics.of_machine(self._machine, self._totals)
-            self._send(m.NodeStats(self.node_id, {**sampled, **told}))
-
-    async def _watch_memory(self, settings: Settings) -> None:
-        assert self._machine is not None
-        watch = MemoryWatch(settings)
-        executors = self._machine.executors
-        while True:
-            await asyncio.sleep(settings.period_s)
-            try:
-                pids = [e.pid for e in executors.values() if e.pid]
-                if pids:
-                    high = await asyncio.to_thread(watch.look, pids, self._loop.time())
-                    if high is not None:
-                        self._turn(high)
-            except (OSError, ValueError, KeyError) as error:
-                logger.warning("cannot look at the memory: %s", error)
-                return
-
-    async def _tail(self) -> None:
-        while True:
-            await asyncio.sleep(LOGS_PERIOD_S)
-            try:
-                self._logs.poll()
-            except OSError as error:
-                logger.warning("cannot read the logs: %s", error)
-
-    async def _prune(self) -> None:
-        """Keep what has ended, on this machine, within its quota."""
-        while True:
-            await asyncio.sleep(PRUNE_PERIOD_S)
-            try:
-                await asyncio.to_thread(history.prune, time.time())
-            except OSError as error:
-                logger.warning("cannot keep the history within its quota: %s", error)
 
     def _log_lines(self, process: int, pid: int, name: str, is_err: bool, lines: list[str]) -> None:
         assert self._machine is not None

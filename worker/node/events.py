@@ -59,6 +59,13 @@ class ExecutorExited:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentCreated:
+    """A segment's file, which was made in the background, is there."""
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentFailed:
     """A segment's file could not be created."""
 
@@ -196,6 +203,7 @@ class CreateSegment:
     request: int
     then: Any
     on_disk: bool = False  #: its path is to lead to a file on disk
+    in_background: bool = False  #: it takes long; `SegmentCreated` or `SegmentFailed` will follow
 
 
 @dataclass(frozen=True, slots=True)

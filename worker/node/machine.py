@@ -298,6 +298,7 @@ _HANDLERS: dict[type, _Handler] = {
     ev.FromProcess: NodeMachine._from_process,
     ev.ExecutorForked: lambda machine, event: machine.supervised.forked(event),
     ev.ExecutorExited: lambda machine, event: machine.supervised.exited(event),
+    ev.SegmentCreated: lambda machine, event: machine.objects.store.created(event.segment),
     ev.SegmentFailed: lambda machine, event: machine.objects.segment_failed(event),
     ev.SpillDone: lambda machine, event: machine.objects.spill_done(event),
     ev.SpillFailed: lambda machine, event: machine.objects.spill_failed(event),

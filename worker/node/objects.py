@@ -123,9 +123,7 @@ class Objects:
         if recycled:
             self._command(ev.ToProcess(process, granted))
         else:
-            self._command(
-                ev.CreateSegment(segment.id, segment.size, process, message.request, granted)
-            )
+            self._create(segment, process, message.request, granted)
 
     def _no_room(
         self, process: int, wanted: _Wanted, until: float | None, error: StoreFull
@@ -166,8 +164,13 @@ class Objects:
         segment = self.store.allocate_on_disk(process, wanted.size)
         path = self.path(segment.id)
         granted = m.SegmentGranted(process, wanted.request, segment.id, path, segment.size, False)
+        self._create(segment, process, wanted.request, granted, on_disk=True)
+
+    def _create(
+        self, segment: Segment, process: int, request: int, then: Any, on_disk: bool = False
+    ) -> None:
         create = ev.CreateSegment(
-            segment.id, segment.size, process, wanted.request, granted, on_disk=True
+            segment.id, segment.size, process, request, then, on_disk, segment.is_creating
         )
         self._command(create)
 
@@ -486,7 +489,7 @@ class Objects:
         if recycled:
             self._command(pull)
         else:
-            self._command(ev.CreateSegment(segment.id, segment.size, 0, 0, pull))
+            self._create(segment, 0, 0, pull)
 
     def _attempt(self, object_id: bytes, fetch: Fetch, address: str) -> ev.Pull:
         return ev.Pull(

@@ -10,6 +10,9 @@ SMALL_SEGMENT_BYTES = 8 * 2**20
 OWN_SEGMENT_BYTES_MIN = 2**20
 PAGE = 4096
 
+BACKGROUND_BYTES_MIN = 32 * 2**20
+"""Files of larger segments are made in the background: that takes 10 ms, and more."""
+
 
 class StoreFull(Exception):
     """No room for a segment; the text has the sizes.
@@ -29,6 +32,7 @@ class Segment:
     size: int
     writer: int  #: process that may write it, or wrote it last
     is_open: bool = True  #: somebody may still write objects into it
+    is_creating: bool = False  #: its file is not there yet
     is_spilling: bool = False  #: it is being copied to disk
     is_spilled: bool = False  #: it takes no shared memory: its file is on disk, or it is away
     is_remote: bool = False  #: there is a copy of it behind a URL

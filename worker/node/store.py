@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from ract.worker.node.segments import (
+    BACKGROUND_BYTES_MIN,
     OWN_SEGMENT_BYTES_MIN,
     SMALL_SEGMENT_BYTES,
     Pool,
@@ -106,6 +107,7 @@ class StoreIndex:
             return found, True, [], []
         removed, evicted = self._make_room(wanted, size)
         segment = Segment(self._next, wanted, process)
+        segment.is_creating = wanted >= BACKGROUND_BYTES_MIN
         self._next += 1
         self._bytes += wanted
         self._open(segment)
@@ -134,6 +136,7 @@ class StoreIndex:
         if segment.id in self.pool:
             return segment.size
         is_busy = segment.is_open or segment.is_spilling or segment.is_restoring
+        is_busy |= segment.is_creating
         if is_busy or segment.is_spilled or segment.id not in self.segments:
             return 0
         return segment.size if segment.is_remote or not segment.originals else 0
@@ -232,6 +235,7 @@ class StoreIndex:
     def allocate_on_disk(self, process: int, size: int) -> Segment:
         """A segment on disk, for what is larger than the whole store."""
         segment = Segment(self._next, size_class(size), process, is_spilled=True)
+        segment.is_creating = True
         self._next += 1
         self._open(segment)
         self.spilled_bytes += segment.size
@@ -283,6 +287,14 @@ class StoreIndex:
                 self._in_memory[object_id] = None
         self._recount(segment)
         return is_needed
+
+    def created(self, segment_id: int) -> None:
+        """The segment's file is there, which was made in the background."""
+        segment = self.segments[segment_id]
+        segment.is_creating = False
+        self._recount(segment)
+        self.releases += 1
+        self._maybe_pool(segment)
 
     def abandon(self, segment_id: int) -> None:
         """The segment's file could not be created."""
@@ -378,7 +390,7 @@ class StoreIndex:
         return True
 
     def _maybe_pool(self, segment: Segment) -> None:
-        if segment.is_open or segment.objects:
+        if segment.is_open or segment.objects or segment.is_creating:
             return
         del self.segments[segment.id]
         self._recount(segment)
@@ -416,7 +428,7 @@ class StoreIndex:
             assert segment.is_remote or not segment.is_away
             assert segment.is_away or not segment.is_restoring
             assert not segment.is_away or segment.is_spilled or segment.is_restoring
-        assert all(s.objects or s.is_open for s in self.segments.values())
+        assert all(s.objects or s.is_open or s.is_creating for s in self.segments.values())
         assert all(i in self.objects for s in self.segments.values() for i in s.objects)
         self.pool.check()
         self._check_indexes()
