@@ -9,6 +9,7 @@ per shape, one `ActorClient` per actor, the table of refs that the cluster knows
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pickle
 import threading
@@ -61,6 +62,10 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Who waits for longer than this makes sure that it may wait at all."""
+
+
+READ_LOGS_S = 2.0
+"""A driver that leaves waits at most so long for what its tasks and actors have printed last."""
 
 
 class Runtime:
@@ -571,6 +576,9 @@ class Runtime:
         """Leave the cluster."""
         if self.closed:
             return
+        if self.is_driver and not self.lost_reason:
+            with contextlib.suppress(OSError, errors.RactError):  # the cluster is away, or busy
+                self.link.request("read_logs", READ_LOGS_S)  # what was printed last comes before
         metrics.recorder.flush()
         self.link.flush_holds()
         with self.table.lock:  # whoever begins to wait from now on is refused: none is left out

@@ -27,6 +27,11 @@ NAME = re.compile(r"worker-(\d+)-(\d+)\.(out|err)(?:\.(\d+))?")
 Args = dict[str, Any]
 
 
+def log_name(process: int, pid: int, suffix: str) -> str:
+    """The file that a process writes to: ``suffix`` is "out" or "err"."""
+    return f"worker-{process}-{pid}.{suffix}"
+
+
 def list_files(folder: str, args: Args) -> list[dict[str, Any]]:
     """The files that match ``glob``, by name."""
     found = []

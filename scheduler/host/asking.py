@@ -12,6 +12,7 @@ know of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -25,6 +26,9 @@ from ract.scheduler.people.task_records import Task
 
 TIMEOUT_S = 10.0
 OBJECTS_MAX = 10_000
+
+READ_LOGS_S = 1.0
+"""A node that does not answer in time is busy or gone; a driver that leaves goes without."""
 
 Args = dict[str, Any]
 
@@ -225,6 +229,16 @@ async def collect_garbage(host: Host, args: Args) -> Any:
     return sum(await asyncio.gather(*map(told, host.cluster.nodes.alive)))
 
 
+async def read_logs(host: Host, args: Args) -> Any:
+    """Have all nodes read what tasks and actors have printed; drivers get it before the answer."""
+
+    async def read(node: Node) -> None:
+        with contextlib.suppress(NodeError):  # it is gone; what was not read is in its files
+            await host.ask_node(node.node_id, "read_logs", READ_LOGS_S)
+
+    await asyncio.gather(*map(read, host.cluster.nodes.alive))
+
+
 OPS: dict[str, Callable[[Host, Args], Awaitable[Any]]] = {
     "log_files": log_files,
     "log": log,
@@ -233,6 +247,7 @@ OPS: dict[str, Callable[[Host, Args], Awaitable[Any]]] = {
     "object_locations": object_locations,
     "stored": stored,
     "collect_garbage": collect_garbage,
+    "read_logs": read_logs,
 }
 
 

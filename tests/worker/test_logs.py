@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ract.core import logs
-from ract.worker.files.logs import LogTail, Rotation
+from ract.worker.files.logs import READ_BYTES_MAX, LogTail, Rotation
 
 MARK = logs.MARK.decode() + "f" + logs.NUMBER.decode() + "1\n"
 
@@ -35,7 +35,9 @@ def follow(folder, seen, renamed=None, **rotation):
         seen.extend((name, line) for line in lines)
 
     told = (lambda process: None) if renamed is None else renamed.append
-    return LogTail(str(folder), on_lines, Rotation(**rotation), told)
+    tail = LogTail(str(folder), on_lines, Rotation(**rotation), told)
+    tail.begin(3, 77)
+    return tail
 
 
 def test_lines_come_with_the_name_of_who_wrote_them(tmp_path, seen):
@@ -122,7 +124,7 @@ def test_a_crash_report_tells_of_the_thread_that_crashed(tmp_path, seen):
         "Extension modules: numpy\n"
     )
     (tmp_path / "worker-3-77.err").write_text("noise\n" * 1000 + report)
-    text = follow(tmp_path, seen).tail(3)
+    text = follow(tmp_path, seen).tail(3, 77)
     assert text.splitlines()[-4:] == [
         "before",
         "Fatal Python error: Segmentation fault",
@@ -130,5 +132,28 @@ def test_a_crash_report_tells_of_the_thread_that_crashed(tmp_path, seen):
         '  File "mine.py", line 7 in die',
     ]
     (tmp_path / "worker-3-77.err").write_text("noise\n" * 1000 + "last\n")
-    assert follow(tmp_path, seen).tail(3, lines=2) == "noise\nlast\n"
-    assert follow(tmp_path, seen).tail(4) == ""
+    assert follow(tmp_path, seen).tail(3, 77, lines=2) == "noise\nlast\n"
+    assert follow(tmp_path, seen).tail(4, 77) == ""
+
+
+def test_only_the_files_of_living_processes_are_looked_at(tmp_path, seen, monkeypatch):
+    tail = follow(tmp_path, seen)
+    for process in range(100, 1100):
+        Writer(tmp_path, process).file.close()
+        tail.begin(process, 77)
+        tail.finish(process)
+    looked = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: (looked.append(path), stat(path))[1])
+    monkeypatch.setattr(os, "listdir", None)
+    tail.poll()
+    assert len(looked) == 2
+
+
+def test_all_that_was_written_is_read_at_once(tmp_path, seen):
+    tail, writer = follow(tmp_path, seen), Writer(tmp_path)
+    text = "x" * 999
+    for _ in range(2 * READ_BYTES_MAX // 1000):
+        writer.write(text + "\n")
+    tail.catch_up()
+    assert len(seen) == 2 * READ_BYTES_MAX // 1000

@@ -19,7 +19,7 @@ NUMBER = logs.NUMBER.decode()
 
 def log_path(session_dir: str, process: int, suffix: str) -> str:
     """Where this process writes: ``suffix`` is "out" or "err"."""
-    return os.path.join(session_dir, "logs", f"worker-{process}-{os.getpid()}.{suffix}")
+    return os.path.join(session_dir, "logs", logs.log_name(process, os.getpid(), suffix))
 
 
 def open_log(path: str, fd: int) -> None:

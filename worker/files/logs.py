@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 An executor's output goes to ``logs/worker-<process>-<pid>.out`` and ``.err``. `LogTail.poll` reads
-what was added, in whole lines. A line that starts with a mark (`ract.core.logs`) names who wrote
-what follows.
+what was added to the files of those that live (from `begin` to `finish`), in whole lines. A line
+that starts with a mark (`ract.core.logs`) names who wrote what follows.
 
 A file that has reached `Rotation.bytes_max` is renamed to ``<name>.1``, older ones to ``.2`` and so
 on, and its process is told to open a new one. Until it has, it writes to the renamed file, which is
@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ract.core.logs import MARK, NAME, name_of
+from ract.core.logs import MARK, log_name, name_of
 from ract.core.session import setting
 
 READ_BYTES_MAX = 2**20
@@ -58,7 +58,6 @@ class _File:
     offset: int = 0
     pending: bytes = b""  #: an unfinished line
     name: str = ""  #: of the task or actor that writes
-    is_over: bool = False  #: its process has ended and all of it was reported
     is_renamed: bool = False  #: what is read is the file with ".1" at its end
 
 
@@ -83,33 +82,39 @@ class LogTail:
         self._on_lines = on_lines
         self._rotation = rotation or Rotation(0, 0)
         self._on_renamed = on_renamed
-        self._files: dict[str, _File] = {}
+        self._files: dict[int, dict[str, _File]] = {}  # of living processes, by their number
 
-    def poll(self) -> None:
-        """Read what was added since the last time."""
-        self._find()
-        for name, file in self._files.items():
-            if not file.is_over and self._read(name, file):
-                path = os.path.join(self._folder, name)
-                if 0 < self._rotation.bytes_max <= file.offset and not file.is_renamed:
-                    self._turn_over(path, file)
+    def begin(self, process: int, pid: int) -> None:
+        """A process has begun; its files are there soon."""
+        self._files[process] = {
+            log_name(process, pid, suffix): _File(process, pid, suffix == "err")
+            for suffix in ("out", "err")
+        }
 
-    def _find(self) -> None:
-        for name in os.listdir(self._folder):
-            if name not in self._files and (found := NAME.fullmatch(name)) and not found[4]:
-                process, pid, kind, _ = found.groups()
-                self._files[name] = _File(int(process), int(pid), kind == "err")
+    def poll(self) -> bool:
+        """Read what was added since the last time; returns whether there was anything."""
+        found = False
+        for files in self._files.values():
+            for name, file in files.items():
+                if self._read(name, file):
+                    found = True
+                    path = os.path.join(self._folder, name)
+                    if 0 < self._rotation.bytes_max <= file.offset and not file.is_renamed:
+                        self._turn_over(path, file)
+        return found
+
+    def catch_up(self) -> None:
+        """Read all that has been written so far."""
+        while self.poll():
+            pass
 
     def finish(self, process: int) -> None:
         """A process has ended: report the rest of what it wrote, an unfinished line too."""
-        self._find()
-        for name, file in self._files.items():
-            if file.process == process and not file.is_over:
-                while self._read(name, file):
-                    pass
-                if file.pending:
-                    self._report(file, [file.pending])
-                file.is_over = True
+        for name, file in self._files.pop(process, {}).items():
+            while self._read(name, file):
+                pass
+            if file.pending:
+                self._report(file, [file.pending])
 
     def _read(self, name: str, file: _File) -> bool:
         """Read a piece of a file; whether there may be more."""
@@ -117,7 +122,7 @@ class LogTail:
         now = path + ".1" if file.is_renamed else path
         try:
             size = os.stat(now).st_size
-        except FileNotFoundError:  # the quota has taken it
+        except FileNotFoundError:  # it is not there yet, or the quota has taken it
             return False
         if size <= file.offset:
             if not file.is_renamed or not os.path.exists(path):
@@ -157,18 +162,17 @@ class LogTail:
         if text:
             self._on_lines(file.process, file.pid, file.name, file.is_err, text)
 
-    def tail(self, process: int, is_err: bool = True, lines: int = 20) -> str:
+    def tail(self, process: int, pid: int, is_err: bool = True, lines: int = 20) -> str:
         """The last lines that a process wrote; of a crash report, what matters of it."""
-        kind = "err" if is_err else "out"
-        for name in os.listdir(self._folder):
-            found = NAME.fullmatch(name)
-            if found and int(found[1]) == process and found[3] == kind and not found[4]:
-                with open(os.path.join(self._folder, name), "rb") as opened:
-                    opened.seek(0, os.SEEK_END)
-                    opened.seek(max(0, opened.tell() - TAIL_BYTES))
-                    written = [line for line in opened if not line.startswith(MARK)]
-                return b"".join(_crash(written) or written[-lines:]).decode("utf-8", "replace")
-        return ""
+        path = os.path.join(self._folder, log_name(process, pid, "err" if is_err else "out"))
+        try:
+            with open(path, "rb") as opened:
+                opened.seek(0, os.SEEK_END)
+                opened.seek(max(0, opened.tell() - TAIL_BYTES))
+                written = [line for line in opened if not line.startswith(MARK)]
+        except FileNotFoundError:
+            return ""
+        return b"".join(_crash(written) or written[-lines:]).decode("utf-8", "replace")
 
 
 def _crash(written: list[bytes]) -> list[bytes]:

@@ -29,6 +29,7 @@ from ract.worker.hardware import cgroups, detect
 from ract.worker.hardware.gpus import Gpus
 from ract.worker.hardware.memory_settings import Settings
 from ract.worker.hardware.memory_watch import MemoryWatch
+from ract.worker.node.listing import object_bytes
 
 if TYPE_CHECKING:
     from ract.worker.node.executors import Executor
@@ -113,7 +114,7 @@ def of_machine(machine: NodeMachine, totals: Totals) -> dict[str, Any]:
         "store_used": store.used_bytes,
         "store_pinned": store.pinned_bytes,
         "store_objects": len(store.objects),
-        "store_object_bytes": store.object_bytes,
+        "store_object_bytes": object_bytes(store),
         "store_spilled": store.spilled_bytes,
         "spills_total": totals.spills,
         "spilled_bytes_total": totals.spilled_bytes,

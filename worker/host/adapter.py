@@ -57,13 +57,7 @@ from ract.worker.node.machine import Config, NodeMachine
 
 logger = logging.getLogger("ract.worker")
 
-STATS_PERIOD_S = 1.0
-LOGS_PERIOD_S = 0.1
 JOIN_TIMEOUT_S = 10.0
-PRUNE_PERIOD_S = 60.0
-
-SPILLS_MAX = 2
-"""So many segments are copied to disk at a time."""
 
 
 class RactWorkerPlugin(WorkerPlugin):
@@ -146,6 +140,7 @@ class RactWorkerPlugin(WorkerPlugin):
             lambda process, message: self._perform(ev.ToProcess(process, message)),
             self._totals,
             self._files.place_of,
+            self._read_logs,
         )
         self._zygote = Zygote(
             session.dir, session.shm_prefix, self._forked, self._exited, self._zygote_lost
@@ -259,6 +254,8 @@ class RactWorkerPlugin(WorkerPlugin):
             if message.process == connection.process:
                 self._answers.dumped(message)
         elif connection.process:
+            if isinstance(message, m.ProcessLeaving):
+                self._read_logs()  # what it printed last is known before its end
             self._turn(ev.FromProcess(connection.process, message))
         elif isinstance(message, m.Hello):
             self._hello(connection, message)
@@ -304,6 +301,7 @@ class RactWorkerPlugin(WorkerPlugin):
             self._turn(ev.Disconnected(process))
 
     def _forked(self, process: int, pid: int) -> None:
+        self._logs.begin(process, pid)
         self._turn(ev.ExecutorForked(process, pid))
 
     def _exited(self, process: int, pid: int, status: int, task: int) -> None:
@@ -311,8 +309,12 @@ class RactWorkerPlugin(WorkerPlugin):
         with contextlib.suppress(OSError):
             self._logs.finish(process)
             if status:
-                tail = self._logs.tail(process)
+                tail = self._logs.tail(process, pid)
         self._turn(ev.ExecutorExited(process, pid, status, tail, task, time.time()))
+
+    def _read_logs(self) -> None:
+        with contextlib.suppress(OSError):
+            self._logs.catch_up()
 
     def _zygote_lost(self) -> None:
         if not self._is_closing:

@@ -36,6 +36,7 @@ class Answers:
         tell: Called as (process, message) to say something to an executor.
         totals: What the node has done.
         place_of: Called with a segment (and whether it is away): its path or URL.
+        read_logs: Reads what executors have written so far; the scheduler hears of it.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Answers:
         tell: Callable[[int, Any], None],
         totals: Totals,
         place_of: Callable[[int, bool], str],
+        read_logs: Callable[[], None],
     ) -> None:
         self._machine = machine
         self._totals = totals
         self._log_folder = log_folder
         self._tell = tell
         self._place_of = place_of
+        self._read_logs = read_logs
         self._dumping: dict[int, list[asyncio.Future[str]]] = {}
 
     async def answer(self, op: str, args: Args) -> Any:
@@ -60,13 +63,17 @@ class Answers:
         threads of the executors do. ``stored`` (``most``): where the objects of the store are, and
         what was spilled and restored; or one with ``object_id``, and its ``place``. ``spilled``
         (``ids``): those that are on disk, or away. ``collect_garbage``:
-        how many executors were told to do so.
+        how many executors were told to do so. ``read_logs``: None, after all that executors have
+        printed so far.
 
         Raises:
             ValueError, OSError: there is none.
         """
         if op in logs.OPS:
             return await asyncio.to_thread(logs.OPS[op], self._log_folder, args)
+        if op == "read_logs":
+            self._read_logs()
+            return None
         if op == "stacks":
             return await self._stacks(args.get("pid"))
         if op == "stored" and args.get("object_id"):

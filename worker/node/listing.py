@@ -23,7 +23,7 @@ def described(store: StoreIndex, most: int) -> dict[str, Any]:
     return {
         "objects": found,
         "count": len(store.objects),
-        "bytes": store.object_bytes,
+        "bytes": object_bytes(store),
         "count_in_memory": sum(
             len(segment.objects) for segment in store.segments.values() if not segment.is_spilled
         ),
@@ -62,3 +62,8 @@ def sizes_in(store: StoreIndex, segment_id: int) -> list[int]:
     """The sizes of the objects in a segment."""
     segment = store.segments.get(segment_id)
     return [store.objects[each].size for each in segment.objects] if segment else []
+
+
+def object_bytes(store: StoreIndex) -> int:
+    """Bytes of living objects."""
+    return sum(stored.size for stored in store.objects.values())

@@ -79,11 +79,6 @@ class StoreIndex:
         """Bytes of shared memory in use that cannot be given up: they hold no mere copies."""
         return self._bytes - self._reclaimable
 
-    @property
-    def object_bytes(self) -> int:
-        """Bytes of living objects."""
-        return sum(stored.size for stored in self.objects.values())
-
     def allocate(self, process: int, size: int) -> tuple[Segment, bool, list[Segment], list[bytes]]:
         """A segment for ``size`` bytes.
 
@@ -431,16 +426,17 @@ class StoreIndex:
         assert all(s.objects or s.is_open or s.is_creating for s in self.segments.values())
         assert all(i in self.objects for s in self.segments.values() for i in s.objects)
         self.pool.check()
-        self._check_indexes()
+        _check_indexes(self)
 
-    def _check_indexes(self) -> None:
-        """What is kept up to date is as if it were counted now."""
-        assert list(self._copies) == [i for i, s in self.objects.items() if s.is_copy]
-        here = [(i, self.segments[self.objects[i].segment]) for i in self._in_memory]
-        assert list(self._remote) == [i for i, segment in here if segment.is_remote]
-        everything = [*self.segments.values(), *self.pool.values()]
-        assert self._reclaimable == sum(map(self._could_go, everything))
-        for segment in everything:
-            assert segment.originals == sum(not self.objects[i].is_copy for i in segment.objects)
-        is_open = {i for mine in self._open_of.values() for i in mine}
-        assert is_open == {s.id for s in self.segments.values() if s.is_open}
+
+def _check_indexes(store: StoreIndex) -> None:
+    """What is kept up to date is as if it were counted now."""
+    assert list(store._copies) == [i for i, s in store.objects.items() if s.is_copy]
+    here = [(i, store.segments[store.objects[i].segment]) for i in store._in_memory]
+    assert list(store._remote) == [i for i, segment in here if segment.is_remote]
+    everything = [*store.segments.values(), *store.pool.values()]
+    assert store._reclaimable == sum(map(store._could_go, everything))
+    for segment in everything:
+        assert segment.originals == sum(not store.objects[i].is_copy for i in segment.objects)
+    is_open = {i for mine in store._open_of.values() for i in mine}
+    assert is_open == {s.id for s in store.segments.values() if s.is_open}
