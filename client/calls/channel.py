@@ -108,6 +108,7 @@ class Channel:
         self._batches: deque[list[Any]] = deque()  # [busy_s, replies, position]
         self.rooms = Rooms(self)
         self._watches_end = False  # the reactor calls if the idle connection ends
+        self._is_blocked = False  # the executor will say that calls may start there again
         self.connection = Connection(dial, hello, self._lock, runtime.reactor, self._readable)
 
     def open(self) -> None:
@@ -218,7 +219,7 @@ class Channel:
             self._let_go()
         elif self._is_ending:
             self._reactor.post(self._end)  # `abort` came while we had the lock
-        elif self.inflight or self.rooms:
+        elif self.inflight or self.rooms or self._is_blocked:
             self._arm()
 
     def expedite(self) -> None:
@@ -236,7 +237,8 @@ class Channel:
         if not self.is_readable:
             return self._connect_again()
         if not (self.inflight or self._out or self.rooms or self.connection.has_unsent):
-            if not self._watches_end:  # else nobody would see that an unused executor has ended
+            # Else nobody would see that an unused executor has ended. A blocked one is read anyway.
+            if not (self._watches_end or self._is_blocked):
                 self._watches_end = True
                 self.connection.arm_for_end()
             return False
@@ -303,8 +305,10 @@ class Channel:
                     self.rooms.told(reply[1], reply[2])
                 elif seq == calls.RESUMED:  # the tunnel of a first connection leads nowhere
                     self.connection.is_over = True
-                elif (owner := self.owner) is not None:
-                    owner.blocked(self, seq == calls.BLOCKED)
+                else:
+                    self._is_blocked = seq == calls.BLOCKED
+                    if (owner := self.owner) is not None:
+                        owner.blocked(self, self._is_blocked)
                 batch[2] += 1
             self._batches.popleft()
             owner = self.owner  # once: it may let go of the channel at this moment
