@@ -122,7 +122,7 @@ class SchedulerMachine:
         is_patient = self.turn.is_patient
         deadlines = (
             None if is_patient else self.objects.next_deadline(),
-            None if is_patient else self.actors.next_deadline(),
+            None if is_patient else self.actors.watching.next_deadline(),
             None if is_patient or not self.holds.negative else self._lost_holds_at,
             self.cluster.recalls.next_at,
             self.ageing.next_deadline(),
@@ -140,7 +140,7 @@ class SchedulerMachine:
     def _tick(self, event: Tick) -> None:
         if not self.turn.is_patient:
             self.objects.tick()
-            self.actors.tick()
+            self.actors.watching.tick()
             if self._lost_holds_at is not None and self._lost_holds_at <= self.turn.now:
                 self.holds.drop_negative()
                 self._look_for_lost_holds()
@@ -153,7 +153,7 @@ class SchedulerMachine:
     def _all_back(self, event: AllBack) -> None:
         self.turn.is_patient = False
         self.objects.postpone()
-        self.actors.postpone()
+        self.actors.watching.postpone()
         self.holds.wait_anew()
 
     def _look_for_lost_holds(self) -> None:
@@ -396,7 +396,9 @@ _ROUTES: dict[type, Callable[[SchedulerMachine, Any], None]] = {
     m.CancelAsked: SchedulerMachine._cancel_asked,
     m.CancelWanted: SchedulerMachine._cancel_wanted,
     m.ActorWanted: SchedulerMachine._actor_wanted,
-    m.ActorWatched: lambda s, e: s.actors.watch(e.process, e.actor_id),
+    m.ActorWatched: lambda s, e: s.actors.watching.watch(
+        e.process, e.actor_id, s.actors.table.get(e.actor_id)
+    ),
     m.ActorKillWanted: lambda s, e: s.actors.kill(e.actor_id, e.no_restart),
     m.ActorStarted: lambda s, e: s.actors.started(e),
     m.ActorInitFailed: lambda s, e: s.actors.init_failed(e),

@@ -111,3 +111,14 @@ class Actor:
         """How many more restarts it may have."""
         allowed = self.spec.max_restarts
         return (RESTARTS_MAX if allowed < 0 else allowed) - self.restarts
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        body = self.body
+        if body is not None:
+            assert body.node.is_alive
+            assert body.incarnation <= self.incarnation
+        if self.state == ALIVE:
+            assert body is not None
+            assert body.executor
+            assert body.incarnation == self.incarnation

@@ -30,7 +30,6 @@ from typing import Any
 
 from ract.core.causes import text_of
 from ract.core.messages import (
-    ActorChanged,
     ActorExited,
     ActorInitFailed,
     ActorSpec,
@@ -50,6 +49,7 @@ from ract.scheduler.actors.actor_states import (
     Actor,
     Body,
 )
+from ract.scheduler.actors.watching import Watching
 from ract.scheduler.books.chronicle import ERROR, INFO, WARNING
 from ract.scheduler.books.nodes import Node
 from ract.scheduler.books.processes import Processes
@@ -96,15 +96,15 @@ class Actors:
     #: The actors that are not DEAD, by owner, and by placement group if they name one.
     by_owner: dict[int, dict[bytes, None]] = field(default_factory=dict)
     by_group: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
-    #: Process -> the actors that it watches.
-    watched: dict[int, dict[bytes, None]] = field(default_factory=dict)
     #: Executor -> the actor whose body it is.
     by_executor: dict[int, bytes] = field(default_factory=dict)
-    #: (actor, process) watched before the actor was known -> until when we wait for it.
-    unknown: dict[tuple[bytes, int], float] = field(default_factory=dict)
     #: Detached actors that are DEAD, until somebody takes note.
     detached_ended: deque[bytes] = field(default_factory=deque)
     _dead: deque[bytes] = field(default_factory=deque)
+    watching: Watching = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watching = Watching(self.turn, self.processes)
 
     # ------------------------------------------------------------------ creation and names
 
@@ -129,39 +129,20 @@ class Actors:
         if spec.name:
             self.names[spec.namespace, spec.name] = spec.actor_id
         self.holds.contain(spec.contains)
-        for key in [key for key in self.unknown if key[0] == spec.actor_id]:
-            del self.unknown[key]
-            self._watch(actor, key[1])
+        self.watching.created(actor)
         self._wait(actor)
         if refused:
             self._finish(actor, ExitCause("unschedulable", refused))
         elif spec.owner not in self.processes.alive and not spec.detached:
             self._finish(actor, ExitCause("owner_died", "its creator is dead"))
         elif self._judge(actor):
-            self._tell_watchers(actor)
+            self.watching.tell(actor)
         return actor
 
     def named(self, namespace: str, name: str) -> Actor | None:
         """Return the actor of that name, if there is one that is not about to end."""
         actor_id = self.names.get((namespace, name))
         return self.table[actor_id] if actor_id is not None else None
-
-    def watch(self, process: int, actor_id: bytes) -> None:
-        """Tell a process where the actor is, now and whenever that changes."""
-        if process not in self.processes.alive:
-            self.turn.drop("ActorWatched of a dead process")
-            return
-        actor = self.table.get(actor_id)
-        if actor is None:
-            at = self.turn.now + self.turn.settings.unknown_timeout_s
-            self.unknown[actor_id, process] = at
-            return
-        self._watch(actor, process)
-        self._tell(actor, process)
-
-    def _watch(self, actor: Actor, process: int) -> None:
-        actor.watchers[process] = None
-        self.watched.setdefault(process, {})[actor.spec.actor_id] = None
 
     # ------------------------------------------------------------------ what nodes say
 
@@ -213,11 +194,7 @@ class Actors:
         actor_id = self.by_executor.get(number)
         if actor_id is not None:
             self._body_gone(self.table[actor_id], cause)
-        for key in [key for key in self.unknown if key[1] == number]:
-            del self.unknown[key]
-        for actor_id in self.watched.pop(number, {}):
-            if actor_id in self.table:
-                self.table[actor_id].watchers.pop(number, None)
+        self.watching.process_exited(number, self.table)
         for actor_id in list(self.by_owner.get(number, {})):
             actor = self.table[actor_id]
             if not actor.spec.detached and not is_routine:
@@ -252,11 +229,9 @@ class Actors:
             self.end(self.table[actor_id], cause)
 
     def out_of_scope(self, actor_id: bytes) -> None:
-        """The last strong handle is gone: its process is asked to end.
+        """The last strong handle is gone: end after the calls that it has accepted.
 
-        The actor is over when its process has answered the calls that it accepted. The process
-        itself stays, without resources, while others wait for what it has promised them
-        (`ProcessLeaving`).
+        The process may stay without resources, for what it has promised (`ProcessLeaving`).
         """
         actor = self.table.get(actor_id)
         if actor is None or actor.state == DEAD or actor.spec.detached or actor.is_ending:
@@ -267,10 +242,7 @@ class Actors:
             return
         self._free_name(actor)
         actor.body.ending = cause
-        actor.tell(
-            self.turn.epoch_s,
-            "all handles to it are gone: it ends after its calls",
-        )
+        actor.tell(self.turn.epoch_s, f"{cause.detail}: it ends after its calls")
         self._stop(actor, cause, graceful=True)
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
@@ -305,10 +277,11 @@ class Actors:
     def move(self, actor: Actor, cause: ExitCause) -> None:
         """Have an actor end after the call that it is in and start elsewhere, if it may restart."""
         body = actor.body
-        may_move = actor.state == ALIVE and actor.spec.max_restarts != 0
-        if may_move and not actor.ask.group_id:  # of a group, the bundle moves along
-            may_move = self.placement.verdict(actor.ask).kind == "wait"
-        if body is not None and may_move and not body.is_moving and body.ending is None:
+        if body is None or body.is_moving or body.ending is not None or actor.state != ALIVE:
+            return
+        # Of a group, the bundle moves along.
+        has_place = actor.ask.group_id or self.placement.verdict(actor.ask).kind == "wait"
+        if actor.spec.max_restarts != 0 and has_place:
             body.is_moving = True
             self._stop(actor, cause, graceful=True)
 
@@ -349,23 +322,6 @@ class Actors:
         else:
             body.allocation.ledger.reclaim(body.allocation)
 
-    def tick(self) -> None:
-        """Tell watchers of actors that nobody created in time."""
-        for key in [key for key, at in self.unknown.items() if at <= self.turn.now]:
-            del self.unknown[key]
-            actor_id, process = key
-            cause = ExitCause("owner_died", "no such actor is known: it ended long ago")
-            self.processes.tell(process, ActorChanged(process, actor_id, DEAD, 0, cause=cause))
-
-    def postpone(self) -> None:
-        """Messages were much later than usual: wait anew for whoever creates what is watched."""
-        at = self.turn.now + self.turn.settings.unknown_timeout_s
-        self.unknown = dict.fromkeys(self.unknown, at)
-
-    def next_deadline(self) -> float | None:
-        """When `tick` has something to do."""
-        return min(self.unknown.values(), default=None)
-
     def check(self) -> None:
         """Assert the invariants."""
         executors = {}
@@ -374,16 +330,9 @@ class Actors:
             line = self.waiting.get(actor.ask.key)
             assert actor.waits == (line is not None and actor_id in line.actors), actor
             assert (actor.state != DEAD) == (actor_id in self.by_owner.get(actor.spec.owner, {}))
-            body = actor.body
-            if body is not None:
-                assert body.node.is_alive
-                assert body.incarnation <= actor.incarnation
-                if body.executor:
-                    executors[body.executor] = actor_id
-            if actor.state == ALIVE:
-                assert body is not None
-                assert body.executor
-                assert body.incarnation == actor.incarnation
+            actor.check()
+            if actor.body is not None and actor.body.executor:
+                executors[actor.body.executor] = actor_id
         assert executors == self.by_executor
         for key, actor_id in self.names.items():
             actor = self.table[actor_id]
@@ -404,7 +353,7 @@ class Actors:
         actor.state = TRANSITIONS[actor.state, what]
         actor.tell(self.turn.epoch_s, _chapter(actor, what))
         self._wait(actor)
-        self._tell_watchers(actor)
+        self.watching.tell(actor)
 
     def _wait(self, actor: Actor) -> None:
         line = self.waiting.get(actor.ask.key)
@@ -463,7 +412,7 @@ class Actors:
             actor.restarts -= 1  # this one was not its fault
             self._restart(actor, cause)
         elif cause.kind in FINAL or actor.restarts_left <= 0:
-            self._finish(actor, self._with_restarts(actor, cause))
+            self._finish(actor, _with_restarts(actor, cause))
         else:
             self._restart(actor, cause)
         if actor.waits:
@@ -473,21 +422,15 @@ class Actors:
         actor.restarts += 1
         actor.incarnation += 1
         actor.cause = cause
-        self._note(WARNING, "ACTOR_RESTARTING", actor, f"starts again ({actor.restarts}.): ", cause)
+        _note(
+            self.turn,
+            WARNING,
+            "ACTOR_RESTARTING",
+            actor,
+            f"starts again ({actor.restarts}.): ",
+            cause,
+        )
         self._step(actor, "restart")
-
-    def _note(self, severity: str, kind: str, actor: Actor, what: str, cause: ExitCause) -> None:
-        spec = actor.spec
-        name = f" {spec.name!r}" if spec.name else ""
-        text = f"actor {spec.class_name}{name}({spec.actor_id.hex()}) {what}{text_of(cause)}"
-        self.turn.note(severity, "ACTOR", kind, text, actor_id=spec.actor_id.hex())
-
-    def _with_restarts(self, actor: Actor, cause: ExitCause) -> ExitCause:
-        """Say in the cause how many restarts were used, if there were any to use."""
-        if not actor.spec.max_restarts or cause.kind in FINAL:
-            return cause
-        used = f"{actor.restarts} of {actor.spec.max_restarts} restarts used"
-        return replace(cause, detail=f"{cause.detail}; {used}" if cause.detail else used)
 
     def _finish(self, actor: Actor, cause: ExitCause) -> None:
         """DEAD, for good."""
@@ -499,7 +442,7 @@ class Actors:
             self.detached_ended.append(actor.spec.actor_id)
             self.turn.retry = True
         severity = INFO if cause.kind in ROUTINE else ERROR
-        self._note(severity, "ACTOR_DIED", actor, "is dead: ", cause)
+        _note(self.turn, severity, "ACTOR_DIED", actor, "is dead: ", cause)
         self._free_name(actor)
         self._step(actor, "end")
         _forget(self.by_owner, actor.spec.owner, actor.spec.actor_id)
@@ -532,28 +475,6 @@ class Actors:
         if self.names.get(key) == actor.spec.actor_id:
             del self.names[key]
 
-    def _tell_watchers(self, actor: Actor) -> None:
-        for process in actor.watchers:
-            self._tell(actor, process)
-
-    def _tell(self, actor: Actor, process: int) -> None:
-        alive = actor.body if actor.state == ALIVE else None
-        message = ActorChanged(
-            process=process,
-            actor_id=actor.spec.actor_id,
-            state=actor.state,
-            incarnation=actor.incarnation,
-            executor=alive.executor if alive else 0,
-            node_id=alive.node.node_id if alive else b"",
-            address=alive.address if alive else "",
-            pid=alive.pid if alive else 0,
-            cause=None if alive else actor.cause,
-            error=actor.error,
-            class_name=actor.spec.class_name,
-            max_task_retries=actor.spec.max_task_retries,
-        )
-        self.processes.tell(process, message)
-
 
 def _chapter(actor: Actor, what: str) -> str:
     """How a transition is told in the actor's story."""
@@ -564,6 +485,21 @@ def _chapter(actor: Actor, what: str) -> str:
         return what
     why = text_of(cause)
     return f"restart {actor.restarts} ({why})" if what == "restart" else why
+
+
+def _with_restarts(actor: Actor, cause: ExitCause) -> ExitCause:
+    """Say in the cause how many restarts were used, if there were any to use."""
+    if not actor.spec.max_restarts or cause.kind in FINAL:
+        return cause
+    used = f"{actor.restarts} of {actor.spec.max_restarts} restarts used"
+    return replace(cause, detail=f"{cause.detail}; {used}" if cause.detail else used)
+
+
+def _note(turn: Turn, severity: str, kind: str, actor: Actor, what: str, cause: ExitCause) -> None:
+    spec = actor.spec
+    name = f" {spec.name!r}" if spec.name else ""
+    text = f"actor {spec.class_name}{name}({spec.actor_id.hex()}) {what}{text_of(cause)}"
+    turn.note(severity, "ACTOR", kind, text, actor_id=spec.actor_id.hex())
 
 
 def _spread_if_weightless(spec: ActorSpec) -> dict[str, Any]:

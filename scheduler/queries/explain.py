@@ -83,7 +83,8 @@ def _found(cluster: Cluster, process: int, args: dict[str, Any]) -> Explanation:
 
 
 def _unknown(cluster: Cluster, id_: bytes) -> Explanation:
-    watching = sorted(number for actor_id, number in cluster.actors.unknown if actor_id == id_)
+    unknown = cluster.actors.watching.unknown
+    watching = sorted(number for actor_id, number in unknown if actor_id == id_)
     if watching:
         who = ", ".join(_who(cluster, number) for number in watching[:TOLD_MAX])
         text = f"Nobody has created this actor yet (ActorWanted is awaited), and {who} asks for it."
