@@ -8,36 +8,26 @@ per shape, one `ActorClient` per actor, the table of refs that the cluster knows
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import pickle
-import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from ract.client.actors.actors import Actors
 from ract.client.actors.client import ActorClient
-from ract.client.calls import channels
 from ract.client.calls.call import Call
 from ract.client.calls.cancelling import Cancelling
-from ract.client.calls.channel import Channel
-from ract.client.calls.lineage import Lineage, RemadeRef
-from ract.client.calls.streams import FIRST_INDEX, Stream
-from ract.client.calls.waiting import SLEEP_S, Waiter, split
+from ract.client.calls.channels import Channels
+from ract.client.calls.getting import Getting
+from ract.client.calls.lineage import Lineage
+from ract.client.calls.replies import Replies
+from ract.client.calls.streams import Stream
 from ract.client.inbox import Inbox
-from ract.client.objects import faults, refs
 from ract.client.objects.held import Held
 from ract.client.objects.refs import (
-    ERROR,
-    INLINE,
-    PLAIN,
-    READY,
-    STORED,
     ObjectRef,
 )
 from ract.client.objects.store import StoreClient
@@ -45,18 +35,14 @@ from ract.client.objects.values import Values
 from ract.client.people.mailbox_reports import MailboxReports
 from ract.client.people.story import Story
 from ract.client.people.unread import Unread
-from ract.client.process import context, current, finalizers, interrupts, metrics, user_code
-from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
+from ract.client.process import current, finalizers, metrics, user_code
+from ract.client.process.lending import Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
 from ract.client.process.session import Session
 from ract.client.tasks.groups import GroupClient
 from ract.client.tasks.pools import Pools
-from ract.core import calls, errors, messages, naming, serialization
-from ract.core.events import IN_GET, IN_WAIT
-from ract.core.messages import (
-    CallsLost,
-)
+from ract.core import errors, messages
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +73,6 @@ class Runtime:
         self.node_id = self.session.node_id
         self.next_number = self.session.next_number
         self.store = StoreClient(link)
-        self.channels: dict[int, Channel] = {}
         self.actors = Actors(self)
         self._mailboxes = MailboxReports(self)
         self.runtime_env = ""
@@ -116,6 +101,15 @@ class Runtime:
         self.unread = Unread()
         self.lineage = Lineage(self)
         self._dropped_streams: deque[Stream] = deque()
+        self.replies = Replies(link, self.table, self.values, self.lineage.add)
+        self.apply_result, self.calls_lost = self.replies.result, self.replies.lost
+        self.fail_call, self.fail_soon = self.replies.fail, self.replies.fail_soon
+        self.channels = Channels(self.session, link, self.reactor, self.table, self.replies.apply)
+        self.connect = self.channels.to
+        self.getting = Getting(self.session, self.values, self.channels, self.lending)
+        self.get_one, self.get_many = self.getting.one, self.getting.many
+        self.wait, self.await_one = self.getting.wait, self.getting.await_one
+        self.describe_wait = self.getting.describe_wait
         self.cancelling = Cancelling(self)
         self.story = Story(self)
         link.on_message = Inbox(self).receive
@@ -158,318 +152,6 @@ class Runtime:
         """Nobody here has use for an executor."""
         self.tell(messages.LeaseReleased(self.process, lease))
 
-    # ------------------------------------------------------------------ replies
-
-    def apply_reply(self, channel: Channel, call: Call, reply: tuple[Any, ...]) -> None:
-        """Apply a reply that is more than one plain value."""
-        status = reply[1]
-        if status == calls.RETURNED:
-            channel.inflight.pop(call.seq, None)
-            if (owner := channel.owner) is not None:  # else the process leaves the cluster
-                owner.returned(channel, call)
-            return
-        if status == calls.ITEM:
-            if call.stream is not None:
-                call.stream.item(reply[2], reply[3])
-            return
-        if status == calls.ERROR and self._may_retry(call):
-            channel.inflight.pop(call.seq, None)
-            if call.retry_exceptions is True:
-                self._retry(call, reply[1:])
-            else:  # to see of which class the error is runs code of users
-                user_code.run(partial(self._retry_or_fail, call, reply[1:]))
-            return
-        self._apply_end(call, reply)
-        channel.inflight.pop(call.seq, None)
-
-    def _apply_end(self, call: Call, reply: tuple[Any, ...]) -> None:
-        """The call has ended."""
-        status = reply[1]
-        if status == calls.CANCELLED:
-            cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
-            self.fail_call(call, pickle.loads(reply[2]) if reply[2] else cancelled)
-        elif call.stream is not None:
-            if status == calls.END:
-                call.stream.end(reply[2])
-            else:
-                call.stream.fail(reply[1:])
-        elif status == calls.END:  # heard before, and interrupted
-            pass
-        elif status == calls.SEVERAL:
-            for ref, result in zip(call.refs, reply[2], strict=True):
-                self.apply_result(ref, result)
-        elif status == calls.ERROR:
-            self._fail_refs(call.refs, reply[1:])
-        elif call.refs:
-            self.apply_result(call.refs[0], reply[1:])
-        if not call.refs:
-            call.is_over = True
-        call.kept = ()
-
-    def apply_result(self, ref: ObjectRef, result: tuple[Any, ...]) -> None:
-        """Complete a ref with what an executor made."""
-        status = result[0]
-        if status == calls.PLAIN:
-            ref._complete(PLAIN, result[1])
-        elif status == calls.STORED:
-            if type(ref) is RemadeRef:
-                ref._complete(STORED, result[2:])
-                return
-            call = ref._call
-            if call is not None and (call.retries or call.attempt):
-                self.lineage.add(call, result[1])
-            self.values.stored(ref, result[2:])
-        elif status == calls.ERROR:
-            self._fail_refs([ref], result)
-        else:
-            contained = [self.table.adopt(i, n) for i, n in result[3]]
-            ref._complete(INLINE, (result[1], result[2], contained))
-
-    def _fail_refs(self, failed: Sequence[ObjectRef], result: tuple[Any, ...]) -> None:
-        """Complete refs with one error, which brought one hold of each ref that is in it."""
-        _, head, buffers, counts = result
-        contained = [self.table.adopt(i, n) for i, n in counts]
-        for ref in failed:
-            ref._fail((head, buffers, contained))
-        self.values.count_error()
-
-    @staticmethod
-    def _may_retry(call: Call) -> bool:
-        return bool(call.retry_exceptions) and call.retries != 0 and not call.cancelled
-
-    def _retry(self, call: Call, result: tuple[Any, ...]) -> None:
-        """Make a call again that has raised."""
-        self.table.drop_result(result)
-        call.retries -= 1 if call.retries > 0 else 0
-        call.owner.retry(call)
-
-    def _retry_or_fail(self, call: Call, result: tuple[Any, ...]) -> None:
-        """Make a call again if what it has raised is of the right class."""
-        try:
-            error = serialization.unpack(result[1], result[2])
-            is_right = isinstance(getattr(error, "cause", error), tuple(call.retry_exceptions))
-        except BaseException:  # it cannot be read here, whoever gets the value is told why
-            is_right = False
-        if is_right and self._may_retry(call):
-            self._retry(call, result)
-        else:
-            self._apply_end(call, (call.seq, *result))
-
-    def calls_lost(self, executor: int, lost: list[Call]) -> None:
-        """An executor died that owed replies: what was in them this process does not hold."""
-        if lost:
-            first = [
-                [call.number, FIRST_INDEX + call.stream.received if call.stream is not None else 0]
-                for call in lost
-            ]
-            self.tell(CallsLost(self.process, executor, first))
-
-    def fail_call(self, call: Call, error: BaseException) -> None:
-        """Complete every ref of the call with an error made in this process."""
-        packed = faults.pack(error)
-        value = (packed.head, packed.copied_buffers(), packed.refs)
-        for ref in call.refs:
-            ref._complete(ERROR, value)
-        self.values.count_error()
-        if call.stream is not None:
-            call.stream.fail((calls.ERROR, packed.head, packed.copied_buffers(), []))
-        if not call.refs:
-            call.is_over = True
-        call.kept = ()
-
-    def fail_soon(self, call: Call, error: BaseException) -> None:
-        """As `fail_call`, on another thread: for who holds a lock, or is the IO thread.
-
-        What waits for the call may be somebody else's, whose lock is taken then; and to pickle the
-        error may run code of users.
-        """
-        user_code.run(partial(self.fail_call, call, error))
-
-    # ------------------------------------------------------------------ get and wait
-
-    def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
-        """Wait for one value."""
-        if ref._home is not self.values:
-            raise refs.left_cluster(ref)
-        if timeout is None:
-            if ref._state < READY:
-                self.await_one(ref, None)
-        else:
-            deadline = time.monotonic() + timeout
-            if ref._state < READY:
-                self.await_one(ref, timeout)
-            self._fetch([ref], timeout, deadline)
-        return ref._load()
-
-    def await_one(self, ref: ObjectRef, timeout: float | None) -> None:
-        """Wait until a ref is complete. Raises GetTimeoutError."""
-        if ref._state < READY:
-            if finalizers.amid:
-                finalizers.check_may_wait("get()")
-            call = ref._call
-            channel = call.channel if call is not None else None
-            # The usual case of `_await`, with nothing else to look after.
-            if channel is not None and timeout is None and not self.lending.is_needed:
-                if channel.read_lock.acquire(False):
-                    try:
-                        channel.wait_for(ref, None)
-                    finally:
-                        channel.end_reading()
-            if ref._state < READY:
-                self._await([ref], 1, timeout, for_get=True)
-
-    def get_many(self, wanted: list[ObjectRef], timeout: float | None) -> list[Any]:
-        """Wait for all values, or until one is an error."""
-        for ref in wanted:
-            if ref._home is not self.values:
-                raise refs.left_cluster(ref)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if any(ref._state < READY for ref in wanted):
-            self._await(wanted, len(wanted), timeout, for_get=True)
-            # One that failed while others are still running is raised at once.
-            for ref in wanted:
-                if ref._state == ERROR:
-                    ref._load()
-        self._fetch(wanted, timeout, deadline)
-        return [ref._load() for ref in wanted]
-
-    def _fetch(
-        self, wanted: list[ObjectRef], timeout: float | None, deadline: float | None
-    ) -> None:
-        """Have the values of complete refs copied to this node, all at once.
-
-        Raises:
-            GetTimeoutError: not by the deadline.
-        """
-        far = [ref for ref in wanted if not self.values.is_here(ref)]
-        if far and not self.values.await_here(*far, deadline=deadline):
-            late = [ref for ref in far if not self.values.is_here(ref)]
-            places = [
-                value[0] for ref in late[:8] for state, value in [ref._outcome()] if state == STORED
-            ]
-            where = ", ".join(dict.fromkeys(place.hex()[:8] for place in places))
-            raise errors.GetTimeoutError(
-                f"{len(late)} of {len(wanted)} values were not fetched from other nodes ({where}) "
-                f"within {timeout} s, or not made again if they were lost there: {late[0]!r}"
-            )
-
-    def wait(
-        self,
-        wanted: list[ObjectRef],
-        num_returns: int,
-        timeout: float | None,
-        fetch_local: bool = True,
-    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """Split refs into at most ``num_returns`` complete ones and the rest, in order.
-
-        With ``fetch_local`` those that lie on other nodes are complete once they were copied here.
-
-        Raises:
-            ValueError: a ref of a cluster that this process has left.
-        """
-        for ref in wanted:
-            if ref._home is not self.values:
-                raise refs.left_cluster(ref)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        found = split(wanted, num_returns)
-        if len(found[0]) < num_returns:
-            try:
-                self._await(wanted, num_returns, timeout, for_get=False)
-            except errors.GetTimeoutError:
-                pass
-            found = split(wanted, num_returns)
-        if fetch_local and not all(map(self.values.is_here, found[0])):
-            self._bring(wanted, num_returns, deadline)
-            here = [ref for ref in wanted if self.values.is_here(ref)][:num_returns]
-            chosen = set(here)
-            return here, [ref for ref in wanted if ref not in chosen]
-        return found
-
-    def _bring(self, wanted: list[ObjectRef], n: int, deadline: float | None) -> None:
-        """Have complete refs copied here until ``n`` of all can be read, or the deadline."""
-        arrived = threading.Event()
-        asked: set[ObjectRef] = set()
-        lend_at = time.monotonic() + FETCH_GRACE_S
-        with self.lending.on_demand(IN_WAIT) as lend:
-            while sum(map(self.values.is_here, wanted)) < n:
-                for ref in wanted:
-                    if ref._state == STORED and ref not in asked:
-                        asked.add(ref)
-                        self.values.localize(ref, arrived.set)
-                self.check_alive()
-                now = time.monotonic()
-                if deadline is not None and now >= deadline:
-                    return
-                if now >= lend_at:
-                    lend()
-                arrived.wait(_wait_s(SLEEP_S, deadline))  # others may be complete meanwhile
-                arrived.clear()
-
-    def _await(
-        self, wanted: list[ObjectRef], n: int, timeout: float | None, *, for_get: bool
-    ) -> None:
-        """Return when ``n`` of the refs are complete, or (for get) one of them is an error.
-
-        Raises:
-            GetTimeoutError: not in time.
-        """
-        self.values.seek_all(wanted)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        waiter = Waiter(self, wanted, n, for_get)
-        if waiter.is_done():
-            return
-        if timeout is not None and timeout <= 0:
-            waiter.poll_once()
-            if waiter.is_done():
-                return
-            raise self._timeout_error(wanted, timeout)
-        what = "get()" if for_get else "wait()"
-        finalizers.check_may_wait(what)
-        if self.lending.is_needed:
-            _warn_in_coroutine(for_get)
-        block_at = time.monotonic() + BLOCK_GRACE_S if self.lending.is_needed else None
-        blocked = False
-        look_at = time.monotonic() + LOOK_S
-        try:
-            while not waiter.is_done():
-                self.check_alive()
-                now = time.monotonic()
-                if deadline is not None and now >= deadline:
-                    raise self._timeout_error(wanted, timeout)
-                if block_at is not None and not blocked and now >= block_at:
-                    blocked = True
-                    self.lending.block(IN_GET if for_get else IN_WAIT)
-                if now >= look_at:
-                    look_at = now + LOOK_S
-                    finalizers.check_may_wait(what, also_locks=True)
-                stop = deadline
-                if block_at is not None and not blocked:
-                    stop = block_at if deadline is None else min(block_at, deadline)
-                waiter.wait(stop)
-                interrupts.check()  # though all is there now: what waited was to be interrupted
-        finally:
-            if blocked:
-                self.lending.unblock()
-
-    def _timeout_error(self, wanted: list[ObjectRef], timeout: float | None) -> Exception:
-        late = [ref for ref in wanted if ref._state < READY]
-        what = "; ".join(self.describe_wait(ref) for ref in late[:3])
-        more = f" and {len(late) - 3} more" if len(late) > 3 else ""
-        return errors.GetTimeoutError(
-            f"{len(late)} of {len(wanted)} objects were not ready within {timeout} s: {what}{more}"
-        )
-
-    def describe_wait(self, ref: ObjectRef) -> str:
-        """What an incomplete ref waits for, in a few words."""
-        call = ref._call
-        if call is None:
-            return f"{ref!r} is made by another process"
-        if call.waiting:
-            return f"{call.name} waits for {call.waiting} of its arguments"
-        if call.channel is None:
-            return f"{call.name} waits for {call.owner.what_it_waits_for()}"
-        return f"{call.name} {call.channel.describe()}"
-
     # ------------------------------------------------------------------ calls that have not ended
 
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
@@ -481,38 +163,10 @@ class Runtime:
         found: list[Call] = []
         found += self.pools.waiting
         found += self.actors.waiting
-        for channel in list(self.channels.values()):
-            found += list(channel.inflight.values())
+        found += self.channels.inflight()
         for group in list(self.groups.values()):
             found += group.waiting
         return found
-
-    # ------------------------------------------------------------------ connections
-
-    def connect(self, executor: int, node_id: bytes, address: str) -> Channel:
-        """The channel to an executor, made if there is none. If it cannot connect now it will.
-
-        Raises:
-            ExecutorGone: nobody listens there any more.
-        """
-        with self._lock:
-            channel = self.channels.get(executor)
-            if channel is not None and not channel.is_closed:
-                return channel
-            spec = context.process.actor_spec
-            actor_id = spec.actor_id if spec is not None else b""
-            hello = (calls.HELLO, self.process, self.job_id, self.node_id, actor_id)
-            where = (address, node_id, self.node_id, self.link.welcome.session_dir)
-            channel = Channel(self, executor, partial(channels.dial, *where), hello)
-            channel.open()
-            self.channels[executor] = channel
-            return channel
-
-    def channel_closed(self, channel: Channel) -> None:
-        """A channel has ended."""
-        with self._lock:
-            if self.channels.get(channel.executor) is channel:
-                del self.channels[channel.executor]
 
     def _on_lost(self) -> None:
         lost = "The node daemon of this process has died; its cluster state is gone."
@@ -564,8 +218,7 @@ class Runtime:
             busy = True
         busy |= self.actors.tick()
         busy |= self.link.flush_holds()
-        for channel in list(self.channels.values()):
-            busy |= channel.tick()
+        busy |= self.channels.tick()
         now = time.monotonic()
         busy |= self._mailboxes.tick(now)
         busy |= self.pools.tick(now)
@@ -586,9 +239,7 @@ class Runtime:
         self.values.end_waiting([ref for call in self.unfinished_calls() for ref in call.refs])
         finalizers.unwatch()
         self.reactor.close()
-        for channel in list(self.channels.values()):
-            channel.discard()
-        self.channels.clear()
+        self.channels.discard()
         self.link.close()
         user_code.flush()
         self.on_close()
@@ -596,29 +247,6 @@ class Runtime:
 
 def _sooner(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
-
-
-def _wait_s(longest: float, deadline: float | None) -> float:
-    """How long to wait at once."""
-    return longest if deadline is None else max(0.0, min(longest, deadline - time.monotonic()))
-
-
-_warned_in_coroutine = False
-
-
-def _warn_in_coroutine(for_get: bool) -> None:
-    """Say once that get or wait stops an event loop."""
-    global _warned_in_coroutine
-    if not _warned_in_coroutine and asyncio._get_running_loop() is not None:
-        _warned_in_coroutine = True
-        name, instead = ("get", "await the ref") if for_get else ("wait", "use asyncio.wait")
-        logger.warning(
-            "Using blocking %s.%s inside an async actor: nothing else of it runs meanwhile. "
-            "Rather %s.",
-            naming.program,
-            name,
-            instead,
-        )
 
 
 def current_runtime() -> Runtime | None:

@@ -40,7 +40,9 @@ from ract.core import calls
 if TYPE_CHECKING:
     import socket
 
-    from ract.client.runtime import Runtime
+    from ract.client.objects.held import Held
+    from ract.client.process.reactor import Reactor
+    from ract.client.process.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +72,25 @@ class Owner(Protocol):
         """The executor's task waits in get, or goes on."""
 
 
+class Home(Protocol):
+    """What a channel uses of its process: `ract.client.calls.channels.Channels`."""
+
+    session: Session
+    reactor: Reactor
+    held: Held
+
+    def apply(self, channel: Channel, call: Call, reply: tuple[Any, ...]) -> None:
+        """Apply a reply that is more than one plain value."""
+
+    def ended(self, channel: Channel) -> None:
+        """The channel has ended."""
+
+
 class Channel:
     """A channel to the process with number ``executor``.
 
     Args:
-        runtime: Of this process.
+        home: The channels of this process.
         executor: Its process number.
         dial: Returns a connected socket; see `Connection`.
         hello: What this process says of itself.
@@ -87,12 +103,14 @@ class Channel:
 
     def __init__(
         self,
-        runtime: Runtime,
+        home: Home,
         executor: int,
         dial: Callable[[], socket.socket],
         hello: tuple[Any, ...],
     ) -> None:
-        self.runtime = runtime
+        self._home = home
+        self._held = home.held
+        self._apply_reply = home.apply
         self.executor = executor
         self.owner: Owner | None = None
         self.inflight: dict[int, Call] = {}
@@ -101,15 +119,15 @@ class Channel:
         self.is_closed = False
         self._is_ending = False  # `abort` was called
         self._lock = make_lock("channel")
-        self._reactor = runtime.reactor
+        self._reactor = home.reactor
         self._seq = 0
         self._out: list[Any] = []
         self._defined: set[bytes] = set()
         self._batches: deque[list[Any]] = deque()  # [busy_s, replies, position]
-        self.rooms = Rooms(self)
+        self.rooms = Rooms(self, home.session.check_alive)
         self._watches_end = False  # the reactor calls if the idle connection ends
         self._is_blocked = False  # the executor will say that calls may start there again
-        self.connection = Connection(dial, hello, self._lock, runtime.reactor, self._readable)
+        self.connection = Connection(dial, hello, self._lock, home.reactor, self._readable)
 
     def open(self) -> None:
         """Connect, or begin to try to.
@@ -150,7 +168,7 @@ class Channel:
             extra = None
             if call.extra is not None:
                 if call.extra.holds:
-                    self.runtime.table.hand_over(call.extra.holds, self.executor)
+                    self._held.hand_over(call.extra.holds, self.executor)
                 extra = extra_of(call)
             seq = self._seq
             self._seq = seq + 1
@@ -294,13 +312,13 @@ class Channel:
                 if seq >= 0:
                     if len(reply) == 4 and reply[1] == calls.ITEM:
                         if seq in inflight:
-                            self.runtime.apply_reply(self, inflight[seq], reply)
+                            self._apply_reply(self, inflight[seq], reply)
                         batch[2] += 1
                         continue
                     answered += 1
                     call = inflight.get(seq)
                     if call is not None:
-                        self.runtime.apply_reply(self, call, reply)
+                        self._apply_reply(self, call, reply)
                 elif seq == calls.ROOM:
                     self.rooms.told(reply[1], reply[2])
                 elif seq == calls.RESUMED:  # the tunnel of a first connection leads nowhere
@@ -330,7 +348,7 @@ class Channel:
         """
         inflight = self.inflight
         answered: list[Call | None] = []
-        with self.runtime.table.lock:
+        with self._held.lock:
             for reply in itertools.islice(replies, start, None):
                 if len(reply) != 2 or reply[0] < 0:
                     break
@@ -433,7 +451,7 @@ class Channel:
             lost = [call for _, call in sorted(self.inflight.items())]
             self.inflight.clear()
             self._out.clear()
-        self.runtime.channel_closed(self)
+        self._home.ended(self)
         owner = self.owner
         if owner is not None:
             owner.closed(self, lost)
@@ -442,7 +460,7 @@ class Channel:
         """What a call that was sent here waits for."""
         trouble = self.connection.trouble
         if not trouble:
-            return f"was sent to process {self.executor}"
+            return f"was sent to process {self.executor}, which owes the reply"
         return f"waits for a connection to process {self.executor}: {trouble}"
 
 

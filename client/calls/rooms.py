@@ -23,7 +23,6 @@ class Asked(Protocol):
     executor: int
     is_closed: bool
     read_lock: Any
-    runtime: Any
 
     @property
     def is_readable(self) -> bool: ...
@@ -46,8 +45,9 @@ class _Question:
 class Rooms:
     """The questions of one channel that have no answer."""
 
-    def __init__(self, channel: Asked) -> None:
+    def __init__(self, channel: Asked, check_alive: Callable[[], None]) -> None:
         self._channel = channel
+        self._check_alive = check_alive
         self._asked: dict[int, _Question] = {}
         self._numbers = itertools.count()
 
@@ -69,7 +69,7 @@ class Rooms:
         try:
             channel.say((calls.ASK, number, wait))
             while question.answer is None:
-                channel.runtime.check_alive()
+                self._check_alive()
                 if channel.is_closed:
                     raise ConnectionError(f"the channel to process {channel.executor} is closed")
                 if channel.is_readable and channel.read_lock.acquire(timeout=SLICE_S):

@@ -19,7 +19,8 @@ from ract.client.calls.channel import Channel, read_any
 from ract.client.objects.refs import ERROR, READY, ObjectRef
 
 if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
+    from ract.client.calls.channels import Channels
+    from ract.client.objects.values import Values
 
 SLEEP_S = 0.05
 """A thread that waits looks around this often, whatever it was told."""
@@ -43,8 +44,16 @@ def split(refs: list[ObjectRef], n: int) -> tuple[list[ObjectRef], list[ObjectRe
 class Waiter:
     """A thread that waits for ``n`` of some refs: it reads channels itself where it can."""
 
-    def __init__(self, runtime: Runtime, wanted: list[ObjectRef], n: int, for_get: bool) -> None:
-        self._runtime = runtime
+    def __init__(
+        self,
+        values: Values,
+        channels: Channels,
+        wanted: list[ObjectRef],
+        n: int,
+        for_get: bool,
+    ) -> None:
+        self._values = values
+        self._channels = channels
         self._wanted = wanted
         self._at = 0  # for get: all before this one are complete
         self._n = n
@@ -58,8 +67,8 @@ class Waiter:
         # In order: the first incomplete ref decides, unless some error came in meanwhile.
         if self._first_incomplete() is None:
             return True
-        if self._errors != self._runtime.values.error_count:
-            self._errors = self._runtime.values.error_count
+        if self._errors != self._values.error_count:
+            self._errors = self._values.error_count
             return any(ref._state == ERROR for ref in self._wanted)
         return False
 
@@ -75,7 +84,7 @@ class Waiter:
 
     def poll_once(self) -> None:
         """Read what has already arrived, without waiting."""
-        for channel in list(self._runtime.channels.values()):
+        for channel in self._channels.values():
             if channel.inflight and channel.read_lock.acquire(False):
                 try:
                     channel.read_until(self.is_done, time.monotonic())
@@ -94,7 +103,7 @@ class Waiter:
             else:
                 self._sleep([first], deadline)
             return
-        channels = list(self._runtime.channels.values())
+        channels = self._channels.values()
         channels = [c for c in channels if c.inflight and c.is_readable]
         channels = [c for c in channels if c.read_lock.acquire(False)]
         if channels:
@@ -113,7 +122,7 @@ class Waiter:
                 return
             seen = self._errors
             channel.read_until(
-                lambda: first._state >= READY or self._runtime.values.error_count != seen, deadline
+                lambda: first._state >= READY or self._values.error_count != seen, deadline
             )
         finally:
             channel.end_reading()
@@ -127,7 +136,7 @@ class Waiter:
             ref._when_done(wake)
         left = SLEEP_S if deadline is None else min(SLEEP_S, max(0.0, deadline - time.monotonic()))
         lock.acquire(timeout=left)
-        wake.cancelled = True
+        wake.cancel()
         for ref in refs:
             waiters = ref._waiters
             if waiters is not None:
@@ -138,18 +147,22 @@ class Waiter:
 
 
 class _Once:
-    """A callback that releases a lock, at most once."""
+    """A callback that releases a lock, once: of threads that call it at once the first one does."""
 
-    __slots__ = ("_lock", "cancelled")
+    __slots__ = ("_locks",)
 
     def __init__(self, lock: Any) -> None:
-        self._lock = lock
-        self.cancelled = False
+        self._locks = [lock]
+
+    def cancel(self) -> None:
+        """Release nothing any more."""
+        self._locks.clear()
 
     def __call__(self, _: ObjectRef) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self._lock.release()
+        try:
+            self._locks.pop().release()  # `pop` is one step: only one thread gets the lock
+        except IndexError:
+            pass
 
 
 def _channel_of(ref: ObjectRef) -> Channel | None:

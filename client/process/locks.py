@@ -17,6 +17,7 @@ from typing import Any
 ORDER = (
     "pools",  # the table of pools: which pool serves a shape
     "owner",  # one lease pool, the line of one actor, or one placement group
+    "channels",  # which channel leads to an executor
     "table",  # refs by id, and what happens to them (`ract.client.objects.held`)
     "channel",  # the connection to one executor, and who writes to it
     "link",  # the connection to the node, and the holds that were not told yet

@@ -15,7 +15,7 @@ from ract.testing import Cluster, wait_for_condition
 
 def break_channels():
     """Break every connection of this process to an executor; both ends live on."""
-    for channel in list(current.runtime.channels.values()):
+    for channel in current.runtime.channels.values():
         with channel._lock:
             channel.connection.interrupt()
 
@@ -156,11 +156,11 @@ def test_channels_of_ended_executors_are_closed(cluster):
         return os.getpid()
 
     known = current.runtime.channels
-    before = set(known)
+    before = {channel.executor for channel in known.values()}
     assert len(set(ract.get([pid.remote() for _ in range(10)]))) > 1
     logs = [Log.options(**far).remote() for far in ({}, {"resources": {"far": 1}})]
     ract.get([log.all.remote() for log in logs])
-    opened = set(known) - before
+    opened = {channel.executor for channel in known.values()} - before
     for log in logs:
         ract.kill(log)
-    wait_for_condition(lambda: not opened & set(known), 30)
+    wait_for_condition(lambda: not any(map(known.get, opened)), 30)

@@ -102,19 +102,23 @@ class Reactor:
 
 
 class World:
-    """A process and an executor; the executor answers each call with the call's number."""
+    """A process and an executor; the executor answers each call with the call's number.
+
+    It is the home of the channel, too.
+    """
 
     def __init__(self):
         self.reactor = Reactor()
-        runtime = Process()
-        runtime.reactor = self.reactor
-        runtime.channel_closed = lambda channel: None
+        process = Process()
+        current.install(process)
+        self.session, self.held = process.session, process.table
+        self.apply = self.ended = lambda *of_no_interest: None
         self.callers = Callers(lambda fd: None)
         self.listening = True
         self.ran = []
         self.lost = []
         self.refused = []
-        self.channel = Channel(runtime, 2, self._dial, (calls.HELLO, 1, b"job1", b"n", b""))
+        self.channel = Channel(self, 2, self._dial, (calls.HELLO, 1, b"job1", b"n", b""))
         self.channel.owner = self
         self.channel.open()
         self.refs = []
@@ -219,7 +223,7 @@ class World:
 def _in_memory(monkeypatch):
     monkeypatch.setattr(connections, "select", types.SimpleNamespace(poll=Poll, POLLIN=1))
     yield
-    current.install(None)
+    current.runtime = None
 
 
 SUBMIT, READ, TEAR, TICK, ABORT = World.submit, World.read, World.tear, World.tick, World.abort
