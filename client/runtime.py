@@ -25,6 +25,7 @@ from ract.client.calls.getting import Getting
 from ract.client.calls.lineage import Lineage
 from ract.client.calls.replies import Replies
 from ract.client.calls.streams import Stream
+from ract.client.calls.waiting import describe_wait
 from ract.client.inbox import Inbox
 from ract.client.objects.held import Held
 from ract.client.objects.refs import (
@@ -99,7 +100,13 @@ class Runtime:
         )
         self.put, self.expedite = self.values.put, self.values.expedite
         self.unread = Unread()
-        self.lineage = Lineage(self)
+        self.lineage = Lineage(
+            link,
+            self.table,
+            self.values,
+            self.reactor.post,
+            self._apply_result,
+        )
         self._dropped_streams: deque[Stream] = deque()
         self.replies = Replies(link, self.table, self.values, self.lineage.add)
         self.apply_result, self.calls_lost = self.replies.result, self.replies.lost
@@ -109,8 +116,10 @@ class Runtime:
         self.getting = Getting(self.session, self.values, self.channels, self.lending)
         self.get_one, self.get_many = self.getting.one, self.getting.many
         self.wait, self.await_one = self.getting.wait, self.getting.await_one
-        self.describe_wait = self.getting.describe_wait
-        self.cancelling = Cancelling(self)
+        self.describe_wait = describe_wait
+        self.cancelling = Cancelling(
+            link, self.table, self.reactor.wake, self.replies, self.unfinished_calls
+        )
         self.story = Story(self)
         link.on_message = Inbox(self).receive
         link.on_lost = self._on_lost
@@ -157,6 +166,9 @@ class Runtime:
     def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None:
         """Cancel the call that makes ``ref``: see `Cancelling.cancel`."""
         self.cancelling.cancel(ref, force, recursive)
+
+    def _apply_result(self, ref: ObjectRef, result: tuple[Any, ...]) -> None:
+        self.replies.result(ref, result)  # which are made later than who is handed this
 
     def unfinished_calls(self) -> list[Call]:
         """Calls of this process that wait or run."""

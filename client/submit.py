@@ -68,7 +68,7 @@ def submit_task(
     if finalizers.amid and finalizers.is_amid():
         finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
     elif args or kwargs:
-        arguments.dispatch(runtime, call, args, kwargs)
+        arguments.dispatch(runtime.replies, call, args, kwargs)
     else:
         pool.submit(call)
     return result
@@ -139,7 +139,7 @@ def submit_actor_call(
         if finalizers.amid and finalizers.is_amid():
             finalizers.later(partial(_dispatch_late, runtime, call, args, kwargs))
         elif args or kwargs:
-            arguments.dispatch(runtime, call, args, kwargs)
+            arguments.dispatch(runtime.replies, call, args, kwargs)
         else:
             client.submit(call)
     except BaseException:
@@ -153,7 +153,7 @@ def _dispatch_late(
 ) -> None:
     """Send a call that a finalizer made; its ref is with the program already."""
     try:
-        arguments.dispatch(runtime, call, args, kwargs)
+        arguments.dispatch(runtime.replies, call, args, kwargs)
     except Exception as error:
         runtime.fail_call(call, error)
 

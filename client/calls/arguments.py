@@ -24,16 +24,16 @@ from ract.core.serialization import Packed
 
 if TYPE_CHECKING:
     from ract.client.calls.call import Call, Extra
-    from ract.client.runtime import Runtime
+    from ract.client.calls.replies import Replies
 
 
-def dispatch(runtime: Runtime, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def dispatch(replies: Replies, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Bind arguments to a call and hand it to its owner.
 
     The owner gets every call at once by ``submit``, so that it can keep the order; one whose
     arguments are late (``call.waiting``) comes a second time by ``ready``.
     """
-    pending = _bind(runtime, call, args, kwargs)
+    pending = _bind(replies, call, args, kwargs)
     if not pending:
         call.owner.submit(call)
         return
@@ -42,12 +42,12 @@ def dispatch(runtime: Runtime, call: Call, args: tuple[Any, ...], kwargs: dict[s
     call.owner.submit(call)
 
     def ready(_: ObjectRef | None) -> None:
-        with runtime.table.lock:
+        with replies.held.lock:
             call.waiting -= 1
             if call.waiting:
                 return
         if not call.cancelled:
-            _resolve(runtime, call)
+            _resolve(replies, call)
             call.owner.ready(call)
 
     for ref in pending:
@@ -56,7 +56,7 @@ def dispatch(runtime: Runtime, call: Call, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _bind(
-    runtime: Runtime, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    replies: Replies, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[ObjectRef]:
     """Put the arguments into the call; returns the refs among them that are not ready."""
     if not kwargs and all(map(serialization.is_plain, args)):
@@ -67,7 +67,7 @@ def _bind(
     def slot(value: Any) -> Any:
         if not isinstance(value, ObjectRef):
             return value
-        if value._home is not runtime.home:
+        if value._home is not replies.values:
             raise refs.left_cluster(value)
         if value._state == PLAIN:
             state, plain = value._outcome()
@@ -84,20 +84,20 @@ def _bind(
     extra = call.more()
     call.args = None
     packed = pack(((args, kwargs)), what=f"arguments of {call.name}")
-    _attach(runtime, call, extra, packed)
+    _attach(replies, call, extra, packed)
     if not slots:
         return []
     call.kept = [*call.kept, *slots]
     extra.deps = slots  # replaced by values in `_resolve`
     pending = [ref for ref in slots if ref._state < READY]
     if not pending:
-        _resolve(runtime, call)
+        _resolve(replies, call)
     return pending
 
 
-def _attach(runtime: Runtime, call: Call, extra: Extra, packed: Packed) -> None:
+def _attach(replies: Replies, call: Call, extra: Extra, packed: Packed) -> None:
     if packed.size > INLINE_BYTES_MAX:
-        ref = runtime.values.put_packed(packed)
+        ref = replies.values.put_packed(packed)
         location = ref._value
         call.kept = [*call.kept, ref]
         extra.stored = (ref.binary(), *location)
@@ -109,7 +109,7 @@ def _attach(runtime: Runtime, call: Call, extra: Extra, packed: Packed) -> None:
         extra.hold(dict.fromkeys(map(id_of, packed.refs)))
 
 
-def _resolve(runtime: Runtime, call: Call) -> None:
+def _resolve(replies: Replies, call: Call) -> None:
     """Replace the slots by values; a failed argument fails the call without running it."""
     extra = call.extra
     assert extra is not None
@@ -133,15 +133,15 @@ def _resolve(runtime: Runtime, call: Call) -> None:
             call.cancelled = True
             extra.deps = []
             # To read an error, and to pickle it anew, runs code of users.
-            user_code.run(partial(_fail_with, runtime, call, ref))
+            user_code.run(partial(_fail_with, replies, call, ref))
             return
     extra.deps = deps
     if handed:
         extra.hold(handed)
 
 
-def _fail_with(runtime: Runtime, call: Call, ref: ObjectRef) -> None:
+def _fail_with(replies: Replies, call: Call, ref: ObjectRef) -> None:
     try:
         ref._load()
     except BaseException as error:
-        runtime.fail_call(call, faults.of_argument(call.name, error))
+        replies.fail(call, faults.of_argument(call.name, error))

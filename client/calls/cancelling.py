@@ -5,25 +5,48 @@ from __future__ import annotations
 import heapq
 import time
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ract.client.calls.call import is_over as call_has_ended
+from ract.client.calls.waiting import describe_wait
 from ract.client.objects.refs import READY
 from ract.core import errors, ids
 from ract.core.messages import CancelAsked, CancelWanted
 
 if TYPE_CHECKING:
     from ract.client.calls.call import Call
+    from ract.client.calls.replies import Replies
+    from ract.client.objects.held import Held
     from ract.client.objects.refs import ObjectRef
-    from ract.client.runtime import Runtime
+    from ract.client.process.node_link import NodeLink
 
 
 class Cancelling:
-    """Timeouts of calls, and what cancels them."""
+    """Timeouts of calls, and what cancels them.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._lock = runtime.table.lock
+    Args:
+        link: The connection to the node.
+        held: The refs that the cluster knows.
+        wake: Makes the IO thread tick.
+        replies: Fails calls.
+        unfinished: Returns the calls of this process that wait or run.
+    """
+
+    def __init__(
+        self,
+        link: NodeLink,
+        held: Held,
+        wake: Callable[[], None],
+        replies: Replies,
+        unfinished: Callable[[], list[Call]],
+    ) -> None:
+        self._link = link
+        self._held = held
+        self._wake = wake
+        self._replies = replies
+        self._unfinished = unfinished
+        self._lock = held.lock
         self.timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  #: a heap
 
     def set_timeout(self, call: Call, seconds: float) -> None:
@@ -31,7 +54,7 @@ class Cancelling:
         at = time.monotonic() + seconds
         with self._lock:
             heapq.heappush(self.timeouts, (at, call.number, seconds, weakref.ref(call)))
-        self._runtime.reactor.wake()
+        self._wake()
 
     def tick(self) -> bool:
         """Called by the reactor: fail what is too late; returns whether anything may become so."""
@@ -55,11 +78,11 @@ class Cancelling:
         if call is not None:
             call.owner.cancel(call, force, recursive)
         elif ref._state < READY:  # another process made the call
-            self._runtime.tell(CancelAsked(self._runtime.process, ref.binary(), force, recursive))
+            self._link.tell(CancelAsked(self._link.process, ref.binary(), force, recursive))
 
     def asked(self, message: CancelAsked) -> None:
         """Another process wants a call of this one cancelled."""
-        ref = self._runtime.table.find(message.object_id)
+        ref = self._held.find(message.object_id)
         call = ref._call if ref is not None else None
         if call is not None:
             # Who asked does not know what kind of call it is; actor calls cannot be forced.
@@ -70,12 +93,12 @@ class Cancelling:
         """Cancel a call that an executor has."""
         if call.channel is not None:
             call.channel.flush()
-        me = self._runtime.process
-        self._runtime.tell(CancelWanted(me, executor, call.number, force, recursive))
+        me = self._link.process
+        self._link.tell(CancelWanted(me, executor, call.number, force, recursive))
 
     def cancel_children(self, parent: int) -> None:
         """Cancel unfinished calls that task ``parent`` (running here) submitted."""
-        for call in self._runtime.unfinished_calls():
+        for call in self._unfinished():
             if call.parent == parent and not call.cancelled:
                 call.owner.cancel(call, False, True)
 
@@ -91,7 +114,7 @@ class Cancelling:
                 heapq.heappop(self.timeouts)
             if call is None or is_over:
                 continue
-            waited = self._runtime.describe_wait(call.refs[0]) if call.refs else call.name
+            waited = describe_wait(call.refs[0]) if call.refs else call.name
             error = errors.TaskTimeoutError(f"not finished within {seconds} s: {waited}")
-            self._runtime.fail_call(call, error)
+            self._replies.fail(call, error)
             call.owner.cancel(call, False, True)

@@ -17,14 +17,14 @@ import time
 from typing import Any
 
 from ract.client.calls.channels import Channels
-from ract.client.calls.waiting import SLEEP_S, Waiter, split
+from ract.client.calls.waiting import SLEEP_S, Waiter, describe_wait, split
 from ract.client.objects import refs
 from ract.client.objects.refs import ERROR, READY, STORED, ObjectRef
 from ract.client.objects.values import Values
 from ract.client.process import finalizers, interrupts
 from ract.client.process.lending import BLOCK_GRACE_S, FETCH_GRACE_S, Lending
 from ract.client.process.session import Session
-from ract.core import errors, ids, naming
+from ract.core import errors, naming
 from ract.core.events import IN_GET, IN_WAIT
 
 logger = logging.getLogger(__name__)
@@ -217,26 +217,11 @@ class Getting:
 
     def _timeout_error(self, wanted: list[ObjectRef], timeout: float | None) -> Exception:
         late = [ref for ref in wanted if ref._state < READY]
-        what = "; ".join(self.describe_wait(ref) for ref in late[:3])
+        what = "; ".join(describe_wait(ref) for ref in late[:3])
         more = f" and {len(late) - 3} more" if len(late) > 3 else ""
         return errors.GetTimeoutError(
             f"{len(late)} of {len(wanted)} objects were not ready within {timeout} s: {what}{more}"
         )
-
-    def describe_wait(self, ref: ObjectRef) -> str:
-        """What an incomplete ref waits for, in a few words."""
-        call = ref._call
-        if call is None:
-            maker = int.from_bytes(ref.binary()[:8], "big") >> ids.COUNTER_BITS
-            return (
-                f"{ref!r} is made by process {maker}: the node owes its value (ObjectHere), which "
-                f"that process, or who runs the call, has to publish"
-            )
-        if call.waiting:
-            return f"{call.name} waits for {call.waiting} of its arguments"
-        if call.channel is None:
-            return f"{call.name} waits for {call.owner.what_it_waits_for()}"
-        return f"{call.name} {call.channel.describe()}"
 
 
 def _wait_s(longest: float, deadline: float | None) -> float:

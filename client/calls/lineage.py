@@ -25,20 +25,20 @@ import copy
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.client.calls.call import Call, Extra, next_attempt
 from ract.client.calls.streams import FIRST_INDEX, UNLIMITED
 from ract.client.objects import refs
+from ract.client.objects.held import Held
 from ract.client.objects.refs import PENDING, ObjectRef
+from ract.client.objects.values import Values
+from ract.client.process.node_link import NodeLink
 from ract.core import calls, ids
 from ract.core.messages import LineageKept, ObjectUnrecoverable
 from ract.core.session import setting
-
-if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
 
 BYTES_MAX = 2**30
 """What recipes may take, unless ``max_lineage_bytes`` says otherwise."""
@@ -119,7 +119,7 @@ class StreamAgain:
         """An item arrived."""
         self.received = max(self.received, index + 1)
         ref = self._lineage.stand_in(self._recipe, self._call, FIRST_INDEX + index)
-        self._lineage.runtime.apply_result(ref, result)
+        self._lineage.apply_result(ref, result)
 
     def end(self, count: int) -> None:
         """The generator has finished."""
@@ -130,15 +130,34 @@ class StreamAgain:
         """The generator has failed: so have the items that it had yet to make."""
         for index in sorted(map(ids.return_index, self._recipe.wanted)):
             ref = self._lineage.stand_in(self._recipe, self._call, index)
-            self._lineage.runtime.apply_result(ref, result)
+            self._lineage.apply_result(ref, result)
         self._lineage.finished_soon(self._recipe, "its generator failed")
 
 
 class Lineage:
-    """The recipes of one process."""
+    """The recipes of one process.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    Args:
+        link: The connection to the node.
+        held: The refs that the cluster knows.
+        values: The values of this process.
+        post: Has the IO thread call a function.
+        apply_result: Completes a ref with what an executor made.
+    """
+
+    def __init__(
+        self,
+        link: NodeLink,
+        held: Held,
+        values: Values,
+        post: Callable[[Callable[[], None]], None],
+        apply_result: Callable[[ObjectRef, tuple[Any, ...]], None],
+    ) -> None:
+        self._link = link
+        self._held = held
+        self._values = values
+        self._post = post
+        self.apply_result = apply_result
         self.bytes_max = int(setting("max_lineage_bytes") or BYTES_MAX)
         #: By the id of a result that somebody may hold.
         self.recipes: dict[bytes, Recipe] = {}
@@ -183,12 +202,12 @@ class Lineage:
         """This process has no refs to these any more; others may."""
         kept = [object_id for object_id in object_ids if object_id in self.recipes]
         if kept:
-            self.runtime.tell(LineageKept(self.runtime.process, kept))
+            self._link.tell(LineageKept(self._link.process, kept))
 
     def over(self, object_ids: list[bytes]) -> None:
         """Nobody holds these any more, unless this process has begun to again."""
         for object_id in object_ids:
-            if self.runtime.table.find(object_id) is None:
+            if self._held.find(object_id) is None:
                 self.recipes.pop(object_id, None)
             else:  # they were let go of before our hold came
                 self.lost(object_id, "it had been released")
@@ -199,7 +218,7 @@ class Lineage:
         """The last copy of an object that this process made is gone."""
         # Several may be lost at once, some of which are made from others: look when all are known.
         if not self._lost:
-            self.runtime.reactor.post(self._look)
+            self._post(self._look)
         self._lost.append((object_id, reason))
 
     def _look(self) -> None:
@@ -255,7 +274,7 @@ class Lineage:
     def _gather(self, recipe: Recipe, recipes: list[Recipe]) -> tuple[str, str] | None:
         """Take hold of the arguments; those that are gone are added to what is to be made."""
         for object_id in recipe.needs:
-            ref = self.runtime.table.find(object_id)
+            ref = self._held.find(object_id)
             maker = self.recipes.get(object_id)
             if ref is None and maker is None:
                 maker = recipe.upstream.get(object_id)
@@ -268,7 +287,7 @@ class Lineage:
                 self.recipes[object_id] = maker
                 if self._want(maker, object_id):
                     recipes.append(maker)
-            recipe.kept.append(ref if ref is not None else self.runtime.table.borrow(object_id))
+            recipe.kept.append(ref if ref is not None else self._held.borrow(object_id))
             if maker is not None and maker.wanted and maker is not recipe:
                 recipe.blockers.add(maker)
                 maker.then.append(recipe)
@@ -296,7 +315,7 @@ class Lineage:
         """A ref for a return of a call that runs again."""
         made: RemadeRef = object.__new__(RemadeRef)
         made._id = (call.number, call.actor_id, index)
-        made._state, made._call, made._home = PENDING, call, self.runtime.home
+        made._state, made._call, made._home = PENDING, call, self._values
         made._value = None
         made._holds = 0
         made._waiters = [partial(self._remade_soon, recipe)]
@@ -304,12 +323,12 @@ class Lineage:
 
     def _remade_soon(self, recipe: Recipe, ref: ObjectRef) -> None:
         """A return of a call that runs again is there (on any thread)."""
-        self.runtime.reactor.post(partial(self.remade, recipe, ref))
+        self._post(partial(self.remade, recipe, ref))
 
     def remade(self, recipe: Recipe, ref: ObjectRef) -> None:
         """A return of a call that runs again is there."""
         object_id = ref._make_id()
-        self.runtime.values.renew(object_id, ref, is_wanted=object_id in recipe.wanted)
+        self._values.renew(object_id, ref, is_wanted=object_id in recipe.wanted)
         recipe.wanted.discard(object_id)
         self._reasons.pop(object_id, None)
         if recipe.left:  # not an item of a stream
@@ -319,7 +338,7 @@ class Lineage:
 
     def finished_soon(self, recipe: Recipe, why: str) -> None:
         """As `_finished`, on the IO thread, after what was made before."""
-        self.runtime.reactor.post(partial(self._finished, recipe, why))
+        self._post(partial(self._finished, recipe, why))
 
     def _finished(self, recipe: Recipe, why: str) -> None:
         """The call has run; ``why``: of what is not there now."""
@@ -353,7 +372,7 @@ class Lineage:
     def _give_up(self, object_id: bytes, kind: str, why: str) -> None:
         reason = self._reasons.pop(object_id, "its last copy is gone")
         said = f"{reason}, and {why}"
-        self.runtime.tell(ObjectUnrecoverable(self.runtime.process, object_id, kind, said))
+        self._link.tell(ObjectUnrecoverable(self._link.process, object_id, kind, said))
 
 
 def _without_refs(call: Call) -> Call:

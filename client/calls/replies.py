@@ -50,8 +50,8 @@ class Replies:
         keep_recipe: Callable[[Call, bytes], None],
     ) -> None:
         self._link = link
-        self._held = held
-        self._values = values
+        self.held = held
+        self.values = values
         self._keep_recipe = keep_recipe
 
     def apply(self, channel: Channel, call: Call, reply: tuple[Any, ...]) -> None:
@@ -112,20 +112,20 @@ class Replies:
             call = ref._call
             if call is not None and (call.retries or call.attempt):
                 self._keep_recipe(call, result[1])
-            self._values.stored(ref, result[2:])
+            self.values.stored(ref, result[2:])
         elif status == calls.ERROR:
             self._fail_refs([ref], result)
         else:
-            contained = [self._held.adopt(i, n) for i, n in result[3]]
+            contained = [self.held.adopt(i, n) for i, n in result[3]]
             ref._complete(INLINE, (result[1], result[2], contained))
 
     def _fail_refs(self, failed: Sequence[ObjectRef], result: tuple[Any, ...]) -> None:
         """Complete refs with one error, which brought one hold of each ref that is in it."""
         _, head, buffers, counts = result
-        contained = [self._held.adopt(i, n) for i, n in counts]
+        contained = [self.held.adopt(i, n) for i, n in counts]
         for ref in failed:
             ref._fail((head, buffers, contained))
-        self._values.count_error()
+        self.values.count_error()
 
     @staticmethod
     def _may_retry(call: Call) -> bool:
@@ -133,7 +133,7 @@ class Replies:
 
     def _retry(self, call: Call, result: tuple[Any, ...]) -> None:
         """Make a call again that has raised."""
-        self._held.drop_result(result)
+        self.held.drop_result(result)
         call.retries -= 1 if call.retries > 0 else 0
         call.owner.retry(call)
 
@@ -164,7 +164,7 @@ class Replies:
         value = (packed.head, packed.copied_buffers(), packed.refs)
         for ref in call.refs:
             ref._complete(ERROR, value)
-        self._values.count_error()
+        self.values.count_error()
         if call.stream is not None:
             call.stream.fail((calls.ERROR, packed.head, packed.copied_buffers(), []))
         if not call.refs:

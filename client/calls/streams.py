@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ract.client.objects import refs
 from ract.client.objects.refs import ERROR, PLAIN, READY, ObjectRef
@@ -33,7 +33,8 @@ from ract.core.errors import StreamingGeneratorReplayInconsistentError
 
 if TYPE_CHECKING:
     from ract.client.calls.call import Call
-    from ract.client.runtime import Runtime
+    from ract.client.objects.held import Held
+    from ract.client.process.lending import Lending
 
 FIRST_INDEX = 2
 """Items are returns of their task from this index on; return 1 is its completion."""
@@ -43,17 +44,34 @@ UNLIMITED = 2**62
 _END = object()
 
 
+class Home(Protocol):
+    """What a stream uses of its process."""
+
+    table: Held
+    lending: Lending
+
+    @property
+    def apply_result(self) -> Callable[[ObjectRef, tuple[Any, ...]], None]: ...
+    @property
+    def fail_call(self) -> Callable[[Call, BaseException], None]: ...
+    @property
+    def await_one(self) -> Callable[[ObjectRef, float | None], None]: ...
+    @property
+    def expedite(self) -> Callable[[ObjectRef], None]: ...
+    def drop_stream(self, stream: Stream) -> None: ...
+
+
 class Stream:
     """The items of one call.
 
     Args:
-        runtime: Of this process.
+        home: Of this process.
         call: The call; its only ref becomes complete when the call ends.
         limit: How many items may be unread, 0 without limit.
     """
 
-    def __init__(self, runtime: Runtime, call: Call, limit: int) -> None:
-        self._runtime = runtime
+    def __init__(self, home: Home, call: Call, limit: int) -> None:
+        self._home = home
         self._call = call
         self._limit = limit
         self._read = 0
@@ -89,9 +107,9 @@ class Stream:
                 self._arriving[index] = self._advance()
             ref = self._arriving.get(index)
         if ref is None:  # the call is repeated, or has failed
-            self._runtime.table.drop_result(result)
+            self._home.table.drop_result(result)
         else:
-            self._runtime.apply_result(ref, result)
+            self._home.apply_result(ref, result)
             self._arriving.pop(index, None)
 
     def _advance(self) -> ObjectRef:
@@ -115,7 +133,7 @@ class Stream:
                 f"{self._call.name} was repeated and yielded {count} items; before, it had yielded "
                 f"{at} or more"
             )
-            self._runtime.fail_call(self._call, error)
+            self._home.fail_call(self._call, error)
             return
         self._call.refs[0]._complete(PLAIN, None)
         self._finish()
@@ -132,9 +150,9 @@ class Stream:
                 self._failure = self._advance()
             ref = self._failure
         if ref is None or ref._state >= READY:
-            self._runtime.table.drop_result(result)
+            self._home.table.drop_result(result)
         else:
-            self._runtime.apply_result(ref, result)
+            self._home.apply_result(ref, result)
         if ref is None:  # it had ended in order
             return
         self._call.refs[0]._complete(ERROR, ref._value)
@@ -155,7 +173,7 @@ class Stream:
         while True:
             ref = self._unread[0]
             if ref._state < READY:
-                self._runtime.await_one(ref, None)
+                self._home.await_one(ref, None)
             if _is_end(ref):
                 return None
             if self._take(ref):
@@ -176,7 +194,7 @@ class Stream:
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         ref._when_done(lambda _: refs.wake(loop, done))
-        with self._runtime.lending.around(loop):
+        with self._home.lending.around(loop):
             await done
 
     def _take(self, ref: ObjectRef) -> bool:
@@ -198,7 +216,7 @@ class Stream:
 
     def drop(self) -> None:
         """A finalizer: nobody reads any more. Items go as they come, and the producer goes on."""
-        self._runtime.drop_stream(self)
+        self._home.drop_stream(self)
 
     def let_go(self) -> None:
         """Forget what nobody has read, and have the producer wait no more (on the IO thread)."""
@@ -275,7 +293,7 @@ class ObjectRefGenerator:
         """Whether ``next`` would not wait."""
         ref = self._stream.peek()
         if ref._state < READY:
-            self._stream._runtime.expedite(ref)
+            self._stream._home.expedite(ref)
         return ref._state >= READY and not self._stream.is_over()
 
     def is_finished(self) -> bool:

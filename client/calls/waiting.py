@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client.calls.channel import Channel, read_any
 from ract.client.objects.refs import ERROR, READY, ObjectRef
+from ract.core import ids
 
 if TYPE_CHECKING:
     from ract.client.calls.channels import Channels
@@ -39,6 +40,22 @@ def split(refs: list[ObjectRef], n: int) -> tuple[list[ObjectRef], list[ObjectRe
                 rest += refs[i + 1 :]
                 break
     return ready, rest
+
+
+def describe_wait(ref: ObjectRef) -> str:
+    """What an incomplete ref waits for, in a few words."""
+    call = ref._call
+    if call is None:
+        maker = int.from_bytes(ref.binary()[:8], "big") >> ids.COUNTER_BITS
+        return (
+            f"{ref!r} is made by process {maker}: the node owes its value (ObjectHere), which "
+            f"that process, or who runs the call, has to publish"
+        )
+    if call.waiting:
+        return f"{call.name} waits for {call.waiting} of its arguments"
+    if call.channel is None:
+        return f"{call.name} waits for {call.owner.what_it_waits_for()}"
+    return f"{call.name} {call.channel.describe()}"
 
 
 class Waiter:
