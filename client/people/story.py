@@ -68,7 +68,7 @@ class Story:
         """Whether anything waits or runs that may have to be told of."""
         runtime = self._runtime
         return (
-            any(channel.inflight for channel in list(runtime.channels.values()))
+            any(channel.inflight for channel in runtime.channels.values())
             or runtime.pools.is_active
             or any(client.has_queued for client in runtime.actors.all)
         )
@@ -159,7 +159,7 @@ class Story:
             waiting, more = client.some_waiting(TOLD_MAX)
             yield events.ARGS, [call for call in waiting if call.waiting], 0
             yield events.PLACE, [call for call in waiting if not call.waiting], more
-        for channel in list(runtime.channels.values()):
+        for channel in runtime.channels.values():
             inflight = list(itertools.islice(list(channel.inflight.values()), TOLD_MAX))
             yield events.SUBMITTED, inflight, max(0, len(channel.inflight) - TOLD_MAX)
 

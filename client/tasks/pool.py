@@ -132,7 +132,9 @@ class TaskPool:
         # Under the lock: pushes to one lease must keep their order.
         runtime = self.runtime
         for executor in todo.abort:
-            runtime.channels[executor].abort()
+            channel = runtime.channels.get(executor)
+            if channel is not None:  # else it has ended by itself at this moment
+                channel.abort()
         for executor, lost in todo.lost:
             runtime.calls_lost(executor, lost)
         for call, executor, cause in todo.ended:
