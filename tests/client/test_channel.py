@@ -15,17 +15,21 @@ from ract.worker.executor.callers import Caller
 
 
 class World:
-    """A channel that a real reactor reads; the test is the executor at its other end."""
+    """A channel that a real reactor reads; the test is the executor at its other end.
+
+    It is the home of the channel, too.
+    """
 
     def __init__(self):
         ours, theirs = socket.socketpair()
         self.executor = Caller(theirs)
         self.reactor = Reactor(lambda: self.channel.tick())
-        runtime = Process()
-        runtime.reactor = self.reactor
+        process = Process()
+        self.session, self.held = process.session, process.table
+        self.apply = self.ended = lambda *of_no_interest: None
         self.is_blocked = None
         self.told = threading.Semaphore(0)
-        self.channel = Channel(runtime, 2, lambda: ours, (calls.HELLO, 1, b"job1", b"n", b""))
+        self.channel = Channel(self, 2, lambda: ours, (calls.HELLO, 1, b"job1", b"n", b""))
         self.channel.owner = self
         self.channel.open()
         self.reactor.start()
