@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 import ract
 from ract.core.errors import GetTimeoutError, RactError, TaskCancelledError
 from ract.util.stress.rounds import Act, acts_of
-from ract.util.stress.values import Wanted, Wrong, checking, produce, read, value
+from ract.util.stress.values import Wanted, Wrong, produce, value
 
 KINDS = ("task", "sync", "threaded", "async")
 PLACES = ("here", "there")
@@ -351,6 +353,85 @@ def _max_calls(cast: FlowCast, kind: str, rng: random.Random) -> Iterator[None]:
     _expect(ract.get(ract.get(given)), [3])
 
 
+# --------------------------------------------------------------------------- code of users
+
+
+class _Cycle:
+    """Only the garbage collector finds it, anywhere; then it does something."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.me = self
+        self.do = do
+
+    def __del__(self) -> None:
+        self.do()
+
+
+@ract.remote(max_retries=0)
+def _make_garbage(i: int) -> int:
+    for _ in range(3):
+        _Cycle(lambda: _work.remote(i))
+    return i
+
+
+@_act("finalizers that call", only=["task", "sync"])
+def _finalizers(cast: FlowCast, kind: str, rng: random.Random) -> Iterator[None]:
+    call = cast.call(kind, "work", rng)
+    made: list[Any] = []
+
+    def make(i: int) -> None:
+        _Cycle(lambda: made.append((i, call.remote(i))))
+
+    for i in range(3):
+        make(i)
+    ref = _make_garbage.remote(7)
+    yield
+    while len(made) < 3:
+        gc.collect()
+        time.sleep(0.001)
+    for i, each in made:
+        _expect(ract.get(each), i)
+    _expect(ract.get(ref), 7)
+
+
+@_act("callbacks that call and read")
+def _callbacks(cast: FlowCast, kind: str, rng: random.Random) -> Iterator[None]:
+    call = cast.call(kind, "work", rng)
+    seen: Future[int] = Future()
+
+    def go_on(future: Future[int]) -> None:
+        seen.set_result(ract.get(call.remote(future.result() + 1)))
+
+    call.remote(1).future().add_done_callback(go_on)
+    yield
+    _expect(seen.result(), 2)
+
+
+class _Reads:
+    """Unpickling it runs a task."""
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"n": 5}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.n = ract.get(_work.remote(state["n"]))
+
+
+@_act("arguments and values whose unpickling reads")
+def _unpickled(cast: FlowCast, kind: str, rng: random.Random) -> Iterator[None]:
+    refs = [cast.call(kind, "take", rng).remote(_Reads(), 6), _give_reads.remote()]
+    future = refs[1].future()
+    yield
+    _expect(ract.get(refs[0]), 6)
+    _expect(ract.get(refs[1]).n, 5)
+    _expect(future.result().n, 5)
+
+
+@ract.remote(max_retries=0)
+def _give_reads() -> _Reads:
+    return _Reads()
+
+
 # --------------------------------------------------------------------------- generators
 
 
@@ -457,8 +538,3 @@ def _stream_waited(cast: FlowCast, kind: str, rng: random.Random) -> Iterator[No
             break
         count += 1
     _expect(count, n)
-
-
-def check_tree(kind: str, seed: int, ref: Any) -> None:
-    """Read and check in this thread."""
-    read(checking(kind, seed, ref))

@@ -11,6 +11,8 @@ from typing import Any
 
 import ract
 from ract.core.errors import ActorDiedError, ActorUnavailableError, RactActorError
+from ract.util.placement_group import placement_group, remove_placement_group
+from ract.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ract.util.stress.rounds import Act, acts_of
 from ract.util.stress.values import Wanted, Wrong, produce
 
@@ -320,6 +322,20 @@ def _with_refs(cast: Any, kind: str, rng: random.Random) -> Iterator[None]:
     del late
     yield
     _expect(ract.get(refs), [3, 4])
+
+
+@_act("in a placement group that is removed")
+def _grouped(cast: Any, kind: str, rng: random.Random) -> Iterator[None]:
+    group = placement_group([{rng.choice(PLACES): 0.001}])
+    where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+    actor = _CLASSES[kind].options(scheduling_strategy=where).remote()
+    refs = [actor.echo.remote(i) for i in range(3)]
+    if rng.random() < 0.5:
+        _expect(ract.get(refs), [0, 1, 2])
+    remove_placement_group(group)
+    refs.append(actor.echo.remote(3))
+    yield
+    _values_or_death(refs, [0, 1, 2, 3])
 
 
 @ract.remote(num_cpus=0)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
+import itertools
 import os
+import random
 import subprocess
 import sys
 import time
@@ -44,13 +47,14 @@ class Phase:
     threads: int = 6  #: of the driver
     at_once: int = 6  #: rounds that each of them begins before it ends them
     is_joined: bool = True  #: whether the driver is in the cluster; else the rounds join it
+    short: int | None = None  #: how many properties to combine in a short run; None: all cells
 
 
 PHASES = (
-    Phase("travels", TRAVELS, Cast, 0.5),
+    Phase("travels", TRAVELS, Cast, 0.5, short=4),
     Phase("flows", FLOWS, FlowCast, 0.2),
     Phase("lives", LIVES, lambda: None, 0.15),
-    Phase("sessions", SESSIONS, lambda: None, 0.15, threads=1, at_once=1, is_joined=False),
+    Phase("sessions", SESSIONS, lambda: None, 0.15, threads=1, at_once=1, is_joined=False, short=1),
 )
 
 
@@ -72,12 +76,39 @@ class Found:
 
 def chosen(phase: Phase, given: argparse.Namespace) -> list[Cell]:
     """The cells of a phase that are asked for."""
+    cells = phase.cells
+    if given.short and phase.short is not None:
+        cells = covering(cells, phase.short, given.seed)
     return [
         cell
-        for cell in phase.cells
+        for cell in cells
         if given.only in (name := f"{phase.name}: {cell}")
         and not (given.without and given.without in name)
     ]
+
+
+def covering(cells: Sequence[Any], strength: int, seed: int) -> list[Any]:
+    """Few of the cells, in which each combination of so many properties occurs that occurs in all.
+
+    Args:
+        cells: Instances of one dataclass, whose fields are the properties.
+        strength: How many properties are combined.
+        seed: Of the order in which the cells are looked at.
+    """
+    order = random.Random(seed).sample(cells, len(cells))
+    combined = {
+        cell: set(itertools.combinations(enumerate(dataclasses.astuple(cell)), strength))
+        for cell in order
+    }
+    missing = set().union(*combined.values())
+    chosen = []
+    most = max(map(len, combined.values()))
+    for least in range(most, 0, -1):  # first those with the most that is new
+        for cell in order:
+            if len(combined[cell] & missing) >= least:
+                missing -= combined[cell]
+                chosen.append(cell)
+    return chosen
 
 
 def run(phase: Phase, given: argparse.Namespace, seconds: float) -> Found:
@@ -87,7 +118,8 @@ def run(phase: Phase, given: argparse.Namespace, seconds: float) -> Found:
     if not cells:
         return found
     until = time.monotonic() + seconds
-    goal = len(cells) * given.rounds if given.rounds else sys.maxsize
+    rounds = given.rounds or int(given.short)
+    goal = len(cells) * rounds if rounds else sys.maxsize
     seed = given.seed
     while (goal_left := goal - found.done.total()) > 0 and time.monotonic() < until:
         if found.hung and not given.go_on:
@@ -198,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="stress", description="Rounds of everything.")
     parser.add_argument("--seconds", type=float, default=1800.0, help="for all phases together")
     parser.add_argument("--rounds", type=int, default=0, help="per cell, then it ends")
+    parser.add_argument("--short", action="store_true", help="few cells, that combine all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="cells (phase: cell) that contain this")
     parser.add_argument("--without", default="", help="no cells that contain this")

@@ -135,8 +135,15 @@ def _actor() -> None:
 
 def _named() -> None:
     name = f"session-{next(_names)}-{os.getpid()}"
+    job = ract.get_runtime_context().get_job_id()
     actor = _Actor.options(name=name, get_if_exists=True).remote()
-    ract.get(ract.get_actor(name).echo.remote(1))
+    try:
+        found = ract.get_actor(name)
+    except ValueError:
+        if ract.get_runtime_context().get_job_id() == job:
+            raise
+        return  # another thread has begun another session: there is no such name in it
+    ract.get(found.echo.remote(1))
     ract.kill(actor)
 
 
