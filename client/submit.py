@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client.calls import arguments
 from ract.client.calls.call import Call
-from ract.client.calls.streams import ObjectRefGenerator, Stream
+from ract.client.calls.returns import returns_of
 from ract.client.objects.held import id_of
 from ract.client.objects.refs import new_ref
 from ract.client.process import context, finalizers, sites, tracing
@@ -52,7 +52,7 @@ def submit_task(
         result: Any = ref
     else:
         limit = options._generator_backpressure_num_objects or 0
-        result = _several(runtime, call, returns, limit)
+        result = returns_of(runtime, call, returns, limit)
     if options.name is not None:
         call.more().label = options.name
     if options.enable_task_events is False:
@@ -119,7 +119,7 @@ def submit_actor_call(
                 "_generator_backpressure_num_objects is not supported for async actors. An async "
                 "generator can await what it likes between its items."
             )
-        result = _several(runtime, call, returns, limit)
+        result = returns_of(runtime, call, returns, limit)
     if given and given.get("timeout") is not None:  # now that the call has its refs
         runtime.cancelling.set_timeout(call, given["timeout"])
     if method.on_full:
@@ -156,20 +156,3 @@ def _dispatch_late(
         arguments.dispatch(runtime.replies, call, args, kwargs)
     except Exception as error:
         runtime.fail_call(call, error)
-
-
-def _several(runtime: Runtime, call: Call, returns: Any, limit: int) -> Any:
-    extra = call.more()
-    extra.returns = returns
-    if returns == "dynamic":
-        ref = new_ref(call.number, call.actor_id, 1, call)
-        call.refs = [ref]
-        return ref
-    if returns == "streaming":
-        call.refs = [new_ref(call.number, call.actor_id, 1, call)]
-        if limit > 0:
-            extra.backpressure = limit
-        call.stream = Stream(runtime, call, max(limit, 0))
-        return ObjectRefGenerator(call.stream)
-    call.refs = [new_ref(call.number, call.actor_id, i + 1, call) for i in range(returns)]
-    return list(call.refs) if returns else None

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ract.client.process.node_link import NodeLink
 
 
+SWEEP_MIN = 1000
+"""With fewer timeouts, those of calls that have ended are not looked for."""
+
+
 class Cancelling:
     """Timeouts of calls, and what cancels them.
 
@@ -48,13 +52,22 @@ class Cancelling:
         self._unfinished = unfinished
         self._lock = held.lock
         self.timeouts: list[tuple[float, int, float, weakref.ref[Call]]] = []  #: a heap
+        self._sweep_at = SWEEP_MIN
 
     def set_timeout(self, call: Call, seconds: float) -> None:
         """Fail and cancel the call if it is not complete by then."""
         at = time.monotonic() + seconds
         with self._lock:
             heapq.heappush(self.timeouts, (at, call.number, seconds, weakref.ref(call)))
+            if len(self.timeouts) >= self._sweep_at:
+                self._sweep()
         self._wake()
+
+    def _sweep(self) -> None:
+        """Forget calls that have ended long before their time."""
+        self.timeouts = [entry for entry in self.timeouts if not _is_over(entry[3]())]
+        heapq.heapify(self.timeouts)
+        self._sweep_at = max(SWEEP_MIN, 2 * len(self.timeouts))  # so that each costs little
 
     def tick(self) -> bool:
         """Called by the reactor: fail what is too late; returns whether anything may become so."""
@@ -108,7 +121,7 @@ class Cancelling:
             with self._lock:  # for both: another thread may add one that comes earlier
                 at, _, seconds, known = self.timeouts[0]
                 call = known()
-                is_over = call is None or call_has_ended(call)
+                is_over = _is_over(call)
                 if at > now and not is_over:
                     return
                 heapq.heappop(self.timeouts)
@@ -118,3 +131,8 @@ class Cancelling:
             error = errors.TaskTimeoutError(f"not finished within {seconds} s: {waited}")
             self._replies.fail(call, error)
             call.owner.cancel(call, False, True)
+
+
+def _is_over(call: Call | None) -> bool:
+    """Whether nobody will ever want the call cancelled."""
+    return call is None or call_has_ended(call)

@@ -1,7 +1,11 @@
 """What a call carries on its way to an executor."""
 
+import threading
+import types
+
 import ract
 from ract.client.calls.call import Call, extra_of, next_attempt
+from ract.client.calls.cancelling import SWEEP_MIN, Cancelling
 from ract.client.process import current
 
 
@@ -33,3 +37,17 @@ def test_a_captured_ref_and_large_arguments_are_both_held_for_the_executor(ract_
     assert ract.get(length.remote([bytes(1)] * 200_000)) == 200_003
     assert captured.binary() in [id for id, _ in handed]
     assert len(handed) == 2
+
+
+def test_timeouts_of_calls_that_have_ended_are_forgotten_long_before_their_time():
+    held = types.SimpleNamespace(lock=threading.RLock())
+    cancelling = Cancelling(None, held, lambda: None, None, list)
+    kept = []
+    for i in range(10 * SWEEP_MIN):
+        call = Call(i, b"f", None, "f")
+        call.is_over = i % 100 > 0
+        kept.append(call)
+        cancelling.set_timeout(call, 3600)
+    assert len(cancelling.timeouts) < 2 * SWEEP_MIN
+    waiting = {known().number for *_, known in cancelling.timeouts}
+    assert waiting >= {call.number for call in kept if not call.is_over}

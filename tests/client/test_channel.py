@@ -9,6 +9,7 @@ from small_process import Process
 from ract.client.calls.call import Call
 from ract.client.calls.channel import Channel
 from ract.client.objects import refs
+from ract.client.process import current
 from ract.client.process.reactor import Reactor
 from ract.core import calls
 from ract.worker.executor.callers import Caller
@@ -63,6 +64,7 @@ def world():
     made.reactor.close()
     made.channel.discard()
     made.executor.close()
+    current.install(None)
 
 
 def test_a_blocked_executor_is_heard_when_it_goes_on_though_nothing_is_under_way(world):
