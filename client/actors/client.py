@@ -171,6 +171,18 @@ class ActorClient:
                 call.more().rerun += 1
             self._perform(self.line.retried(call))
 
+    def undecided(self, call: Call, is_undecided: bool) -> None:
+        """It is being found out whether the error of the call lets it run again, or that is known.
+
+        Until then the call is unfinished, though it is neither in flight nor in the queue.
+        """
+        with self._lock:
+            if is_undecided:
+                self.line.undecided[call.number] = call
+            else:
+                self.line.undecided.pop(call.number, None)
+                self._perform(self.line.ended())
+
     def cancel(self, call: Call, force: bool, recursive: bool) -> None:
         """Cancel a call: drop it from the queue, or ask the actor's node."""
         assert not force, "checked where it was asked for"
@@ -395,7 +407,7 @@ class ActorClient:
         """Give back the holds if all calls have their values, though a thread still notes that."""
         with self._lock:
             line = self.line
-            if line.wants_farewell and not line.waiting_count:
+            if line.wants_farewell and not (line.waiting_count or line.undecided):
                 ways: list[Any] = [way for way in (line.way, line.leaving) if way is not None]
                 if all(is_over(call) for way in ways for call in way.unanswered()):
                     self._perform(line.farewell())

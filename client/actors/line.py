@@ -122,6 +122,8 @@ class Line:
         self._connect_at: float | None = None
         self._refusals = 0
         self.wants_farewell = False
+        #: By number: it is being found out whether they run again, so the actor must not end.
+        self.undecided: dict[int, Any] = {}
 
     # ------------------------------------------------------------------ calls
 
@@ -372,7 +374,7 @@ class Line:
         sent = len(self.way.inflight) if self.way is not None else 0
         if self.leaving is not None and self.leaving is not self.way:
             sent += len(self.leaving.inflight)
-        return sent + self.waiting_count
+        return sent + self.waiting_count + len(self.undecided)
 
     @property
     def parked(self) -> list[Any]:

@@ -67,10 +67,12 @@ class Replies:
                 call.stream.item(reply[2], reply[3])
             return
         if status == calls.ERROR and self._may_retry(call):
-            channel.inflight.pop(call.seq, None)
             if call.retry_exceptions is True:
+                channel.inflight.pop(call.seq, None)
                 self._retry(call, reply[1:])
             else:  # to see of which class the error is runs code of users
+                call.owner.undecided(call, True)  # first: it is always known somewhere
+                channel.inflight.pop(call.seq, None)
                 user_code.run(partial(self._retry_or_fail, call, reply[1:]))
             return
         self._apply_end(call, reply)
@@ -144,10 +146,13 @@ class Replies:
             is_right = isinstance(getattr(error, "cause", error), tuple(call.retry_exceptions))
         except BaseException:  # it cannot be read here, whoever gets the value is told why
             is_right = False
-        if is_right and self._may_retry(call):
-            self._retry(call, result)
-        else:
-            self._apply_end(call, (call.seq, *result))
+        try:
+            if is_right and self._may_retry(call):
+                self._retry(call, result)
+            else:
+                self._apply_end(call, (call.seq, *result))
+        finally:
+            call.owner.undecided(call, False)
 
     def lost(self, executor: int, lost: list[Call]) -> None:
         """An executor died that owed replies: what was in them this process does not hold."""

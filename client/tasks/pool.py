@@ -272,6 +272,9 @@ class TaskPool:
             self._perform(self._work.retried(call, time.monotonic()))
         self.runtime.reactor.wake()
 
+    def undecided(self, call: Call, is_undecided: bool) -> None:
+        """As for actors; a pool need not know, since `retry` takes it back if it was dropped."""
+
     def what_it_waits_for(self) -> str:
         """Why a queued call is not sent."""
         leases = len(self._work.leases.leases)

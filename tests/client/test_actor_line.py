@@ -265,3 +265,18 @@ def test_a_durable_actor_hears_what_may_come_again_when_no_other_way_is_open(lin
     todo = breaks(line, way)
     assert todo.unfinished == [1]
     assert line.way is after
+
+
+def test_an_actor_does_not_end_while_it_is_found_out_whether_a_call_runs_again(line):
+    line.held(1)
+    way, _ = alive(line)
+    call = Call(1, retries=1)
+    sent(way, line.submitted(call))
+    line.undecided[1] = call
+    del way.inflight[1]
+    assert line.handle_dropped().farewell == 0
+    sent(way, line.retried(call))
+    del line.undecided[1]
+    assert line.ended().farewell == 0
+    del way.inflight[1]
+    assert line.ended().farewell == 1
