@@ -10,7 +10,7 @@ that, and a finalizer that starts a task, or ends an actor, is not unusual.
 `watch` has the collector say when a collection begins and ends. A collection is *amid* the work of
 ract if the thread is one of ract's own, or if the code that asked for memory is ract's. Ract calls
 no foreign code while it holds a lock; so where foreign code is in front, no lock is held. Frames of
-the standard library do not count, since ract calls them anywhere.
+the standard library, and of generated code, do not count: ract calls them anywhere.
 
 What a finalizer submits amid is not done there but a moment later, on a thread for code of users
 (`later`). What has to wait is refused (`check_may_wait`) if ract would wait for itself. This costs
@@ -98,15 +98,14 @@ def _collects(phase: str, info: dict[str, int]) -> None:
 
 
 def _is_ours(frame: FrameType | None) -> bool:
-    """Whether the innermost frame that is not the standard library's is one of ract."""
+    """Whether the innermost frame that counts is one of ract."""
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(_OURS) and not name.startswith(_NOT_OURS):
             return True
-        is_standard = name.startswith("<frozen") or (
-            name.startswith(_STANDARD) and _INSTALLED not in name
-        )
-        if not is_standard:
+        # Generated code, such as that of dataclasses, has names like "<string>".
+        is_neutral = name.startswith("<") or (name.startswith(_STANDARD) and _INSTALLED not in name)
+        if not is_neutral:
             return False
         frame = frame.f_back
     return False
