@@ -163,9 +163,10 @@ def test_three_things_happen_to_a_value_that_is_elsewhere(world, names):
     holds_always(names, world)
 
 
-@pytest.mark.parametrize("world", [World, FarWorld])
-@pytest.mark.parametrize("name", ["seek", "callback", "localize"])
-def test_who_asks_while_the_node_goes_hears_of_it(world, name):
+@pytest.mark.parametrize(
+    ("name", "world"), [("seek", World), ("callback", FarWorld), ("localize", FarWorld)]
+)
+def test_who_asks_while_the_node_goes_hears_of_it(name, world):
     holds_always((name, "lose_node"), world)
 
 
