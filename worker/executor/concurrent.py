@@ -29,21 +29,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ract.client.process import context, tracing
+from ract.client.process import context
 from ract.core import calls
-from ract.core.errors import AsyncioActorExit, error_from_exit
+from ract.core.errors import error_from_exit
 from ract.core.messages import Blocked, CancelCall, EndProcess, ExitCause, Unblocked
 from ract.core.priorities import insert
+from ract.worker.executor.attempt import Attempt
 from ract.worker.executor.callers import Caller, Callers, priority_of
 from ract.worker.executor.endings import answer_before_ending
 from ract.worker.executor.execution import generator_of, is_streaming
 from ract.worker.executor.mailbox import Mailbox
+from ract.worker.executor.replies import Replies
 from ract.worker.executor.titles import set_title
 
 if TYPE_CHECKING:
     from ract.worker.executor.execution import Execution
 
 ASYNC_CONCURRENCY = 1000
+TERMINATE = "__ray_terminate__"
+
+CANCELLED_MAX = 10_000
+"""So many calls are remembered that were cancelled and have not come: some never will."""
+
 DRAIN_LOOK_S = 0.02
 """How often an actor that ends looks whether its callers have taken its last replies."""
 
@@ -85,7 +92,8 @@ class ConcurrentServer:
         self._active = execution.active
         self._names: dict[str, str] = {}  # of methods
         self._mailbox = Mailbox(mailbox_size) if mailbox_size else None
-        self._cancelled: set[int] = set()
+        self.replies: Replies | None = None
+        self._cancelled: dict[int, None] = {}  # of calls that have not come, oldest first
         self._flush_due = False
         self._threads_blocked = 0
         self._block_lock = threading.Lock()
@@ -125,6 +133,9 @@ class ConcurrentServer:
         self.loop.add_reader(self._listener.fileno(), self._accept)
         self._take_posted()
         await self._done
+        assert self.ending is not None
+        if self.replies is not None:
+            self.replies.ends(self.ending)
         self._flush()
         while not self._callers.are_served:  # one whose connection broke may come back
             await asyncio.sleep(DRAIN_LOOK_S)
@@ -215,12 +226,16 @@ class ConcurrentServer:
             self._left(gone)
 
     def _acknowledged(self, caller: Caller, item: tuple[Any, ...]) -> None:
-        """A caller says what it has; see `ract.worker.executor.durable`."""
+        """A caller says what it has."""
+        if self.replies is not None:
+            self.replies.acknowledged(caller, item)
 
     def _left(self, caller: Caller) -> None:
         """A caller has gone."""
         if self._mailbox is not None:
             self._mailbox.left(caller)
+        if self.replies is not None:
+            self.replies.left(caller)
 
     # ------------------------------------------------------------------ calls
 
@@ -229,7 +244,7 @@ class ConcurrentServer:
         if self._mailbox is not None and _has_room(item):
             self._mailbox.arrived(caller)
         if number in self._cancelled:
-            self._cancelled.discard(number)
+            self._cancelled.pop(number, None)
             self._drop(caller, item)
             return
         name = (extra or {}).get("group") or self._method_groups.get(target, "")
@@ -265,11 +280,11 @@ class ConcurrentServer:
         if self.ending.kind == "drained":
             caller.out.append((item[1], calls.RETURNED, None))
         else:
-            self._answer_exit(caller, item)
+            self.answer_exit(caller, item)
         self._waits_no_more(item)
         self._flush_soon()
 
-    def _answer_exit(self, caller: Caller, item: tuple[Any, ...]) -> None:
+    def answer_exit(self, caller: Caller, item: tuple[Any, ...]) -> None:
         assert self.ending is not None
         spec, runtime = context.process.actor_spec, self.runtime
         cause = replace(self.ending, node_id=runtime.node_id, pid=os.getpid(), at=time.time())
@@ -304,56 +319,75 @@ class ConcurrentServer:
             self.runtime.reactor.wake()  # its tick tells of calls that run for long
         set_title(name)
         if self.is_async:
-            run = self._run_async(group, running, caller, item)
+            run = self._serve_async(group, running, caller, item)
             if group.loop is None:
                 running.task = self.loop.create_task(run)
             else:
                 running.task = asyncio.run_coroutine_threadsafe(run, group.loop)
         else:
             assert group.pool is not None
-            group.pool.submit(self._run_in_thread, group, running, caller, item)
+            group.pool.submit(self._serve_in_thread, group, running, caller, item)
 
-    async def _run_async(
+    async def _serve_async(
         self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
     ) -> None:
-        _, seq, number, target, args, extra, _ = item
-        token = context.enter(running)
-        kept: Any = None
         try:
-            kwargs: dict[str, Any] = {}
-            if extra is not None and (args is None or "refs" in extra):
+            taker = self._taker(caller, item)
+            if taker is not None:
+                await self._run_async(running, taker, item)
+                self._ran(caller, taker, item)
+        finally:
+            self._on_loop(self._finished, group, item[2])
+
+    def _serve_in_thread(
+        self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
+    ) -> None:
+        try:
+            taker = self._taker(caller, item)
+            if taker is not None:
+                self._run_in_thread(running, taker, item)
+                self._ran(caller, taker, item)
+        finally:
+            self._on_loop(self._finished, group, item[2])
+
+    def _taker(self, caller: Caller, item: tuple[Any, ...]) -> Any:
+        return caller if self.replies is None else self.replies.taker(caller, item)
+
+    def _ran(self, caller: Caller, taker: Any, item: tuple[Any, ...]) -> None:
+        if self.replies is not None:
+            self.replies.ran(caller, taker, item)
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function on the loop, that much later."""
+        self.loop.call_later(seconds, function)
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call a function on the loop, from any thread."""
+        self._on_loop(function)
+
+    async def _run_async(self, running: context.Running, taker: Any, item: tuple[Any, ...]) -> None:
+        extra, target = item[5], item[3]
+        with Attempt(self.execution, running, taker, item, self) as attempt:
+            if extra is not None and (item[4] is None or "refs" in extra):
                 await self._dependencies_here(extra)
-                given = args
-                args, kwargs, kept = self.execution.arguments(extra)
-                args = args if given is None else given
-            value = self._callable(running, target, extra)(*args, **kwargs)
+            args, kwargs = attempt.arguments()
+            value = attempt.traced(self._method(target))(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            if target == "__ray_terminate__":
-                pass  # the end of the process is the answer
-            elif is_streaming(extra):
-                await self._stream_async(caller, seq, number, extra, value)
-            else:
-                self.execution.reply(caller, seq, number, extra, value)
-            self.execution.note(running)
-        except asyncio.CancelledError as interrupt:
-            self.execution.reply_cancelled(caller, seq, running, interrupt)
-            self.execution.note(running, is_cancelled=True)
-        except AsyncioActorExit:
-            self.end(ExitCause("exited", "exit_actor() was called"))
-            self._answer_exit(caller, item)
-        except Exception as error:
-            self.execution.reply_error(caller, seq, number, running.name, error)
-            self.execution.note(running, error)
-            error.__traceback__ = None
-        except BaseException as error:
-            self._die(error)
-            self._answer_exit(caller, item)
-        finally:
-            context.leave(token)
-            del kept
-            caller.streams.pop(seq, None)
-            self._on_loop(self._finished, group, number)
+            if is_streaming(extra):
+                await self._stream_async(taker, item[1], item[2], extra, value)
+            elif target != TERMINATE:  # the end of the process is the answer
+                attempt.reply(value)
+
+    def _run_in_thread(self, running: context.Running, taker: Any, item: tuple[Any, ...]) -> None:
+        extra, target = item[5], item[3]
+        with Attempt(self.execution, running, taker, item, self) as attempt:
+            args, kwargs = attempt.arguments()
+            value = attempt.traced(self._method(target))(*args, **kwargs)
+            if is_streaming(extra):
+                self._stream_in_thread(taker, item[1], item[2], extra, value)
+            elif target != TERMINATE:
+                attempt.reply(value)
 
     def _on_loop(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function on the loop that serves the callers, from wherever this is."""
@@ -373,39 +407,6 @@ class ConcurrentServer:
             for ref in refs:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(None, self.runtime.values.await_here, ref)
-
-    def _run_in_thread(
-        self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
-    ) -> None:
-        _, seq, number, target, args, extra, _ = item
-        token = context.enter(running)
-        kept: Any = None
-        try:
-            kwargs: dict[str, Any] = {}
-            if extra is not None and (args is None or "refs" in extra):
-                given = args
-                args, kwargs, kept = self.execution.arguments(extra)
-                args = args if given is None else given
-            value = self._callable(running, target, extra)(*args, **kwargs)
-            if target == "__ray_terminate__":
-                pass  # the end of the process is the answer
-            elif is_streaming(extra):
-                self._stream_in_thread(caller, seq, number, extra, value)
-            else:
-                self.execution.reply(caller, seq, number, extra, value)
-            self.execution.note(running)
-        except Exception as error:
-            self.execution.reply_error(caller, seq, number, running.name, error)
-            self.execution.note(running, error)
-            error.__traceback__ = None
-        except BaseException as error:
-            self._die(error)
-            self._answer_exit(caller, item)
-        finally:
-            context.leave(token)
-            del kept
-            caller.streams.pop(seq, None)
-            self._on_loop(self._finished, group, number)
 
     async def _stream_async(
         self, caller: Caller, seq: int, number: int, extra: dict[str, Any], value: Any
@@ -436,29 +437,23 @@ class ConcurrentServer:
                 stream.wait(1.0)
         execution.stream_end(caller, seq)
 
-    def _callable(self, running: context.Running, name: str, extra: Any) -> Any:
-        method = self._method(name)
-        if extra is not None and "trace" in extra:
-            return tracing.traced(method, running.name, extra["trace"])
-        return method
-
     def _method(self, name: str) -> Any:
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_call__":
             return lambda function, /, *args, **kwargs: function(self.instance, *args, **kwargs)
-        if name == "__ray_terminate__":
+        if name == TERMINATE:
             return lambda: self.end(ExitCause("exited", "__ray_terminate__() was called"))
         return getattr(self.instance, name)
 
     def _finished(self, group: _Group, number: int) -> None:
         self._active.pop(number, None)
-        self._cancelled.discard(number)
+        self._cancelled.pop(number, None)
         group.running -= 1
         while group.queue and group.running < group.limit and self.ending is None:
             caller, item = group.queue.popleft()
             if item[2] in self._cancelled:
-                self._cancelled.discard(item[2])
+                del self._cancelled[item[2]]
                 self._drop(caller, item)
             else:
                 self._start(group, caller, item)
@@ -466,7 +461,7 @@ class ConcurrentServer:
         if self.ending is not None:
             self._maybe_end()
 
-    def _die(self, error: BaseException) -> None:
+    def die(self, error: BaseException) -> None:
         if self.ending is not None:  # exit_actor() has seen to it
             return
         if isinstance(error, SystemExit) and error.code in (None, 0):
@@ -527,13 +522,15 @@ class ConcurrentServer:
     def _cancel(self, number: int, recursive: bool) -> None:
         running = self._active.get(number)
         if running is None:
-            self._cancelled.add(number)
+            self._cancelled[number] = None
+            while len(self._cancelled) > CANCELLED_MAX:
+                del self._cancelled[next(iter(self._cancelled))]
             for group in self._groups.values():
                 for entry in list(group.queue):
                     if entry[1][2] == number:
                         group.queue.remove(entry)
                         self._drop(*entry)
-                        self._cancelled.discard(number)
+                        self._cancelled.pop(number, None)
             self._flush_soon()
             return
         running.is_cancelled = True

@@ -1,4 +1,4 @@
-"""Servers of durable actors: what they serve by, and when the state is saved.
+"""Replies of durable actors: they go out when the state is saved that they are the outcome of.
 
 Theory of operation
 -------------------
@@ -24,21 +24,19 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ract.client.process import context
 from ract.core import calls
 from ract.core.errors import DurableStateError
 from ract.core.messages import ExitCause
-from ract.worker.executor.concurrent import ConcurrentServer, _Group
 from ract.worker.executor.execution import is_streaming
-from ract.worker.executor.serial import SerialServer
+from ract.worker.executor.replies import OneReply
 from ract.worker.files.state_files import SupersededError
 
 if TYPE_CHECKING:
     from ract.worker.executor.callers import Caller
+    from ract.worker.executor.execution import Execution
     from ract.worker.executor.keeper import Keeper
 
 logger = logging.getLogger(__name__)
@@ -46,18 +44,8 @@ logger = logging.getLogger(__name__)
 HOLD_S = 5e-3
 """Answers wait so long for others to share a save with."""
 
-_SAVE_DUE = object()
-
-
-class _StandIn:
-    """Takes the replies of a call in its caller's place."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-        self.out: deque[Any] = deque()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._caller, name)
+QUICK_S, SHORT_HOLD_S = 100e-6, 300e-6
+"""As those of replies that need not wait for a save (`ract.worker.executor.serial`)."""
 
 
 class _Interval:
@@ -120,114 +108,104 @@ def _key(item: tuple[Any, ...]) -> tuple[int, int]:
     return item[2], 0 if extra is None else extra.get("rerun", 0)
 
 
-class DurableServer(SerialServer):
-    """A durable actor's calls, one at a time."""
+class _Durable:
+    """What both kinds of durable actors do.
 
-    def __init__(self, keeper: Keeper, *how: Any) -> None:
+    Args:
+        keeper: Keeps the state and the answers.
+        execution: Makes replies of errors.
+        class_name: The actor's.
+    """
+
+    def __init__(self, keeper: Keeper, execution: Execution, class_name: str) -> None:
         self._keeper = keeper
-        self._interval = _Interval(keeper, self._wake_in)
-        #: Answers whose state is not saved: the caller, the call, its name and the reply.
-        self._held: list[tuple[Caller, tuple[Any, ...], str, tuple[Any, ...]]] = []
-        self._commit_lock = threading.RLock()
-        super().__init__(*how)
+        self._execution = execution
+        self._class_name = class_name
 
-    def serve(self, on_posted: Callable[[Any], None]) -> ExitCause:
-        """As `SerialServer.serve`."""
+    def acknowledged(self, caller: Caller, item: tuple[Any, ...]) -> None:
+        """See `Replies`."""
+        if item[0] == calls.DONE:
+            self._keeper.log.done(caller, item[1])
+        elif item[0] == calls.UNFINISHED:
+            self._keeper.log.unfinished(caller.process, item[1])
 
-        def posted(message: Any) -> None:
-            if message is _SAVE_DUE:
-                self._interval.save()
-            else:
-                on_posted(message)
+    def left(self, caller: Caller) -> None:
+        """See `Replies`."""
+        self._keeper.log.left(caller, caller.process)
 
-        return super().serve(posted)
+    def _fail(self, caller: Caller, item: tuple[Any, ...], error: BaseException) -> None:
+        self._keeper.log.remove(*_key(item))
+        name = f"{self._class_name}.{item[3]}"
+        self._execution.reply_error(caller, item[1], item[2], name, error)
 
-    def _wake_in(self, seconds: float) -> None:
-        def due() -> None:
-            self.posted.append(_SAVE_DUE)
-            self.wake()
+    def _take_refs(self, item: tuple[Any, ...]) -> None:
+        """Holds were announced for us with a call that does not run: take them, let them go."""
+        for id, count in (item[5] or {}).get("refs", ()):
+            self._execution.runtime.table.adopt(id, count)
 
-        timer = threading.Timer(seconds, due)
-        timer.daemon = True
-        timer.start()
 
-    # ------------------------------------------------------------------ calls
+class HeldReplies(_Durable):
+    """Replies with ``durable="call"``: each is held back until its state is saved.
 
-    def _run(
-        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any, parent: int
+    Args:
+        keeper, execution, class_name: See `_Durable`.
+        push: Writes the replies of a caller that were held back; None: the server does it soon, and
+            nothing is held for others to share its save.
+    """
+
+    quick_s = hold_s = HOLD_S
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        execution: Execution,
+        class_name: str,
+        push: Callable[[Caller], None] | None,
     ) -> None:
-        item = (calls.CALL, seq, number, target, args, extra, parent)
-        if not self._keeper.every_call:
-            if self._interval.is_well():
-                super()._run(caller, *item[1:])
-                self._interval.ran()
-            else:
-                self._refuse(caller, item, self._interval.error)
-            return
+        super().__init__(keeper, execution, class_name)
+        self._push = push
+        #: Whose state is not saved: the caller, the call and the reply; no reply if that is out.
+        self._held: list[tuple[Caller, tuple[Any, ...], tuple[Any, ...] | None]] = []
+        # Code of the user that ends its process commits too, from whatever thread it is.
+        self._lock = threading.RLock()
+
+    def taker(self, caller: Caller, item: tuple[Any, ...]) -> Caller | OneReply | None:
+        """See `Replies`."""
         answer = self._keeper.log.find(*_key(item))
-        if answer is not None:
-            self._keeper.log.sent(caller, seq, *_key(item))
-            self._take_refs(extra)
-            self._hold(caller, item, (seq, *answer))
-            return
-        if is_streaming(extra):
-            super()._run(caller, *item[1:])
-            reply = caller.out.pop() if caller.out else None
-        else:
-            stand_in = _StandIn(caller)
-            super()._run(stand_in, *item[1:])  # type: ignore[arg-type]
-            reply = stand_in.out.pop() if stand_in.out else None
-        if reply is None:  # it has ended the process
-            return
-        log = self._keeper.log
-        if not is_streaming(extra):
-            log.add(*_key(item), reply[1:])
+        if answer is None:
+            return caller if is_streaming(item[5]) else OneReply(caller)
+        self._keeper.log.sent(caller, item[1], *_key(item))
+        self._take_refs(item)
+        self._hold(caller, item, (item[1], *answer))
+        return None
+
+    def ran(self, caller: Caller, taker: Caller | OneReply, item: tuple[Any, ...]) -> None:
+        """See `Replies`."""
+        if isinstance(taker, OneReply):
+            if not taker.out:
+                return
+            reply = taker.out.pop()
+            self._keeper.log.add(*_key(item), reply[1:])
+        else:  # of a generator: its items are out, and its end waits here if nobody sends it
+            reply = caller.out.pop() if self._push is not None and caller.out else None
         try:
             self._keeper.take()
         except DurableStateError as error:
             self._fail(caller, item, error)
             return
-        log.sent(caller, seq, *_key(item))
+        if isinstance(taker, OneReply):
+            self._keeper.log.sent(caller, item[1], *_key(item))
         self._hold(caller, item, reply)
 
-    def _hold(self, caller: Caller, item: tuple[Any, ...], reply: tuple[Any, ...]) -> None:
-        with self._commit_lock:
-            self._held.append((caller, item, str(item[3]), reply))
+    def _hold(self, caller: Caller, item: tuple[Any, ...], reply: tuple[Any, ...] | None) -> None:
+        with self._lock:
+            self._held.append((caller, item, reply))
+        if self._push is None:
+            self.commit()
 
-    def _fail(self, caller: Caller, item: tuple[Any, ...], error: BaseException) -> None:
-        self._keeper.log.remove(*_key(item))
-        name = self._names.get(item[3], str(item[3]))
-        self.execution.reply_error(caller, item[1], item[2], name, error)
-
-    def _refuse(self, caller: Caller, item: tuple[Any, ...], error: Any) -> None:
-        self._take_refs(item[5])
-        self._fail(caller, item, error)
-
-    def _take_refs(self, extra: dict[str, Any] | None) -> None:
-        """Holds were announced for us with a call that does not run: take them, let them go."""
-        for id, count in (extra or {}).get("refs", ()):
-            self.runtime.table.adopt(id, count)
-
-    # ------------------------------------------------------------------ answers
-
-    def _must_flush(self, target: Any) -> bool:
-        if not self._keeper.every_call:
-            return super()._must_flush(target)
-        following = self._inbox[0][1] if self._inbox else None
-        is_last = following is None or following[0] != calls.CALL
-        if not self._held_since:
-            self._held_since = self._now
-        if is_last or self._now - self._held_since > HOLD_S or not self._is_quick(following):
-            self._commit()
-            return True
-        return False
-
-    def _is_quick(self, item: Any) -> bool:
-        return self._averages.get(item[3], 1.0) < HOLD_S
-
-    def _commit(self) -> None:
+    def commit(self) -> None:
         """Save the newest state that was taken, and send the answers that waited for it."""
-        with self._commit_lock:
+        with self._lock:
             held, self._held = self._held, []
             if not held:
                 return
@@ -238,136 +216,61 @@ class DurableServer(SerialServer):
                 failure = error
             except SupersededError as error:
                 _end_superseded(error)
-            for caller, item, _, reply in held:
-                if failure is None:
-                    caller.out.append(reply)
-                else:
+            for caller, item, reply in held:
+                if failure is not None:
                     self._fail(caller, item, failure)
-        for caller in dict.fromkeys(caller for caller, _, _, _ in held):
-            if not caller.is_closed:
-                self._push(caller)
+                elif reply is not None:
+                    caller.out.append(reply)
+        if self._push is not None:
+            for caller in dict.fromkeys(caller for caller, _, _ in held):
+                if not caller.is_closed:
+                    self._push(caller)
 
-    def flush_all(self) -> None:
-        self._commit()
-        super().flush_all()
-
-    def _drain(self) -> ExitCause:
-        assert self.ending is not None
-        if self.ending.kind == "drained" and not self._keeper.every_call:
-            self._interval.save()
-        self._commit()
-        return super()._drain()
-
-    def control(self, caller: Caller, item: tuple[Any, ...]) -> None:
-        _acknowledge(self._keeper, caller, item)
-        super().control(caller, item)
-
-    def drop(self, caller: Caller) -> None:
-        super().drop(caller)
-        self._keeper.log.left(caller, caller.process)
+    def ends(self, ending: ExitCause) -> None:
+        """See `Replies`."""
+        self.commit()
 
 
-class DurableConcurrentServer(ConcurrentServer):
-    """A durable actor's calls, on a loop or in threads."""
+class IntervalReplies(_Durable):
+    """Replies with ``durable="interval"``: at once, unless the state could not be saved.
 
-    def __init__(self, keeper: Keeper, *how: Any) -> None:
-        self._keeper = keeper
-        self._interval = _Interval(keeper, self._wake_in)
-        self._unsaved: set[int] = set()  # calls that have run, or do: they are not over yet
-        super().__init__(*how)
+    Args:
+        keeper, execution, class_name: See `_Durable`.
+        later: Calls a function between two calls, so many seconds from now.
+        soon: The same, at once; from any thread.
+    """
 
-    def _wake_in(self, seconds: float) -> None:
-        self.loop.call_later(seconds, self._interval.save)
+    quick_s, hold_s = QUICK_S, SHORT_HOLD_S
 
-    async def _run_async(
-        self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
+    def __init__(
+        self,
+        keeper: Keeper,
+        execution: Execution,
+        class_name: str,
+        later: Callable[[float, Callable[[], None]], None],
+        soon: Callable[[Callable[[], None]], None],
     ) -> None:
-        taker = self._begin(caller, item)
-        if taker is not None:
-            await super()._run_async(group, running, taker, item)
-        self._end_call(group, caller, taker, item)
+        super().__init__(keeper, execution, class_name)
+        self._interval = _Interval(keeper, lambda after_s: later(after_s, self._interval.save))
+        self._soon = soon
 
-    def _run_in_thread(
-        self, group: _Group, running: context.Running, caller: Caller, item: tuple[Any, ...]
-    ) -> None:
-        taker = self._begin(caller, item)
-        if taker is not None:
-            super()._run_in_thread(group, running, taker, item)
-        self._end_call(group, caller, taker, item)
-
-    def _begin(self, caller: Caller, item: tuple[Any, ...]) -> Any:
-        """Who takes the replies of a call; None if it is answered without running."""
-        self._unsaved.add(item[2])
-        if not self._keeper.every_call:
-            if self._interval.is_well():
-                return caller
-            assert self._interval.error is not None
-            self._fail(caller, item, self._interval.error)
-            return None
-        answer = self._keeper.log.find(*_key(item))
-        if answer is None:
-            return caller if is_streaming(item[5]) else _StandIn(caller)
-        self._keeper.log.sent(caller, item[1], *_key(item))
-        caller.out.append((item[1], *answer))
+    def taker(self, caller: Caller, item: tuple[Any, ...]) -> Caller | None:
+        """See `Replies`."""
+        if self._interval.is_well():
+            return caller
+        assert self._interval.error is not None
+        self._take_refs(item)
+        self._fail(caller, item, self._interval.error)
         return None
 
-    def _end_call(self, group: _Group, caller: Caller, taker: Any, item: tuple[Any, ...]) -> None:
-        if taker is None:  # it has not run: the holds that came with it are for nobody
-            for id, count in (item[5] or {}).get("refs", ()):
-                self.runtime.table.adopt(id, count)
-        elif not self._keeper.every_call:
-            self._on_loop(self._interval.ran)
-        elif taker is caller:
-            self._save(caller, item)
-        elif taker.out:
-            self._answer(caller, item, taker.out.pop())
-        self._unsaved.discard(item[2])
-        self._on_loop(super()._finished, group, item[2])
+    def ran(self, caller: Caller, taker: Caller | OneReply, item: tuple[Any, ...]) -> None:
+        """See `Replies`."""
+        self._soon(self._interval.ran)
 
-    def _answer(self, caller: Caller, item: tuple[Any, ...], reply: tuple[Any, ...]) -> None:
-        key = _key(item)
-        self._keeper.log.add(*key, reply[1:])
-        if self._save(caller, item):
-            self._keeper.log.sent(caller, item[1], *key)
-            caller.out.append(reply)
+    def commit(self) -> None:
+        """See `Replies`: nothing is held back."""
 
-    def _save(self, caller: Caller, item: tuple[Any, ...]) -> bool:
-        try:
-            self._keeper.take()
-            self._keeper.save()
-        except DurableStateError as error:
-            self._fail(caller, item, error)
-            return False
-        except SupersededError as error:
-            _end_superseded(error)
-        return True
-
-    def _fail(self, caller: Caller, item: tuple[Any, ...], error: BaseException) -> None:
-        self._keeper.log.remove(*_key(item))
-        name = f"{type(self.instance).__name__}.{item[3]}"
-        self.execution.reply_error(caller, item[1], item[2], name, error)
-
-    def _finished(self, group: _Group, number: int) -> None:
-        if number not in self._unsaved:  # else `_end_call` sees to it
-            super()._finished(group, number)
-
-    def _maybe_end(self) -> None:
-        super()._maybe_end()
-        is_over = self._done.done() and self.ending is not None
-        if is_over and self.ending is not None and self.ending.kind == "drained":
-            if not self._keeper.every_call:
-                self._interval.save()
-
-    def _acknowledged(self, caller: Caller, item: tuple[Any, ...]) -> None:
-        _acknowledge(self._keeper, caller, item)
-
-    def _left(self, caller: Caller) -> None:
-        super()._left(caller)
-        self._keeper.log.left(caller, caller.process)
-
-
-def _acknowledge(keeper: Keeper, caller: Caller, item: tuple[Any, ...]) -> None:
-    if item[0] == calls.DONE:
-        keeper.log.done(caller, item[1])
-    elif item[0] == calls.UNFINISHED:
-        keeper.log.unfinished(caller.process, item[1])
+    def ends(self, ending: ExitCause) -> None:
+        """See `Replies`."""
+        if ending.kind == "drained":
+            self._interval.save()

@@ -51,7 +51,7 @@ from ract.core.resources import UNIT
 from ract.core.session import setting
 from ract.worker.executor import accelerators, stacks
 from ract.worker.executor.concurrent import ASYNC_CONCURRENCY, ConcurrentServer
-from ract.worker.executor.durable import DurableConcurrentServer, DurableServer
+from ract.worker.executor.durable import HeldReplies, IntervalReplies
 from ract.worker.executor.execution import Execution
 from ract.worker.executor.keeper import Keeper
 from ract.worker.executor.leaving import Leaving
@@ -159,10 +159,6 @@ class Executor:
         create, server = self._create, self.server
         if create is not None and isinstance(server, ConcurrentServer):
             server.serve(lambda: self._construct(create), self._on_posted)
-        elif create is not None and server is not first:
-            assert isinstance(server, SerialServer)
-            self._construct(create)
-            server.serve(self._on_posted)
         self.execution.flush_events(at_once=True)
         assert self.server.ending is not None
         cause = replace(self.server.ending, task=first.progress[0])
@@ -300,23 +296,31 @@ class Executor:
             if self._keeper.every_call:
                 limit = 1
         if not is_async and limit == 1 and not spec.concurrency_groups and not is_bounded:
-            if self._keeper is None:
-                self._construct(message)
-            else:
-                first = self.server
-                assert isinstance(first, SerialServer)
-                self._serve_by(
-                    DurableServer(self._keeper, self.execution, self._listener, first.progress)
+            first = self.server
+            assert isinstance(first, SerialServer)
+            if self._keeper is not None:
+                how = self._keeper, self.execution, spec.class_name
+                first.hold_replies(
+                    HeldReplies(*how, first.push)
+                    if self._keeper.every_call
+                    else IntervalReplies(*how, first.later, lambda function: function())
                 )
+            self._construct(message)
             return
         groups = {"": limit, **spec.concurrency_groups}
-        how = self.execution, self._listener, is_async, groups, spec.mailbox_size
-        if self._keeper is None:
-            self._serve_by(ConcurrentServer(*how))
-        else:
-            self._serve_by(DurableConcurrentServer(self._keeper, *how))
+        server = ConcurrentServer(
+            self.execution, self._listener, is_async, groups, spec.mailbox_size
+        )
+        if self._keeper is not None:
+            how = self._keeper, self.execution, spec.class_name
+            server.replies = (
+                HeldReplies(*how, None)
+                if self._keeper.every_call
+                else IntervalReplies(*how, server.later, server.soon)
+            )
+        self._serve_by(server)
 
-    def _serve_by(self, server: SerialServer | ConcurrentServer) -> None:
+    def _serve_by(self, server: ConcurrentServer) -> None:
         """Have another server take over from the one that serves tasks."""
         first = self.server
         assert isinstance(first, SerialServer)

@@ -35,6 +35,7 @@ from ract.worker.executor.callers import Caller, Callers, OutStream, priority_of
 from ract.worker.executor.door import Door
 from ract.worker.executor.endings import answer_before_ending
 from ract.worker.executor.execution import generator_of, is_streaming
+from ract.worker.executor.replies import Replies
 from ract.worker.executor.titles import set_title
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class SerialServer:
         self._is_mixed = False  # whether calls of other priorities than 0 may wait
         self._averages: dict[Any, float] = {}
         self._runs: dict[bytes, int] = {}
+        self.replies: Replies | None = None
+        self._quick_s, self._hold_s = QUICK_S, HOLD_S
         self._held_since = 0.0
         self._now = 0.0  # when the last call ended
         self._names: dict[Any, str] = {}  # of functions and methods, by target
@@ -110,7 +113,7 @@ class SerialServer:
         self._on_posted = on_posted
         while True:
             while self.posted:
-                on_posted(self.posted.popleft())
+                self._take_posted()
             while self._inbox and self.ending is None:
                 self._run_next()
             self.flush_all()
@@ -123,6 +126,13 @@ class SerialServer:
                 continue
             for fd, _ in ready:
                 self._attend(fd)
+
+    def _take_posted(self) -> None:
+        posted = self.posted.popleft()
+        if callable(posted):
+            posted()
+        else:
+            self._on_posted(posted)
 
     def _idle(self) -> None:
         self._running_title = False
@@ -197,6 +207,8 @@ class SerialServer:
             caller.credit(item[1], item[2])
         elif op == calls.USE_LEASE:
             self._inbox.append((caller, item))
+        elif self.replies is not None:
+            self.replies.acknowledged(caller, item)
 
     def drop(self, gone: Caller) -> None:
         """A caller is gone: what it wanted and has not begun is for nobody."""
@@ -207,9 +219,13 @@ class SerialServer:
             elif item[0] == calls.CALL:
                 self._let_go(item)
         self._inbox = left
+        if self.replies is not None:
+            self.replies.left(gone)
 
     def flush_all(self) -> None:
         """Write all replies that are ready."""
+        if self.replies is not None:
+            self.replies.commit()
         for caller in list(self.callers.here.values()):
             if caller.out or caller.has_unsent:
                 caller.flush()
@@ -230,7 +246,10 @@ class SerialServer:
         else:
             self.progress[0] = number
             started = time.perf_counter()
-            self._run(caller, seq, number, target, args, extra, parent)
+            if self.replies is None:
+                self._run(caller, seq, number, target, args, extra, parent)
+            else:
+                self._run_held(self.replies, caller, item)
             self._now = time.perf_counter()
             took = self._now - started
             caller.busy_s += took
@@ -240,6 +259,8 @@ class SerialServer:
             else:
                 self._averages[target] = average + (took - average) * _WEIGHT
         if self._must_flush(target):
+            if self.replies is not None:
+                self.replies.commit()
             caller.flush()
             self._held_since = 0.0
 
@@ -249,14 +270,36 @@ class SerialServer:
         following = self._inbox[0][1]
         if following[0] != calls.CALL:
             return True
-        if self._averages.get(following[3], 1.0) > QUICK_S:
+        if self._averages.get(following[3], 1.0) > self._quick_s:
             return True
         if not self._held_since:
             self._held_since = self._now
-        return self._now - self._held_since > HOLD_S
+        return self._now - self._held_since > self._hold_s
+
+    def hold_replies(self, replies: Replies) -> None:
+        """From now on replies go out as this policy says."""
+        self.replies = replies
+        self._quick_s, self._hold_s = replies.quick_s, replies.hold_s
+
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function on the main thread, between two calls."""
+
+        def due() -> None:
+            self.posted.append(function)
+            self.wake()
+
+        timer = threading.Timer(seconds, due)
+        timer.daemon = True
+        timer.start()
+
+    def _run_held(self, replies: Replies, caller: Caller, item: tuple[Any, ...]) -> None:
+        taker = replies.taker(caller, item)
+        if taker is not None:
+            self._run(taker, *item[1:])
+            replies.ran(caller, taker, item)
 
     def _run(
-        self, caller: Caller, seq: int, number: int, target: Any, args: Any, extra: Any, parent: int
+        self, caller: Any, seq: int, number: int, target: Any, args: Any, extra: Any, parent: int
     ) -> None:
         execution = self.execution
         kwargs: dict[str, Any] = {}
@@ -351,13 +394,13 @@ class SerialServer:
             finally:
                 self._interruptible = False
             execution.stream_item(caller, seq, number, item)
-            self._push(caller)
+            self.push(caller)
             if stream.is_full and not self._await_credit(number, stream):
                 generator.close()
                 raise KeyboardInterrupt
         execution.stream_end(caller, seq)
 
-    def _push(self, caller: Caller) -> None:
+    def push(self, caller: Caller) -> None:
         """Write all replies: the next item may be long in coming. The caller always reads."""
         caller.flush()
         while caller.has_unsent:
@@ -460,6 +503,8 @@ class SerialServer:
     def _drain(self) -> ExitCause:
         """The end: give back what was not started, send what is ready."""
         assert self.ending is not None
+        if self.replies is not None:
+            self.replies.ends(self.ending)
         if not self.is_actor or self.ending.kind == "drained":
             self.return_inbox()
         self.flush_all()
@@ -481,7 +526,7 @@ class SerialServer:
         deadline = time.monotonic() + LEASE_TIMEOUT_S
         while context.process.lease < lease and time.monotonic() < deadline:
             while self.posted:
-                self._on_posted(self.posted.popleft())
+                self._take_posted()
             if context.process.lease < lease:
                 poll = select.poll()
                 poll.register(self._wake_fd, select.POLLIN)
