@@ -143,7 +143,7 @@ def submit_actor_call(
         else:
             client.submit(call)
     except BaseException:
-        client.give_up(call)  # an argument cannot be pickled, say
+        client.vacate(call)  # an argument cannot be pickled, say
         raise
     return result
 

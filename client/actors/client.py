@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ract.client.actors import ends
 from ract.client.actors.handles import ActorHandle
 from ract.client.actors.info import HandleInfo
 from ract.client.actors.line import CANCELLED, DEAD, DEATH, Line, Place, Todo
@@ -25,8 +26,8 @@ from ract.client.calls.channel import Channel
 from ract.client.calls.connection import ExecutorGone
 from ract.client.process import user_code
 from ract.client.process.locks import make_lock
-from ract.core import calls, errors, serialization
-from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, Blob, ExitCause
+from ract.core import calls, errors
+from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, Blob
 
 if TYPE_CHECKING:
     from ract.client.runtime import Runtime
@@ -240,22 +241,18 @@ class ActorClient:
                 call.room = way
             return has_room
 
-    def _vacate(self, call: Call) -> None:
+    def vacate(self, call: Call) -> None:
         """The room that was kept for a call is not needed: it was not sent, or elsewhere."""
         way, call.room = call.room, None
         if way is not None:
             way.say((calls.VACATE,))
             self.runtime.reactor.wake()
 
-    def give_up(self, call: Call) -> None:
-        """A call that has room will not be submitted."""
-        self._vacate(call)
-
     # ------------------------------------------------------------------ looking
 
     @property
     def unfinished(self) -> int:
-        """Calls of this process that are not complete."""
+        """Calls of this process that have no answer; about right at any time."""
         return self.line.unfinished
 
     @property
@@ -263,16 +260,6 @@ class ActorClient:
         """Calls that no executor has, oldest first."""
         with self._lock:
             return self.line.waiting
-
-    @property
-    def has_queued(self) -> bool:
-        """Whether there are calls that no executor has."""
-        return self.line.waiting_count > 0
-
-    @property
-    def unanswered(self) -> int:
-        """How many calls have no answer yet, those that run included; about right at any time."""
-        return self.line.unfinished
 
     def some_waiting(self, most: int) -> tuple[list[Call], int]:
         """The first of `waiting`, and how many more there are."""
@@ -334,41 +321,7 @@ class ActorClient:
 
     def death(self) -> errors.RactError:
         """The error of every call to a dead actor. Reading it may run code of users."""
-        info, line = self._info, self.line
-        class_name = info.class_name if info is not None else ""
-        cause = line.cause or ExitCause("crashed")
-        restarts = max(0, line.incarnation - 1)
-        blob = self._creation_error
-        if blob is not None:
-            raised = serialization.unpack(blob.head, blob.buffers)
-            error = faults_of_creation(raised, self.actor_id, class_name)
-            errors.add_facts(error, cause, restarts)
-            return error
-        return errors.error_from_exit(
-            cause,
-            what="",
-            actor_id=self.actor_id,
-            class_name=class_name,
-            name=info.name if info is not None else "",
-            namespace=info.namespace if info is not None else "",
-            restarts=restarts,
-        )
-
-    def _unavailable(self) -> errors.RactError:
-        cause = self.line.cause
-        if cause is None:  # nobody says that its process has ended
-            return errors.ActorUnavailableError(
-                "The connection to the actor's process broke for good. "
-                "The call may or may not have run.",
-                self.actor_id,
-            )
-        error = errors.ActorUnavailableError(
-            f"The actor is restarting: {errors.reason_text(cause)}. "
-            "The call may or may not have run.",
-            self.actor_id,
-        )
-        errors.add_facts(error, cause, max(0, self.line.incarnation))
-        return error
+        return ends.death(self.line, self.actor_id, self._info, self._creation_error)
 
     # ------------------------------------------------------------------ what the channel says
 
@@ -427,7 +380,7 @@ class ActorClient:
         if todo.failed:
             self._fail(todo.failed)
         for call in todo.dropped:
-            self._vacate(call)
+            self.vacate(call)
         way = self.line.way
         if todo.unfinished is not None and self._acknowledges and way is not None:
             sent = [call.number for call in way.unanswered()]
@@ -466,19 +419,19 @@ class ActorClient:
                 if call.room is channel:
                     call.room = None  # the executor counts the call now
                 else:
-                    self._vacate(call)
+                    self.vacate(call)
 
     def _fail(self, failed: list[tuple[Call, str]]) -> None:
         dead = []
         for call, reason in failed:
-            self._vacate(call)
+            self.vacate(call)
             if reason == DEATH:
                 dead.append(call)
             elif reason == CANCELLED:
                 cancelled = errors.TaskCancelledError(task_id=call.refs_task_id())
                 self.runtime.fail_soon(call, cancelled)
             else:
-                self.runtime.fail_soon(call, self._unavailable())
+                self.runtime.fail_soon(call, ends.unavailable(self.line, self.actor_id))
         if dead:
             user_code.run(partial(self._fail_with_death, dead))
 
@@ -489,14 +442,3 @@ class ActorClient:
 
 def _call_with(callback: Callable[[BaseException], None], error: Callable[[], Any]) -> None:
     callback(error())
-
-
-def faults_of_creation(
-    error: BaseException, actor_id: bytes, class_name: str
-) -> errors.ActorDiedError:
-    """The error of calls to an actor whose constructor raised."""
-    if isinstance(error, errors.ActorDiedError):
-        return error
-    made = errors.ActorDiedError(error if isinstance(error, errors.RactTaskError) else None)
-    made.actor_init_failed = True
-    return made

@@ -32,7 +32,7 @@ class MailboxReports:
         counts = {
             client.actor_id: count
             for client in self._runtime.actors.all
-            if (count := client.unanswered)
+            if (count := client.unfinished)
         }
         changed = {key: n for key, n in counts.items() if self._told.get(key) != n}
         changed.update({key: 0 for key in self._told if key not in counts})

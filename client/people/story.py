@@ -70,7 +70,7 @@ class Story:
         return (
             any(channel.inflight for channel in runtime.channels.values())
             or runtime.pools.is_active
-            or any(client.has_queued for client in runtime.actors.all)
+            or any(client.line.waiting_count for client in runtime.actors.all)
         )
 
     def lost(self, call: Call, executor: int, cause: ExitCause) -> None:
