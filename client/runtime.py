@@ -69,6 +69,7 @@ class Runtime:
         welcome = link.welcome
         self.link = link
         self.session = Session(welcome, is_driver=is_driver)
+        self.closed = False  #: as of the session; each `get` and `put` looks at it
         self.is_driver = is_driver
         self.process = self.session.process
         self.node_id = self.session.node_id
@@ -140,11 +141,6 @@ class Runtime:
     def namespace(self) -> str:
         """See `Session`."""
         return self.session.namespace
-
-    @property
-    def closed(self) -> bool:
-        """See `Session`."""
-        return self.session.closed
 
     @property
     def lost_reason(self) -> str:
@@ -247,7 +243,7 @@ class Runtime:
         metrics.recorder.flush()
         self.link.flush_holds()
         with self.table.lock:  # whoever begins to wait from now on is refused: none is left out
-            self.session.closed = True
+            self.closed = self.session.closed = True
         self.values.end_waiting([ref for call in self.unfinished_calls() for ref in call.refs])
         finalizers.unwatch()
         self.reactor.close()
