@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 import ract
 from ract.testing import Cluster, collect_garbage, reference_counts
 from ract.util.state import list_objects
@@ -67,11 +69,17 @@ class Found:
     hung: list[tuple[str, int]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    missing: int = 0  #: rounds that were asked for, and had no time
+
+    @property
+    def rounds(self) -> int:
+        """All that have ended, well or not."""
+        return self.done.total() + len(self.failed)
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing failed, hung or was left."""
-        return not (self.failed or self.hung or self.left)
+        """Whether nothing failed, hung, was left or left out."""
+        return not (self.failed or self.hung or self.left or self.missing)
 
 
 def chosen(phase: Phase, given: argparse.Namespace) -> list[Cell]:
@@ -121,11 +129,14 @@ def run(phase: Phase, given: argparse.Namespace, seconds: float) -> Found:
     rounds = given.rounds or int(given.short)
     goal = len(cells) * rounds if rounds else sys.maxsize
     seed = given.seed
-    while (goal_left := goal - found.done.total()) > 0 and time.monotonic() < until:
+    while found.rounds < goal and time.monotonic() < until:
         if found.hung and not given.go_on:
             break
-        _run_once(phase, cells, found, given, seed, until - time.monotonic(), goal_left)
+        count = goal - found.rounds
+        _run_once(phase, cells, found, given, seed, until - time.monotonic(), count)
         seed += 1
+    if rounds:
+        found.missing = goal - found.rounds
     found.seconds = seconds - (until - time.monotonic())
     return found
 
@@ -165,6 +176,9 @@ def _run_once(
             found.left += left
             print(f"{phase.name}: left: {left or 'nothing'}", flush=True)
         ract.shutdown()
+        heads = [psutil.Process(node.pid) for node in cluster.list_all_nodes()]
+        processes = [*heads, *(child for head in heads for child in head.children(recursive=True))]
+    found.left += [f"process {each.pid}" for each in processes if each.is_running()]
 
 
 def emptied() -> list[str]:
@@ -254,6 +268,7 @@ def main() -> None:
             f"{phase.name}: {done} rounds of {len(found.done)} cells in {found.seconds:.0f} s, "
             f"{per_s:.0f} per second; {len(found.failed)} failed, {len(found.hung)} hung, "
             f"left: {', '.join(found.left) or 'nothing'}"
+            + (f"; no time for {found.missing} rounds" if found.missing else "")
         )
     sys.stdout.flush()
     # Threads of rounds that hang would keep the process.

@@ -22,8 +22,8 @@ import ract
 from ract.client.start.tool import ask_node
 
 FAILURES_SHOWN_MAX = 20
-IDLE = ("serial.py:119", "thread.py:81", "selectors.py:468")
-"""The innermost call of a thread that has nothing to do."""
+IDLE = {("serial.py", "serve"), ("thread.py", "_worker"), ("selectors.py", "select")}
+"""Where a thread that has nothing to do waits: file and function."""
 
 
 class Cell(Protocol):
@@ -243,9 +243,11 @@ def _stacks_of_executors(session_dir: str) -> Iterator[str]:
         for executor in executors:
             yield f"--- pid {executor['pid']} ({executor['state']}) on node {node[:8]}"
             for text in re.split(r"\n(?=\S)", executor["text"]):
-                calls = [f"{file}:{line} {name}" for file, line, name in frame.findall(text)]
+                calls = frame.findall(text)
+                if calls and (calls[-1][0], calls[-1][2]) in IDLE:
+                    continue
                 head, *_ = text.splitlines() or [""]
-                if not calls or not calls[-1].startswith(IDLE):
-                    yield f"    {head} {' < '.join(calls[::-1])}"
+                stack = " < ".join(f"{file}:{line} {name}" for file, line, name in calls[::-1])
+                yield f"    {head} {stack}"
     for node, why in found["errors"].items():
         yield f"--- node {node[:8]}: {why}"
