@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 EVENTS_PERIOD_S = 0.5
 EVENTS_BUFFERED_MAX = 20_000
 FUNCTIONS_MAX = 1024
+"""So many functions are kept ready to run, the newest; others are unpickled again when called."""
+
 RUNS_MAX = 1024
 MESSAGE_CHARACTERS_MAX = 4000
 
@@ -77,6 +79,8 @@ class Execution:
         function = self.functions.get(key)
         if function is None:
             function = self.functions[key] = serialization.unpack(self._pickled[key])
+            while len(self.functions) > FUNCTIONS_MAX:
+                self.functions.popitem(last=False)
         return function
 
     def arguments(self, extra: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], list[Any]]:
