@@ -59,7 +59,9 @@ class Socket:
         return len(data)
 
     def shutdown(self, how):
-        self._is_over = self.other._is_over = True
+        for end in (self, self.other):
+            end._is_over = True
+            end._came.clear()  # what is on its way is lost
 
     def close(self):
         self.shutdown(0)
