@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from ract.client.actors.client import ActorClient
 from ract.client.calls.call import Call
 from ract.client.calls.cancelling import Cancelling
 from ract.client.calls.channels import Channels
+from ract.client.calls.ends import Ends
 from ract.client.calls.getting import Getting
 from ract.client.calls.lineage import Lineage
 from ract.client.calls.replies import Replies
@@ -28,9 +28,7 @@ from ract.client.calls.streams import Stream
 from ract.client.calls.waiting import describe_wait
 from ract.client.inbox import Inbox
 from ract.client.objects.held import Held
-from ract.client.objects.refs import (
-    ObjectRef,
-)
+from ract.client.objects.refs import ObjectRef
 from ract.client.objects.store import StoreClient
 from ract.client.objects.values import Values
 from ract.client.people.mailbox_reports import MailboxReports
@@ -41,15 +39,11 @@ from ract.client.process.lending import Lending
 from ract.client.process.node_link import NodeLink
 from ract.client.process.reactor import Reactor
 from ract.client.process.session import Session
-from ract.client.tasks.groups import GroupClient
+from ract.client.tasks.groups import Groups
 from ract.client.tasks.pools import Pools
 from ract.core import errors, messages
 
 logger = logging.getLogger(__name__)
-
-LOOK_S = 1.0
-"""Who waits for longer than this makes sure that it may wait at all."""
-
 
 READ_LOGS_S = 2.0
 """A driver that leaves waits at most so long for what its tasks and actors have printed last."""
@@ -76,7 +70,7 @@ class Runtime:
         self.next_number = self.session.next_number
         self.store = StoreClient(link)
         self.actors = Actors(self)
-        self._mailboxes = MailboxReports(self)
+        self._mailboxes = MailboxReports(link, self.actors)
         self.runtime_env = ""
         self.default_lifetime = "non_detached"  # of actors that do not say
         self.on_infeasible = "wait"  # likewise of all that is placed
@@ -84,9 +78,6 @@ class Runtime:
         #: Called at every tick; returns in how many seconds it must be called again, if at all.
         self.on_tick: Callable[[], float | None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
-        self.pushed: list[messages.Pushed] = []
-        self.groups: weakref.WeakValueDictionary[bytes, GroupClient]
-        self.groups = weakref.WeakValueDictionary()
         self.pools = Pools(self)
         self.tell = link.tell
         self.warn = link.warn
@@ -94,8 +85,8 @@ class Runtime:
         self.check_alive = self.session.check_alive
         self.reactor = Reactor(self._tick)
         self.lending = Lending(self.reactor.wake)
+        self.ends = Ends(self.session, self.reactor.wake)
         self.table = Held(self.session, link, self.reactor.wake, self._adopt_handle)
-        self._lock = self.table.lock
         self.values = self.home = Values(
             self.session, link, self.table, self.store, self.lending, self.reactor.wake
         )
@@ -121,9 +112,27 @@ class Runtime:
         self.cancelling = Cancelling(
             link, self.table, self.reactor.wake, self.replies, self.unfinished_calls
         )
-        self.story = Story(self)
-        link.on_message = Inbox(self).receive
+        self.groups = Groups(self.session, link, self.replies.fail)
+        self.group = self.groups.of
+        link.on_message = self._inbox(link).receive
         link.on_lost = self._on_lost
+        self._story = Story(self.session, link, self.ends, self.pools, self.actors, self.channels)
+
+    def _inbox(self, link: NodeLink) -> Inbox:
+        inbox = Inbox(
+            link,
+            self.pools,
+            self.actors,
+            self.groups,
+            self.values,
+            self.table,
+            self.store,
+            self.lineage,
+            self.cancelling,
+            lambda message: self.on_control(message),
+        )
+        self.pushed = inbox.pushed
+        return inbox
 
     def start(self) -> None:
         """Begin to read what the node says."""
@@ -172,8 +181,7 @@ class Runtime:
         found += self.pools.waiting
         found += self.actors.waiting
         found += self.channels.inflight()
-        for group in list(self.groups.values()):
-            found += group.waiting
+        found += self.groups.waiting
         return found
 
     def _on_lost(self) -> None:
@@ -184,9 +192,8 @@ class Runtime:
         for call in self.pools.waiting:
             self.fail_call(call, error)
         self.actors.lost_cluster(error)
-        for group in list(self.groups.values()):
-            for call in group.waiting:
-                self.fail_call(call, error)
+        for call in self.groups.waiting:
+            self.fail_call(call, error)
         self.values.end_asking()
         self.on_control(None)
 
@@ -198,15 +205,6 @@ class Runtime:
 
     def _adopt_handle(self, actor_id: bytes, count: int) -> Any:
         return self.actor(actor_id).adopt(count)
-
-    def group(self, group_id: bytes, *, is_new: bool = False) -> GroupClient:
-        """This process' end of a placement group; ``is_new`` if it is made here and now."""
-        with self._lock:
-            client = self.groups.get(group_id)
-            if client is None:
-                client = GroupClient(self, group_id, is_watched=is_new)
-                self.groups[group_id] = client
-            return client
 
     def drop_stream(self, stream: Stream) -> None:
         """A finalizer of a generator: only appends."""
@@ -230,7 +228,7 @@ class Runtime:
         now = time.monotonic()
         busy |= self._mailboxes.tick(now)
         busy |= self.pools.tick(now)
-        self.reactor.nap_s = _sooner(nap_s, self.story.tick(now))
+        self.reactor.nap_s = _sooner(nap_s, self._story.tick(now))
         return busy
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ class PlacementGroup:
         return client.state == "CREATED"
 
     def _known(self) -> GroupClient:
-        if self._client is None or self._client.runtime.closed:
+        if self._client is None or self._client.session.closed:
             self._client = auto_init.runtime().group(self.id.binary())
         return self._client
 

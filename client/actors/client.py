@@ -191,7 +191,7 @@ class ActorClient:
             call.cancelled = True
             channel = call.channel
             if channel is None:
-                self.runtime.story.cancelled(call)
+                self.runtime.ends.cancelled(call)
                 self._perform(self.line.cancelled(call))
                 return
         self.runtime.cancelling.ask_executor(call, channel.executor, False, recursive)
@@ -376,7 +376,7 @@ class ActorClient:
             self.runtime.calls_lost(executor, lost)
             for call in lost:
                 if self.line.cause is not None and not call.cancelled:
-                    self.runtime.story.lost(call, executor, self.line.cause)
+                    self.runtime.ends.lost(call, executor, self.line.cause)
         if todo.failed:
             self._fail(todo.failed)
         for call in todo.dropped:

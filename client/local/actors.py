@@ -5,19 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.client.actors.handles import ActorHandle, ActorMethod
 from ract.client.actors.info import HandleInfo, Method
 from ract.client.local.calls import Call
+from ract.client.local.faces import Definition, Values
 from ract.client.objects.refs import ERROR
 from ract.client.process import context
 from ract.core import ids
 from ract.core.errors import ActorDiedError
-
-if TYPE_CHECKING:
-    from ract.client.api.actor_class import ActorClass
-    from ract.client.local.mode import LocalRuntime
 
 
 class LocalActor:
@@ -31,7 +28,7 @@ class LocalActor:
     is_async = False
     unfinished = 0
 
-    def __init__(self, runtime: LocalRuntime, cls: ActorClass, info: HandleInfo) -> None:
+    def __init__(self, runtime: Values, cls: Definition, info: HandleInfo) -> None:
         self.runtime = runtime
         self.actor_id = ids.actor_id_bytes(runtime.next_number(), runtime.job_id)
         self.info = info

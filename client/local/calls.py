@@ -7,18 +7,15 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ract.client.calls.streams import FIRST_INDEX, DynamicObjectRefGenerator, ObjectRefGenerator
+from ract.client.local.faces import Inside, Values
 from ract.client.objects import faults
 from ract.client.objects.refs import ERROR, PLAIN, ObjectRef
 from ract.client.process import context
 from ract.core import returns
 from ract.core.errors import RactTaskError
-
-if TYPE_CHECKING:
-    from ract.client.local.actors import LocalActor
-    from ract.client.local.mode import LocalRuntime
 
 _OWN_FILES = os.path.dirname(__file__) + os.sep
 """What tracebacks do not begin with."""
@@ -29,12 +26,12 @@ class Call:
 
     def __init__(
         self,
-        runtime: LocalRuntime,
+        runtime: Values,
         function: Callable[..., Any],
         name: str,
         function_name: str,
         wanted: Any,
-        actor: LocalActor | None = None,
+        actor: Inside | None = None,
     ) -> None:
         self.runtime = runtime
         self.name = name

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ract.client.calls.waiting import split
 from ract.client.local.actors import LocalActor, LocalHandle
 from ract.client.local.calls import Call
+from ract.client.local.faces import Definition
 from ract.client.objects import faults, refs
 from ract.client.objects.futures import Futures
 from ract.client.objects.refs import ERROR, INLINE, PLAIN, READY, ObjectRef
@@ -36,7 +37,6 @@ from ract.core import calls, ids, serialization
 from ract.core.errors import ObjectLostError, RactTaskError
 
 if TYPE_CHECKING:
-    from ract.client.api.actor_class import ActorClass
     from ract.core.options import TaskOptions
 
 PROCESS = 1
@@ -101,7 +101,7 @@ class LocalRuntime:
         return call.submit(args, kwargs)
 
     def make_actor(
-        self, cls: ActorClass, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, cls: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> LocalHandle:
         """Create an actor.
 
@@ -115,7 +115,7 @@ class LocalRuntime:
                 f"actor {cls._name} needs a cluster"
             )
         options = cls._options
-        info = cls._info(self)  # type: ignore[arg-type]
+        info = cls._info(self)
         if options.name:
             found = self._find_named(info.name, info.namespace)
             if found is not None and options.get_if_exists:

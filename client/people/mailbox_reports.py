@@ -6,12 +6,9 @@ once a second at most, on the IO thread, and nothing of it is on the path of a c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ract.client.actors.actors import Actors
+from ract.client.process.node_link import NodeLink
 from ract.core.messages import CallsWaiting
-
-if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
 
 PERIOD_S = 1.0
 
@@ -19,8 +16,9 @@ PERIOD_S = 1.0
 class MailboxReports:
     """What was told last, and when."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, link: NodeLink, actors: Actors) -> None:
+        self._link = link
+        self._actors = actors
         self._told: dict[bytes, int] = {}
         self._next_at = 0.0
 
@@ -30,13 +28,11 @@ class MailboxReports:
             return bool(self._told)
         self._next_at = now + PERIOD_S
         counts = {
-            client.actor_id: count
-            for client in self._runtime.actors.all
-            if (count := client.unfinished)
+            client.actor_id: count for client in self._actors.all if (count := client.unfinished)
         }
         changed = {key: n for key, n in counts.items() if self._told.get(key) != n}
         changed.update({key: 0 for key in self._told if key not in counts})
         self._told = counts
-        if changed and not self._runtime.link.is_closed:
-            self._runtime.tell(CallsWaiting(self._runtime.process, changed))
+        if changed and not self._link.is_closed:
+            self._link.tell(CallsWaiting(self._link.process, changed))
         return bool(counts)

@@ -18,15 +18,17 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ract.core import events, ids
-from ract.core.causes import error_type_of, text_of
-from ract.core.messages import ExitCause, TaskEvents, TasksWaiting
-
-if TYPE_CHECKING:
-    from ract.client.calls.call import Call
-    from ract.client.runtime import Runtime
+from ract.client.actors.actors import Actors
+from ract.client.calls.call import Call
+from ract.client.calls.channels import Channels
+from ract.client.calls.ends import Ends, attempt_of, facts_of
+from ract.client.process.node_link import NodeLink
+from ract.client.process.session import Session
+from ract.client.tasks.pools import Pools
+from ract.core import events
+from ract.core.messages import TaskEvents, TasksWaiting
 
 PERIOD_S = 1.0
 MARK_S = 0.25
@@ -38,26 +40,40 @@ class Story:
     """What is told of the calls of this process.
 
     Args:
-        runtime: Of this process.
+        session: Who this process is.
+        link: The connection to the node.
+        ends: Ends that only this process knows.
+        pools, actors, channels: Where calls wait or run.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(
+        self,
+        session: Session,
+        link: NodeLink,
+        ends: Ends,
+        pools: Pools,
+        actors: Actors,
+        channels: Channels,
+    ) -> None:
+        self._session = session
+        self._link = link
+        self._ends = ends
+        self._pools = pools
+        self._actors = actors
+        self._channels = channels
         self._marks: deque[tuple[int, float]] = deque(maxlen=MARKS_MAX)  # (number, epoch)
         self._marked_at = 0.0
         self._told: list[Any] = []
         self._left_out = 0
         self._told_at = 0.0
-        self._ended: deque[events.Event] = deque()
 
     def tick(self, now: float) -> float | None:
         """Tell what there is to tell (``now``: monotonic); returns when to look again (seconds)."""
         if now - self._marked_at >= MARK_S:
             self._marked_at = now
-            self._marks.append((self._runtime.next_number(), time.time()))
-        if self._ended:
-            ended = [self._ended.popleft() for _ in range(len(self._ended))]
-            self._runtime.tell(TaskEvents(self._runtime.process, ended))
+            self._marks.append((self._session.next_number(), time.time()))
+        if ended := self._ends.take():
+            self._link.tell(TaskEvents(self._session.process, ended))
         if now - self._told_at >= PERIOD_S:
             self._told_at = now
             self._tell_waiting()
@@ -66,54 +82,17 @@ class Story:
 
     def _has_calls(self) -> bool:
         """Whether anything waits or runs that may have to be told of."""
-        runtime = self._runtime
         return (
-            any(channel.inflight for channel in runtime.channels.values())
-            or runtime.pools.is_active
-            or any(client.line.waiting_count for client in runtime.actors.all)
+            any(channel.inflight for channel in self._channels.values())
+            or self._pools.is_active
+            or any(client.line.waiting_count for client in self._actors.all)
         )
-
-    def lost(self, call: Call, executor: int, cause: ExitCause) -> None:
-        """An attempt at a call ended with its process."""
-        facts = {"executor": executor, "pid": cause.pid, "node_id": cause.node_id}
-        text = text_of(cause)
-        if cause.stderr_tail:
-            text += f"\n{cause.stderr_tail}"
-        task_type = events.ACTOR_TASK if call.actor_id else events.NORMAL_TASK
-        self._failed(call, error_type_of(cause, task_type), text, cause.at or time.time(), facts)
-
-    def cancelled(self, call: Call) -> None:
-        """A call was cancelled before anybody had begun it."""
-        self._failed(call, "TASK_CANCELLED", "cancelled before it began", time.time(), {})
-
-    def _failed(self, call: Call, kind: str, text: str, at: float, facts: dict[str, Any]) -> None:
-        if call.extra is not None and call.extra.events is False:
-            return
-        actor_id = call.actor_id or b""
-        self._ended.append(
-            [
-                ids.task_id_bytes(call.number, self._runtime.job_id, actor_id),
-                attempt_of(call),
-                call.name,
-                call.name,
-                events.ACTOR_TASK if actor_id else events.NORMAL_TASK,
-                events.FAILED,
-                -1.0,
-                at,
-                call.parent,
-                actor_id,
-                kind,
-                text,
-                {**facts_of(call), **facts},
-            ]
-        )
-        self._runtime.reactor.wake()
 
     def _tell_waiting(self) -> None:
         queues, left_out = self._queues()
         if (queues, left_out) != (self._told, self._left_out):
             self._told, self._left_out = queues, left_out
-            self._runtime.tell(TasksWaiting(self._runtime.process, queues, left_out))
+            self._link.tell(TasksWaiting(self._session.process, queues, left_out))
 
     def _queues(self) -> tuple[list[Any], int]:
         """The queues to tell of (`ract.core.events`), and how many calls are only counted."""
@@ -139,7 +118,7 @@ class Story:
                 entry = found.get(key)
                 if entry is None:
                     kind = events.ACTOR_TASK if actor_id else events.NORMAL_TASK
-                    head = [state, call.name, kind, actor_id, self._runtime.job_id, attempt]
+                    head = [state, call.name, kind, actor_id, self._session.job_id, attempt]
                     entry = found[key] = ([*head, facts_of(call)], array("Q"), array("d"))
                 entry[1].append(call.number)
                 entry[2].append(self._since(call.number))
@@ -150,16 +129,15 @@ class Story:
 
     def _all(self) -> Iterator[tuple[str, Iterable[Call], int]]:
         """(state, some calls in it, how many more there are)."""
-        runtime = self._runtime
-        for pool in runtime.pools.all:
+        for pool in self._pools.all:
             ready, late, more = pool.some_waiting(TOLD_MAX)
             yield events.ARGS, late, 0
             yield events.PLACE, ready, more
-        for client in runtime.actors.all:
+        for client in self._actors.all:
             waiting, more = client.some_waiting(TOLD_MAX)
             yield events.ARGS, [call for call in waiting if call.waiting], 0
             yield events.PLACE, [call for call in waiting if not call.waiting], more
-        for channel in runtime.channels.values():
+        for channel in self._channels.values():
             inflight = list(itertools.islice(list(channel.inflight.values()), TOLD_MAX))
             yield events.SUBMITTED, inflight, max(0, len(channel.inflight) - TOLD_MAX)
 
@@ -169,33 +147,3 @@ class Story:
         if not self._marks:
             return time.time()
         return self._marks[max(0, i - 1)][1]
-
-
-def attempt_of(call: Call) -> int:
-    """Which attempt at the call is the newest, from 0."""
-    return call.attempt
-
-
-def facts_of(call: Call) -> dict[str, Any]:
-    """What is known of a call, see `ract.core.events.FACTS`."""
-    facts: dict[str, Any] = {}
-    shape = getattr(call.owner, "shape", None)
-    if shape is not None:
-        facts = shape_facts(shape)
-    site = call.extra.site if call.extra is not None else ""
-    if site:
-        facts["site"] = site
-    return facts
-
-
-def shape_facts(shape: Any) -> dict[str, Any]:
-    """What a lease's shape (or an actor's spec) says of the calls that run there."""
-    demand = shape.running_demand if hasattr(shape, "running_demand") else shape.demand
-    facts: dict[str, Any] = {"demand": dict(demand)}
-    if shape.strategy.get("group_id"):
-        facts["group"] = bytes.fromhex(shape.strategy["group_id"])
-    if shape.runtime_env:
-        facts["runtime_env"] = shape.runtime_env
-    if shape.label_selector:
-        facts["labels"] = dict(shape.label_selector)
-    return facts

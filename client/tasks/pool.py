@@ -112,7 +112,7 @@ class TaskPool:
             call.cancelled = True
             channel = call.channel
             if channel is None:
-                self.runtime.story.cancelled(call)
+                self.runtime.ends.cancelled(call)
                 self._perform(self._work.cancelled(call))
                 return
         self.runtime.cancelling.ask_executor(call, channel.executor, force, recursive)
@@ -138,7 +138,7 @@ class TaskPool:
         for executor, lost in todo.lost:
             runtime.calls_lost(executor, lost)
         for call, executor, cause in todo.ended:
-            runtime.story.lost(call, executor, cause)
+            runtime.ends.lost(call, executor, cause)
         for call, reason, why in todo.failed:
             error: Exception = TaskCancelledError(task_id=call.refs_task_id())
             if reason == DIED and why is not None:

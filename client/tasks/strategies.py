@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ract.client.process import context
 from ract.core.resources import describe, to_units
 
 if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
+    from ract.client.process.node_link import NodeLink
     from ract.core.messages import Shape
     from ract.core.options import ActorOptions, TaskOptions
 
 Plain = dict[str, Any]
 
 
+class Place(Protocol):
+    """What the place of a call depends on beside its own options: a runtime has it."""
+
+    link: NodeLink
+    runtime_env: str
+    on_infeasible: str
+
+    @property
+    def job_id(self) -> bytes: ...
+
+
 def plan(
-    runtime: Runtime, options: TaskOptions | ActorOptions, demand: Mapping[str, int], name: str
+    runtime: Place, options: TaskOptions | ActorOptions, demand: Mapping[str, int], name: str
 ) -> Plain:
     """Where a call or an actor may run, as plain values.
 
     Args:
-        runtime: Of this process.
+        runtime: Of this process, or what has the same names.
         options: Of the call.
         demand: What it needs to be placed, in units.
         name: Of the function or class, for messages.
@@ -54,7 +65,7 @@ def plan(
 
 
 def _group_of_options(
-    runtime: Runtime, options: Any, demand: Mapping[str, int], name: str
+    runtime: Place, options: Any, demand: Mapping[str, int], name: str
 ) -> Plain | None:
     """The group that the older options name, or else the one that captures the call."""
     group, index = options.placement_group, options.placement_group_bundle_index
@@ -144,7 +155,7 @@ def shape_key(demand: Mapping[str, int], options: Any, plain: Plain) -> Any:
 
 
 def make_shape(
-    runtime: Runtime, demand: Mapping[str, int], options: Any, plain: Plain, shape: type[Shape]
+    runtime: Place, demand: Mapping[str, int], options: Any, plain: Plain, shape: type[Shape]
 ) -> Shape:
     """The `Shape` message for the options."""
     return shape(

@@ -102,7 +102,7 @@ class World:
             closed=False,
             link=types.SimpleNamespace(hold_changes=self.holds),
             reactor=types.SimpleNamespace(is_asleep=False, wake=lambda: None),
-            story=types.SimpleNamespace(lost=lambda *what: None, cancelled=lambda *what: None),
+            ends=types.SimpleNamespace(lost=lambda *what: None, cancelled=lambda *what: None),
             tell=lambda *messages: None,
             warn=lambda *what: None,
             connect=lambda executor, *where: self.channels.setdefault(executor, Channel(executor)),

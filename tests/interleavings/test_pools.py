@@ -81,7 +81,7 @@ class World:
             node_id=b"n",
             channels=self.channels,
             reactor=types.SimpleNamespace(is_asleep=False, wake=lambda: None),
-            story=types.SimpleNamespace(lost=lambda *what: None, cancelled=lambda *what: None),
+            ends=types.SimpleNamespace(lost=lambda *what: None, cancelled=lambda *what: None),
             tell=lambda *messages: self.told.extend(messages),
             connect=self.connect,
             give_back_lease=lambda lease: self.told.append(LeaseReleased(1, lease)),

@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ract.client.calls.ends import shape_facts
 from ract.client.people.logging_config import LoggingConfig
-from ract.client.people.story import shape_facts
 from ract.client.process import context, current, tracing
 from ract.client.process.metrics import recorder
 from ract.client.process.node_link import NodeLink
