@@ -41,7 +41,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ract.core import wire
 from ract.core.errors import JournalError
-from ract.core.messages import PASSING, ExitCause, NodeAnswered, NodeJoined, Reply, Request
+from ract.core.messages import PASSING, ExitCause, NodeAnswered, NodeJoined, Request
 from ract.core.reliable import ACK_EVERY, GapError
 from ract.core.version import __version__
 from ract.scheduler import compat
@@ -65,7 +65,8 @@ from ract.scheduler.durable.durable import (
 )
 from ract.scheduler.durable.record import Recorder
 from ract.scheduler.host import asking
-from ract.scheduler.host.asking import NodeAsker, NodeError
+from ract.scheduler.host.asking import NodeAsker
+from ract.scheduler.host.coming_back import Awaited
 from ract.scheduler.machine import SchedulerMachine
 
 if TYPE_CHECKING:  # it brings SQLite, which most heads do without
@@ -79,8 +80,14 @@ PROTOCOL = 1
 RECONNECT_S = 60.0
 """So long nodes and a scheduler with a journal wait for each other."""
 
-GRACE_S = 1.0
-"""So long a scheduler that is back waits at least, whatever those before it have waited."""
+VERSIONS = {
+    "status": "OK",
+    "ract": __version__,
+    "protocol": PROTOCOL,
+    "python": platform.python_version(),
+    "distributed": distributed.__version__,
+}
+"""What whoever means to join is told of this scheduler, beside its cluster."""
 
 
 class RactSchedulerPlugin(SchedulerPlugin):
@@ -112,9 +119,8 @@ class RactSchedulerPlugin(SchedulerPlugin):
         self._is_closing = False
         #: Why the scheduler had to end by itself; "" if it had not.
         self.failure = ""
-        #: Nodes that have yet to come back after a restart, and until when they are waited for.
-        self._awaited: dict[bytes, float] = {}  # seconds since the epoch
-        self._patience: asyncio.TimerHandle | None = None
+        #: Nodes that have yet to come back; None if this is no restart.
+        self._awaited: Awaited | None = None
         self._worker_of: dict[bytes, str] = {}  # the two are each other's inverse
         self._node_of: dict[str, bytes] = {}
         self._asker = NodeAsker(self._say)
@@ -161,10 +167,11 @@ class RactSchedulerPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """Stop the timers; write the rest of the history; leave a journal that is quickly read."""
         self._is_closing = True
-        for timer in (self._timer, self._patience):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._patience = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._awaited is not None:
+            self._awaited.stop()
         for task in list(self._asking):
             task.cancel()
         if self._recorder is not None:
@@ -200,14 +207,12 @@ class RactSchedulerPlugin(SchedulerPlugin):
     def begin(self) -> None:
         """Make the machine, or have it again; called by `start`, or before by who wants to know.
 
-        The machine's time passes like the event loop's.
-
         Raises:
             JournalError: the journal is damaged.
         """
         if self._durable is not None:
             return
-        self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()  # the machine's time passes like its own
         offset = time.time() - self._loop.time()
         config = {"epoch_offset_s": offset, **self._config}
         journal = self._journal
@@ -223,23 +228,23 @@ class RactSchedulerPlugin(SchedulerPlugin):
             return
         # While the scheduler was away, no time has passed for those who wait.
         self._skew = self._loop.time() - self._durable.now
-        patience_s = self.machine.turn.settings.reconnect_s
-        known, until = journal.get("awaited") or {}, time.time() + patience_s
-        self._awaited = {
-            node.node_id: min(until, known.get(node.node_id, until))
-            for node in self.machine.nodes.alive
-        }
-        journal.put("awaited", self._awaited)
+        self._awaited = Awaited(
+            journal,
+            [node.node_id for node in self.cluster.nodes.alive],
+            self.cluster.turn.settings.reconnect_s,
+            self._lose,
+            self._all_back,
+            self._give_up_journal,
+        )
         logger.warning(
             "the scheduler is back: %d turns of %s taken again in %.2f s; waiting for %d nodes",
             journal.replayed[0],
             journal.path,
             journal.replayed[1],
-            len(self._awaited),
+            len(self._awaited.until),
         )
         self._turn(self._local(Restarted(offset + self._skew)))
-        self._patience = self._loop.call_later(min(GRACE_S, patience_s), self._give_up)
-        self._look_whether_all_are_back()
+        self._awaited.begin()
 
     def _rejoin(
         self, *, worker: str, node_id: bytes, cluster_id: bytes, received: int, **_: Any
@@ -269,32 +274,11 @@ class RactSchedulerPlugin(SchedulerPlugin):
         rejoined = {"op": "ract_rejoined", "received": link.received}
         for message in (rejoined, *missed):
             compat.send(self._scheduler, worker, message)
-        self._await_no_more(node_id)
+        if self._awaited is not None:
+            self._awaited.no_more(node_id)
 
-    def _give_up(self) -> None:
-        self._patience = None
-        waited_s = self.machine.turn.settings.reconnect_s
-        for node_id, until in list(self._awaited.items()):
-            if until <= time.time():
-                self._lose(node_id, f"it did not come back within {waited_s:g} s to the scheduler")
-        if self._awaited and not self._is_closing:
-            assert self._loop is not None
-            delay_s = max(0.01, min(self._awaited.values()) - time.time())
-            self._patience = self._loop.call_later(delay_s, self._give_up)
-
-    def _await_no_more(self, node_id: bytes) -> None:
-        if self._awaited.pop(node_id, None) is not None:
-            assert self._journal is not None
-            try:
-                self._journal.put("awaited", self._awaited)
-            except JournalError as error:
-                self._give_up_journal(error)
-            self._look_whether_all_are_back()
-
-    def _look_whether_all_are_back(self) -> None:
-        if self.machine.turn.is_patient and not self._awaited:
-            if self._patience is not None:
-                self._patience.cancel()
+    def _all_back(self) -> None:
+        if self.machine.turn.is_patient:
             self._turn(self._local(AllBack()))
 
     def served_at(self, address: str) -> None:
@@ -328,7 +312,8 @@ class RactSchedulerPlugin(SchedulerPlugin):
         if cause is None:
             cause = ExitCause("node_died", why, node_id=node_id, at=time.time())
         self._turn(self._local(NodeLost(node_id, cause)))
-        self._await_no_more(node_id)
+        if self._awaited is not None:
+            self._awaited.no_more(node_id)
 
     def _adaptive_target(self, target_duration: Any = None) -> int:
         """How many workers Dask's adaptive scaling should have: as ract needs, or Dask's tasks."""
@@ -440,20 +425,10 @@ class RactSchedulerPlugin(SchedulerPlugin):
         task.add_done_callback(self._asking.discard)
 
     async def _answer(self, request: Request) -> None:
-        value: Any = None
-        error = ""
-        try:
-            value = await self.look_up(request.op, request.args)
-        except NodeError as fault:
-            value, error = str(fault), "RuntimeError"
-        except (ValueError, TypeError) as fault:
-            value, error = str(fault), "ValueError"
-        except Exception as fault:
-            logger.exception("request %r failed", request.op)
-            value, error = f"request {request.op!r}: {fault!r}", "RuntimeError"
+        reply = await asking.answer(self, request)
         process = self.machine.processes.alive.get(request.process)
         if process is not None:
-            self._say(process.node_id, Reply(request.process, request.request, value, error))
+            self._say(process.node_id, reply)
 
     def _say(self, node_id: bytes, message: Any) -> None:
         """Send what nothing is decided from: it is lost with the scheduler."""
@@ -514,12 +489,4 @@ class RactSchedulerPlugin(SchedulerPlugin):
 
     def _ping(self) -> dict[str, Any]:
         """Remote call ``ract_ping``: this scheduler is one of ours, and which versions it has."""
-        return {
-            "status": "OK",
-            "ract": __version__,
-            "protocol": PROTOCOL,
-            "cluster_id": self.cluster_id.hex(),
-            "python": platform.python_version(),
-            "distributed": distributed.__version__,
-            "nodes": len(self._worker_of),
-        }
+        return {**VERSIONS, "cluster_id": self.cluster_id.hex(), "nodes": len(self._worker_of)}

@@ -14,15 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ract.core import history, logs
 from ract.core.ids import task_number
-from ract.core.messages import NodeAnswered, NodeAsked
+from ract.core.messages import NodeAnswered, NodeAsked, Reply, Request
 from ract.scheduler.books.nodes import Node
 from ract.scheduler.cluster import Cluster
 from ract.scheduler.people.task_records import Task
+
+logger = logging.getLogger("ract.scheduler")
 
 TIMEOUT_S = 10.0
 OBJECTS_MAX = 10_000
@@ -249,6 +252,22 @@ OPS: dict[str, Callable[[Host, Args], Awaitable[Any]]] = {
     "collect_garbage": collect_garbage,
     "read_logs": read_logs,
 }
+
+
+async def answer(host: Host, request: Request) -> Reply:
+    """The one reply to a request whose ``op`` is in `OPS`."""
+    value: Any = None
+    error = ""
+    try:
+        value = await OPS[request.op](host, request.args)
+    except NodeError as fault:
+        value, error = str(fault), "RuntimeError"
+    except (ValueError, TypeError) as fault:
+        value, error = str(fault), "ValueError"
+    except Exception as fault:
+        logger.exception("request %r failed", request.op)
+        value, error = f"request {request.op!r}: {fault!r}", "RuntimeError"
+    return Reply(request.process, request.request, value, error)
 
 
 async def _ask_or_look(host: Host, node: Node, op: str, **args: Any) -> Any:
