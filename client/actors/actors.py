@@ -22,6 +22,7 @@ from ract.client.actors.client import ActorClient
 from ract.client.process.locks import make_lock
 
 if TYPE_CHECKING:
+    from ract.client.actors.handles import ActorHandle
     from ract.client.calls.call import Call
     from ract.core.messages import ActorChanged
 
@@ -40,7 +41,8 @@ class Actors:
         self._known: weakref.WeakValueDictionary[bytes, ActorClient]
         self._known = weakref.WeakValueDictionary()  # those included that are kept
         self._busy: dict[bytes, ActorClient] = {}  # that want to be ticked
-        self._dropped: deque[ActorClient] = deque()  # whose strong handle is gone
+        #: Clients, and their weak references to strong handles that are gone.
+        self._dropped: deque[tuple[ActorClient, weakref.ref[ActorHandle]]] = deque()
 
     def of(self, actor_id: bytes) -> ActorClient:
         """This process' end of an actor; made when it is new."""
@@ -87,20 +89,20 @@ class Actors:
         self._busy[client.actor_id] = client
         self._runtime.reactor.wake()
 
-    def drop_handle(self, client: ActorClient) -> None:
-        """A finalizer of a strong handle: only appends."""
+    def drop_handle(self, client: ActorClient, gone: weakref.ref[ActorHandle]) -> None:
+        """A strong handle is gone. This is called by what frees it: it only appends."""
         if not self._runtime.closed:
-            self._dropped.append(client)
+            self._dropped.append((client, gone))
             self._runtime.reactor.wake()
 
     def settle(self) -> None:
         """See to the handles that are gone."""
         while True:
             try:
-                client = self._dropped.popleft()  # more than one thread may be at it
+                client, gone = self._dropped.popleft()  # more than one thread may be at it
             except IndexError:
                 return
-            client.handle_dropped()
+            client.handle_dropped(gone)
 
     def say_farewells(self) -> None:
         """Have the scheduler know of all handles that are gone, before it is asked for a name."""

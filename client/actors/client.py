@@ -85,8 +85,9 @@ class ActorClient:
                 self.info = info
             handle = self._handle() if self._handle is not None else None
             if handle is None:
-                handle = ActorHandle(self.runtime, self, strong=True)
-                self._handle = weakref.ref(handle)
+                handle = ActorHandle(self.runtime, self)
+                # Not a method __del__: while it ran, another thread could find the handle here.
+                self._handle = weakref.ref(handle, self._handle_gone)
             self.line.handle_made()
             return handle
 
@@ -122,10 +123,14 @@ class ActorClient:
             self.line.holds = 0
         self.runtime.actors.forget(self)
 
-    def handle_dropped(self) -> None:
+    def _handle_gone(self, gone: weakref.ref[ActorHandle]) -> None:
+        """The weak reference to a handle is dead; this runs anywhere, so it only appends."""
+        self.runtime.actors.drop_handle(self, gone)
+
+    def handle_dropped(self, gone: weakref.ref[ActorHandle]) -> None:
         """A strong handle is gone; tell the cluster when the calls made are done."""
         with self._lock:
-            if self._handle is None or self._handle() is None:
+            if self._handle is gone:  # there is no newer one
                 self._perform(self.line.handle_dropped())
 
     # ------------------------------------------------------------------ submission

@@ -26,13 +26,12 @@ class ActorHandle:
     handles from `ract.get_actor` are weak.
     """
 
-    __slots__ = ("__weakref__", "_client", "_runtime", "_strong")
+    __slots__ = ("__weakref__", "_client", "_runtime")
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
-    def __init__(self, runtime: Runtime, client: ActorClient, *, strong: bool) -> None:
+    def __init__(self, runtime: Runtime, client: ActorClient) -> None:
         self._runtime = runtime
         self._client = client
-        self._strong = strong
 
     @property
     def _actor_id_bytes(self) -> bytes:
@@ -81,10 +80,6 @@ class ActorHandle:
         else:
             collecting.append(self)
         return rebuild_handle, (self._client.actor_id, self._info.to_plain())
-
-    def __del__(self) -> None:
-        if self._strong:
-            self._runtime.actors.drop_handle(self._client)
 
 
 class ActorMethod:

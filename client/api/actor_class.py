@@ -258,7 +258,7 @@ def handle_from_lookup(runtime: Runtime, found: dict[str, Any]) -> ActorHandle:
     if client.info is None:
         client.info = info_from_lookup(found)
     client.watch()
-    return ActorHandle(runtime, client, strong=False)
+    return ActorHandle(runtime, client)
 
 
 def _is_async(member: Any) -> bool:

@@ -96,7 +96,7 @@ class LocalActor:
 
     def borrow(self, info: HandleInfo) -> LocalHandle:
         """A handle: the actor lives as long as there is one."""
-        return LocalHandle(self.runtime, self, strong=False)  # type: ignore[arg-type]
+        return LocalHandle(self.runtime, self)  # type: ignore[arg-type]
 
 
 class LocalHandle(ActorHandle):

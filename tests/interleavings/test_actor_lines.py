@@ -230,6 +230,9 @@ class Handles(World):
         self.handle = None
         self.actors.settle()
 
+    def let_go(self):
+        self.handle = None
+
     def find_again(self):
         """A name is looked up, or a handle is unpickled: the cluster counts one more hold."""
         self.other = self.client.adopt(1)
@@ -261,12 +264,25 @@ def test_a_handle_that_comes_while_the_last_one_goes_keeps_the_actor():
     explore(Handles, [Handles.drop, Handles.find_again, Handles.answer], holds, most=20)
 
 
+def test_a_handle_is_not_found_alive_while_it_goes():
+    def answered():
+        world = Handles()
+        world.answer()
+        return world
+
+    def holds(world):
+        world.actors.settle()
+        return world.told() == -1 and world.client.line.holds == 0
+
+    explore(answered, [Handles.let_go, Handles.look_up], holds)
+
+
 class Mailbox:
     """A channel over which a thread has asked for room."""
 
     def __init__(self):
         self.said = []
-        self.rooms = Rooms(self)
+        self.rooms = Rooms(self, lambda: None)
         self.question = self.rooms._asked[0] = _Question()
 
     def say(self, item):
