@@ -104,6 +104,8 @@ class Caller:
         self._frames = calls.FrameReader()
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent: deque[memoryview] = deque()
+        #: How many items were read of streams that have not begun: their calls wait here.
+        self._early: dict[int, int] = {}
         # While the thread that runs calls is about to wait, the IO thread answers in its place.
         self._flush_lock = threading.Lock()
 
@@ -146,6 +148,9 @@ class Caller:
             for frame in self._frames.feed(self._buffer[:n]):
                 items += frame
                 self._received += 1
+            for item in items:
+                if item[0] == calls.CALL and item[5] is not None and "backpressure" in item[5]:
+                    self._early[item[1]] = 0
         except Exception as error:  # whatever bytes that are no frame make of pickle
             logger.warning("dropped a caller (process %d): %r", self.process, error)
             self.is_closed = self.is_gone = True
@@ -171,6 +176,9 @@ class Caller:
             if recorder.is_dirty:
                 recorder.flush_before_reply()
             replies = [self.out.popleft() for _ in range(len(self.out))]
+            if self._early:
+                for reply in replies:
+                    self._early.pop(reply[0], None)
             busy_s, self.busy_s = self.busy_s, 0.0
             frame = memoryview(calls.frame((busy_s, replies, self._received)))
             self._sent.add(frame)
@@ -234,6 +242,20 @@ class Caller:
         stream = self.streams.get(seq)
         if stream is not None:
             stream.credit(read)
+        elif seq in self._early:
+            self._early[seq] = max(self._early[seq], read)
+
+    def open_stream(self, seq: int, limit: int, read: int) -> OutStream:
+        """A streaming call begins.
+
+        Args:
+            seq: The call's number on this channel.
+            limit: How many items may be unread, 0 without limit.
+            read: How many the caller has read of an earlier run.
+        """
+        early = self._early.pop(seq, 0)
+        stream = self.streams[seq] = OutStream(limit, max(read, early))
+        return stream
 
     def close(self) -> None:
         """Close the socket; generators need not wait for this caller any more."""
