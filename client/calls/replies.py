@@ -65,6 +65,8 @@ class Replies:
         if status == calls.ITEM:
             if call.stream is not None:
                 call.stream.item(reply[2], reply[3])
+            else:  # the call has failed here, while this was on its way
+                self.held.drop_result(reply[3])
             return
         if status == calls.ERROR and self._may_retry(call):
             if call.retry_exceptions is True:

@@ -93,7 +93,7 @@ def _collects(phase: str, info: dict[str, int]) -> None:
     """The collector begins or ends, in this thread."""
     if phase != "start":
         amid.discard(threading.get_ident())
-    elif locks.serves() or _is_ours(sys._getframe(1)):
+    elif locks.serves() or _is_ours(sys._getframe().f_back):  # none: Python ends
         amid.add(threading.get_ident())
 
 

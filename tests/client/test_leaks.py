@@ -1,7 +1,9 @@
 """Whatever a program does with refs: values are right, and nothing is left when it lets go."""
 
+import asyncio
 import gc
 import os
+import time
 
 import numpy as np
 import pytest
@@ -256,3 +258,35 @@ def test_an_executor_that_dies_before_it_replies_leaves_nothing(ract_module):
         with pytest.raises(ract.exceptions.WorkerCrashedError):
             ract.get(task.remote())
     wait_for_condition(lambda: not ract.util.state.list_objects())
+
+
+class Busy:
+    def wait(self, path):
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    def take(self, refs): ...
+
+
+class BusyAsync:
+    async def wait(self, path):
+        while not os.path.exists(path):
+            await asyncio.sleep(0.01)
+
+    async def take(self, refs): ...
+
+
+@pytest.mark.parametrize("cls", [Busy, BusyAsync])
+def test_a_call_that_is_cancelled_before_it_has_begun_leaves_nothing(ract_module, cls, tmp_path):
+    actor = ract.remote(cls).options(max_concurrency=1).remote()
+    running = actor.wait.remote(str(tmp_path / "end"))
+    kept = ract.put(value(1, 200_000))
+    waiting = actor.take.remote([kept])
+    ract.wait([running], timeout=0.1)  # so that both calls have been sent
+    ract.cancel(waiting)
+    (tmp_path / "end").touch()
+    ract.get(running)
+    with pytest.raises(ract.exceptions.TaskCancelledError):
+        ract.get(waiting)
+    del kept
+    wait_for_condition(lambda: not ract.util.state.list_objects(), timeout=20)

@@ -254,6 +254,7 @@ class ConcurrentServer:
             error = ValueError(f"unknown concurrency group {name!r}; the actor has {known}")
             full_name = f"{type(self.instance).__name__}.{target}"
             self.execution.reply_error(caller, seq, number, full_name, error)
+            self.execution.let_go(extra)
             self._waits_no_more(item)
             self._flush_soon()
             return
@@ -268,6 +269,7 @@ class ConcurrentServer:
     def _drop(self, caller: Caller, item: tuple[Any, ...]) -> None:
         """Answer a call that is cancelled before it started."""
         caller.out.append((item[1], calls.CANCELLED, None))
+        self.execution.let_go(item[5])
         self._waits_no_more(item)
         self._flush_soon()
 
@@ -281,6 +283,7 @@ class ConcurrentServer:
             caller.out.append((item[1], calls.RETURNED, None))
         else:
             self.answer_exit(caller, item)
+        self.execution.let_go(item[5])
         self._waits_no_more(item)
         self._flush_soon()
 

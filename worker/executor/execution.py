@@ -121,6 +121,12 @@ class Execution:
         self.runtime.values.await_here(ref, seen_on=node_id)
         return self.runtime.values.packed_here(ref)
 
+    def let_go(self, extra: dict[str, Any] | None) -> None:
+        """A call is not begun here: the holds that were announced for us with it are given back."""
+        if extra is not None:
+            for id, count in extra.get("refs", ()):
+                self.runtime.table.adopt(id, count)
+
     # ------------------------------------------------------------------ results
 
     def reply(self, caller: Caller, seq: int, number: int, extra: Any, value: Any) -> None:
@@ -168,9 +174,7 @@ class Execution:
 
     def open_stream(self, caller: Caller, seq: int, extra: dict[str, Any]) -> OutStream:
         """A generator begins to run."""
-        stream = OutStream(extra.get("backpressure", 0), extra.get("read", 0))
-        caller.streams[seq] = stream
-        return stream
+        return caller.open_stream(seq, extra.get("backpressure", 0), extra.get("read", 0))
 
     def stream_item(self, caller: Caller, seq: int, number: int, value: Any) -> None:
         """Queue an item."""

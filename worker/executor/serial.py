@@ -217,7 +217,7 @@ class SerialServer:
             if caller is not gone:
                 left.append((caller, item))
             elif item[0] == calls.CALL:
-                self._let_go(item)
+                self.execution.let_go(item[5])
         self._inbox = left
         if self.replies is not None:
             self.replies.left(gone)
@@ -242,6 +242,7 @@ class SerialServer:
         _, seq, number, target, args, extra, parent = item
         if number in self._cancelled:
             del self._cancelled[number]
+            self.execution.let_go(extra)
             caller.out.append((seq, calls.CANCELLED, None))
         else:
             self.progress[0] = number
@@ -587,11 +588,5 @@ class SerialServer:
 
     def give_back(self, caller: Caller, item: tuple[Any, ...]) -> None:
         """Have the caller send a call to somebody else."""
-        self._let_go(item)
+        self.execution.let_go(item[5])
         caller.out.append((item[1], calls.RETURNED, None))
-
-    def _let_go(self, item: tuple[Any, ...]) -> None:
-        """A call that is not begun: holds were announced for us with it; take and drop them."""
-        if item[5] is not None:
-            for id, count in item[5].get("refs", ()):
-                self.runtime.table.adopt(id, count)
