@@ -233,3 +233,16 @@ def test_one_that_does_not_stop_is_killed(node):
     node.now += 0.2
     assert killed(node.do(ev.Tick())) == [process]
     assert node.state(process) == ENDING
+
+
+def test_an_actor_that_dies_after_it_was_asked_to_end_has_crashed():
+    """It may die in a call, which callers must not take for one that has not begun."""
+    node = Node()
+    process = node.actor()
+    node.do(m.StopActor(ACTOR_ID, 1, True, ExitCause("drained")))
+    node.says(process, m.EndProcess(process, ExitCause("drained")))
+    node.do(ev.ExecutorExited(process, 1000 + process, 9))
+    [exited] = [
+        each for each in told(node.do(ev.Disconnected(process))) if type(each) is m.ActorExited
+    ]
+    assert exited.cause.kind == "crashed"

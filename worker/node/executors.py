@@ -80,7 +80,8 @@ class Executor:
     exited: ev.ExecutorExited | None = None
     exited_at: float = 0.0
     disconnected_at: float | None = None  #: since when its exit is waited for
-    ending: ExitCause | None = None  #: why we end it
+    ending: ExitCause | None = None  #: why we end it, or have asked it to end
+    is_killed: bool = False  #: it was not asked
     announced: ExitCause | None = None  #: why it says that it ends
     owes: bool = False  #: without work: others may wait for calls that it has made
     #: Since when it works for a process that is gone, and is asked to end.
@@ -391,7 +392,7 @@ class Executors:
 
     def kill(self, executor: Executor, cause: ExitCause) -> None:
         """End an executor at once, whatever it does or owes."""
-        executor.ending = cause
+        executor.ending, executor.is_killed = cause, True
         if executor.state != ENDING:
             executor.move(ENDING)
         if executor.pid and executor.exited is None:
@@ -517,8 +518,9 @@ def _cause(executor: Executor, node_id: bytes, host: str) -> ExitCause:
     announced = executor.announced
     if announced is not None and code == 0:
         return replace(announced, **facts)
-    if executor.ending is not None:
+    if executor.ending is not None and (executor.is_killed or code == 0):
         return replace(executor.ending, **facts)
+    # Even if it was asked to end: it may have died in a call, which must not run twice.
     return ExitCause("crashed", stderr_tail=exited.stderr_tail, **facts)
 
 
