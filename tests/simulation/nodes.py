@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import random
 import signal
+import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from simulation.executors import Executor
 from simulation.peers import SimProcess
 
+from ract.core import errors
 from ract.core import messages as m
 from ract.core.reliable import Link
 from ract.core.wire import decode, encode
@@ -53,8 +57,8 @@ class SimNode:
         self.machine = NodeMachine(config, random.Random(world.seed * 1000 + number))
         self.link = Link()
         self.processes: dict[int, SimProcess] = {}  #: the living ones, by number
-        #: The memory: what lies where, by segment; and who looks at what.
-        self.files: dict[int, dict[tuple[int, int], bytes]] = {}
+        #: The memory: what lies where, by segment (object, its pickle); and who looks at what.
+        self.files: dict[int, dict[tuple[int, int], tuple[bytes, bytes]]] = {}
         #: What came of unfinished pulls, by segment: object, edition, bytes from the front.
         self.half: dict[int, tuple[bytes, int, int]] = {}
         self.views: dict[tuple[int, bytes], Place] = {}
@@ -68,8 +72,8 @@ class SimNode:
     def receive(self, message: Any) -> None:
         """The scheduler says something."""
         if isinstance(message, m.EndLease) and not message.kill:
-            for process in self.processes.values():
-                is_busy = process.lease == message.lease and process.task is not None
+            for program in self.executors():
+                is_busy = program.lease == message.lease and program.running is not None
                 assert not is_busy, "a lease was ended while its task runs"
         self.feed(message)
         # Of drivers that came once all are told to stop, nobody would tell them.
@@ -99,9 +103,9 @@ class SimNode:
 
     def crash(self) -> None:
         """The machine of the node is gone, with all that runs there."""
+        self.is_alive = False
         for process in list(self.processes.values()):
             process.vanish()
-        self.is_alive = False
         self.processes.clear()
         self.files.clear()
         self.views.clear()
@@ -130,7 +134,7 @@ class SimNode:
             # Who looks at it keeps its pages; no segment gets this number again.
             self.views = {k: v for k, v in self.views.items() if v[0] != command.segment}
         elif isinstance(command, ev.Spill):
-            fails = world.crashes and world.rng.random() < 0.05
+            fails = world.happens("a segment cannot be spilled", 0.05, is_harmless=False)
             spilt = (
                 ev.SpillFailed(command.segment, "full") if fails else ev.SpillDone(command.segment)
             )
@@ -164,16 +168,16 @@ class SimNode:
         world = self.world
         if not self.is_alive:
             return
-        if world.crashes and world.rng.random() < 0.01:
+        if world.happens("an executor cannot be forked", 0.01, is_harmless=False):
             exited = ev.ExecutorExited(number, 0, -1)
             world.travel(("reaped", self.node_id), lambda: self.feed(exited))
             return
         process = self._new_process(number, "executor")
         forked = ev.ExecutorForked(number, process.pid)
         world.travel(("reaped", self.node_id), lambda: self.feed(forked))
-        if world.crashes and world.rng.random() < 0.02:
+        if world.happens("an executor dies while it starts", 0.02, is_harmless=False):
             world.after(world.rng.random() * 0.02, lambda: process.die(1 << 8))
-        if world.crashes and world.rng.random() < 0.02:
+        if world.happens("memory is short", 0.02, is_harmless=False):
             world.after(world.rng.random() * 0.5, self._run_short)
         world.after(world.rng.random() * 0.03, process.connect)
 
@@ -184,6 +188,12 @@ class SimNode:
         at = self.world.now - self.world.rng.random() * 0.01
         held = {p.pid: self.world.rng.randrange(10) for p in self.processes.values()}
         self.feed(ev.MemoryHigh(at, 100, 100, 0.95, held, {}))
+
+    def executors(self) -> Iterator[Executor]:
+        """The programs of those that are up."""
+        for process in self.processes.values():
+            if process.is_welcome and isinstance(process.program, Executor):
+                yield process.program
 
     def _kill(self, command: ev.Signal) -> None:
         process = self.processes.get(command.process)
@@ -198,13 +208,13 @@ class SimNode:
         if process.has_connected:
             self.world.travel(("up", number), lambda: self.feed(ev.Disconnected(number)))
         if process.kind == "executor":
-            exited = ev.ExecutorExited(number, process.pid, status)
+            exited = ev.ExecutorExited(number, process.pid, status, task=process.progress)
             self.world.travel(("reaped", self.node_id), lambda: self.feed(exited))
 
     # ------------------------------------------------------------------ memory
 
     def _create_segment(self, command: ev.CreateSegment) -> None:
-        if self.world.rng.random() < 0.01:
+        if self.world.happens("a segment cannot be made", 0.01):
             failed = ev.SegmentFailed(command.segment, command.process, command.request, "full")
             self.world.after(0.0, lambda: self.feed(failed))
             return
@@ -225,7 +235,7 @@ class SimNode:
         else:
             self._perform(ev.ToProcess(command.process, command.then))
 
-    def write(self, object_id: bytes, place: Place) -> None:
+    def write(self, object_id: bytes, place: Place, content: bytes) -> None:
         """Somebody writes an object into shared memory."""
         segment, offset, size = place
         for (_, other), (seen, start, length) in self.views.items():
@@ -236,14 +246,25 @@ class SimNode:
         for start, length in list(file):
             if start < offset + size and offset < start + length:
                 del file[start, length]
-        file[offset, size] = object_id
+        file[offset, size] = (object_id, content)
 
-    def see(self, process: int, object_id: bytes, place: Place) -> None:
-        """A process looks at an object, until it drops it."""
+    def see(self, process: int, ref: Any, place: Place) -> bytes:
+        """A process looks at an object, and may do so for as long as its ref lives."""
         segment, offset, size = place
+        object_id = ref.binary()
         found = self.files[segment].get((offset, size))
-        assert found == object_id, f"{object_id.hex()} is not where the node said"
-        self.views[process, object_id] = place
+        if object_id in self.world.freed and (found is None or found[0] != object_id):
+            raise errors.ObjectFreedError(object_id.hex())
+        assert found is not None, f"{object_id.hex()} is not where the node said"
+        assert found[0] == object_id, f"{object_id.hex()} is not where the node said"
+        key = (process, object_id)
+        self.views[key] = place
+        weakref.finalize(ref, self._unseen, key, place)
+        return found[1]
+
+    def _unseen(self, key: tuple[int, bytes], place: Place) -> None:
+        if self.views.get(key) == place:
+            del self.views[key]
 
     def _pulled(self, command: ev.Pull) -> None:
         if not self.is_alive:
@@ -253,7 +274,7 @@ class SimNode:
         if arrived:
             assert self.half[command.segment] == (object_id, edition, arrived)
         rng = self.world.rng
-        is_cut = self.world.crashes and rng.random() < 0.05
+        is_cut = self.world.happens("a pull is cut", 0.05, is_harmless=False)
         stored = peer.machine.objects.store.find(object_id) if peer.is_alive else None
         if stored is None or is_cut:
             is_gone = stored is None and peer.is_alive
@@ -265,19 +286,17 @@ class SimNode:
             self.feed(ev.PullFailed(object_id, command.source, *how))
             return
         assert stored.size == command.size
-        assert peer.files[stored.segment][stored.offset, stored.size] == object_id
+        written, content = peer.files[stored.segment][stored.offset, stored.size]
+        assert written == object_id
         self.half.pop(command.segment, None)
-        self.write(object_id, (command.segment, 0, command.size))
+        self.write(object_id, (command.segment, 0, command.size), content)
         self.feed(ev.PullDone(object_id, stored.edition))
 
     # ------------------------------------------------------------------ truth
 
     def check_cpus(self) -> None:
         """CPUs that tasks use, forced ones aside, are at most those there are."""
-        used = 0
-        for process in self.processes.values():
-            if process.task is not None and not (process.is_blocked or process.was_blocked):
-                used += process.demand.get("CPU", 0)
+        used = sum(program.cpus_in_use for program in self.executors())
         assert used <= self.total["CPU"], f"{used} CPUs in use on {self.node_id[:2].hex()}"
 
     def assert_rest(self) -> None:

@@ -19,9 +19,12 @@ At the end everybody stops; whatever is then left is a leak.
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import hashlib
 import heapq
 import itertools
+import os
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -31,6 +34,8 @@ from typing import Any
 import msgpack
 from simulation.nodes import SimNode
 from simulation.peers import SimProcess
+from simulation.truth import Truth, what_waits
+from simulation.wires import FIRST_FD, Pipe, hosted, without_gc
 
 from ract.core.messages import ActorKillWanted, ExitCause, Request
 from ract.core.wire import decode, encode
@@ -40,8 +45,14 @@ from ract.scheduler.durable.journal import Journal
 from ract.scheduler.machine import SchedulerMachine
 
 STEPS_MAX = 400_000
-STORY_LINES = 200
+COLLECT_S = 1.0
+REST_S = 1000.0
+"""So long after the last fault, everything must have come to an end."""
+
+STORY_LINES = int(os.environ.get("RACT_SIM_LINES", "200"))
+EPOCH_S = 1_600_000_000.0
 RECONNECT_S = 1.0
+REQUESTS_FROM = 2**40  #: numbers of what is asked from outside, whose answers nobody reads
 CONFIG = {"process_block": 64, "reconnect_s": RECONNECT_S}
 
 
@@ -81,7 +92,12 @@ class World:
         self.freed: set[bytes] = set()  #: by `ract.free`: their memory may go under a view
         self._story: deque[tuple[float, str, Any]] = deque(maxlen=STORY_LINES)
         self.is_stopping = False
+        self.truth = Truth(crashes=crashes)
+        self.pipes: list[Pipe] = []
+        self.faults: Counter[str] = Counter()  #: how often each kind of fault has happened
         self.ids = itertools.count(1)
+        self._rest_by = float("inf")
+        self._fds = itertools.count(FIRST_FD)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._link_free_at: dict[Any, float] = {}
@@ -90,6 +106,14 @@ class World:
             self.add_node(is_head=number == 0)
 
     # ------------------------------------------------------------------ time and links
+
+    def clock(self) -> float:
+        """Stands for `time.monotonic` in the clients."""
+        return self.now
+
+    def epoch_clock(self) -> float:
+        """Stands for `time.time` in the clients."""
+        return EPOCH_S + self.now
 
     def after(self, delay: float, call: Callable[[], None]) -> None:
         """Do something later."""
@@ -109,10 +133,22 @@ class World:
                 break
             self.now, _order, call = heapq.heappop(self._heap)
             call()
+            if self.now > self._rest_by:
+                break
         else:
-            raise AssertionError("the world does not come to rest")
+            self._rest_by = 0.0
+        at_rest = self.now <= self._rest_by
+        assert at_rest, f"the world does not come to rest: {self._what_goes_on()}"
         if until is not None:
             self.now = until
+
+    def _what_goes_on(self) -> str:
+        """For people: who still has something to do."""
+        living = [process for process in self._living() if process.is_welcome]
+        waits = {process.number: list(what_waits(process))[:5] for process in living}
+        ticking = [process.number for process in living if not process.runtime.reactor.is_asleep]
+        at = f"at {self.now:.1f} s, {len(self._heap)} events"
+        return f"{at}, ticking: {ticking}, waiting: {waits}"
 
     # ------------------------------------------------------------------ the scheduler
 
@@ -220,6 +256,7 @@ class World:
         if self.is_stopping or not head.machine.cluster_id:
             return False
         self.tell("SCHED", "CRASH")
+        self.count("the scheduler crashes")
         before = None if is_ahead else self.durable
         self.schedulers += 1  # what is on its way is lost
         self.durable = self._tick_at = None
@@ -278,6 +315,55 @@ class World:
                 self.nodes[node_id].is_reported = True
                 self.handle_local(NodeLost(node_id, ExitCause("node_died", "did not come back")))
 
+    # ------------------------------------------------------------------ faults and chance
+
+    def number(self) -> int:
+        """A number that nothing else has."""
+        return next(self.ids)
+
+    def next_fd(self) -> int:
+        """A descriptor."""
+        return next(self._fds)
+
+    def count(self, fault: str) -> None:
+        """A fault has happened."""
+        self.faults[fault] += 1
+
+    def happens(self, fault: str, probability: float, *, is_harmless: bool = True) -> bool:
+        """Whether a fault happens now; those that may end calls do so only among crashes."""
+        found = self.rng.random() < probability and (self.crashes or is_harmless)
+        if found:
+            self.count(fault)
+        return found and not self.is_stopping
+
+    def linger(self, process: SimProcess, things: list[Any]) -> None:
+        """Have a program's things go, which runs their finalizers: soon, or after a while."""
+        delay = 0.0
+        if self.happens("a finalizer runs late", 0.5):
+            delay = self.rng.expovariate(1 / self.rng.choice((0.005, 0.5)))
+        process.later(delay, things.clear)
+
+    def mischief(self) -> None:
+        """Something small goes wrong, which nobody dies of, then something else."""
+        if self.is_stopping:
+            return
+        if self.rng.random() < 0.5:
+            self._break_something()
+        else:
+            living = self._living()
+            if living:
+                self.count("a process stops for a while")
+                seconds = self.rng.expovariate(1 / self.rng.choice((0.01, 0.01, 0.3)))
+                self.rng.choice(living).stop_for(seconds)
+        self.after(self.rng.expovariate(1 / 0.03), self.mischief)
+
+    def _break_something(self) -> None:
+        """A connection breaks although both ends live."""
+        self.pipes = [pipe for pipe in self.pipes if pipe.is_up]
+        if self.pipes:
+            self.count("a channel breaks and both ends live")
+            self.rng.choice(self.pipes).break_()
+
     def tell(self, who: str, what: Any) -> None:
         """Remember what happens, for whoever must find out why it went wrong."""
         self._story.append((self.now, who, what))
@@ -285,7 +371,7 @@ class World:
     @property
     def story(self) -> list[str]:
         """The newest lines of what has happened."""
-        return [f"{at:.4f} {who} {what!s:.220}" for at, who, what in self._story]
+        return [f"{at:.4f} {who} {in_short(what)}" for at, who, what in self._story]
 
     def _tick(self, at: float) -> None:
         if self._tick_at == at:
@@ -336,17 +422,21 @@ class World:
         nodes = [n for n in self.nodes.values() if n.is_alive and not n.is_head]
         drivers = [p for p in self.processes.values() if p.is_alive and p.kind == "driver"]
         if dice < 0.6 and victims:
+            self.count("an executor is killed")
             self.rng.choice(victims).die(9)
         elif dice < 0.67 and nodes:
+            self.count("a node crashes")
             self.crash_node(self.rng.choice(nodes))
         elif dice < 0.72 and nodes and drivers:
             node, driver = self.rng.choice(nodes), self.rng.choice(drivers)
             args = {"node_id": node.node_id, "deadline_s": self.rng.choice((0.2, 2.0))}
             op = self.rng.choice(("kill_node", "drain_node"))
-            driver.say(Request(driver.number, next(self.ids), op, args))
+            self.count("a node is drained or killed")
+            driver.say(Request(driver.number, next(self.ids) + REQUESTS_FROM, op, args))
         elif dice < 0.8 and len(nodes) < 6 and self.durable is not None:
             self.add_node()
         elif dice < 0.85 and len(drivers) > 1:
+            self.count("a driver is killed")
             self.rng.choice(drivers).die(9)
         elif dice > 0.9 and self.journal and self.kills_scheduler and self.durable:
             self._crash_scheduler()
@@ -370,11 +460,15 @@ class World:
     def play(self, seconds: float) -> None:
         """Run with load (and chaos), then let everybody stop, then look for leaks."""
         try:
-            if self.crashes:
-                self.after(0.3, self.chaos)
-            self.run(until=seconds)
-            self.is_stopping = True
-            self._finish()
+            with hosted(self), without_gc():
+                if self.crashes:
+                    self.after(0.3, self.chaos)
+                    self.after(0.3, self.mischief)
+                self.after(COLLECT_S, self._collect)
+                self.run(until=seconds)
+                self.is_stopping = True
+                self._rest_by = self.now + REST_S
+                self._finish()
         except BaseException:
             print("\n".join(self.story))
             name = (
@@ -387,30 +481,38 @@ class World:
             print(f"To replay it: RACT_SIM_SEED={self.seed} pytest tests/simulation -k {name}")
             raise
 
+    def _collect(self) -> None:
+        """Cycles of objects go, in all processes at once; while it stops, some times more."""
+        gc.collect()
+        if self.now < self._rest_by - REST_S + 10 * COLLECT_S:
+            self.after(COLLECT_S, self._collect)
+
     def _finish(self) -> None:
         for process in self._living("driver"):
-            process.stop()
+            if process.is_welcome:
+                process.turn(process.program.stop)
         self.run(until=self.now + 2.0)
         self._kill_detached()  # of dead drivers: they would keep resources for ever
         self.run()
+        for process in self._living("executor"):
+            process.turn(process.program.forget)  # actors may hold each other, or themselves
+        gc.collect()
+        self.run()
         for process in self._living():
-            left = [task.number for task in process.waiting_tasks()]
-            assert not left, f"process {process.number} still waits for {left}"
-            assert not process.gets, f"process {process.number} never got {process.gets}"
+            if process.is_welcome:
+                self.truth.assert_nothing_waits(process)
         if not self.crashes:
             self._assert_released()  # by holds alone, while the drivers still live
         self._kill_detached()
         self.run()
-        for process in self._living("driver"):
-            # What a node said before it crashed may have been lost, and a count stay negative.
-            assert self.crashes or not process.leaving, f"{process.number}: {process.leaving}"
         assert not self.machine.holds.negative, "dropped after a while"
         for process in self._living("driver"):
             process.die(0)
         self.run()
         self._assert_released()
         for process in self._living():
-            assert not process.job_id, f"process {process.number} outlived its job"
+            job_id = process.program.job_id if process.is_welcome else b""
+            assert not job_id, f"process {process.number} outlived its job"
 
     def _kill_detached(self) -> None:
         """Detached actors outlive their jobs; somebody has to end them."""
@@ -419,9 +521,9 @@ class World:
             [head] = [node for node in self.nodes.values() if node.is_head]
             driver = head.start_driver()
             assert driver is not None, "the head node has no process numbers left"
-            driver.is_stopped = True
             drivers = [driver]
             self.run(until=self.now + 1.0)
+            driver.turn(driver.program.stop)
         for actor_id, actor in self.machine.actors.table.items():
             if actor.spec.detached:
                 drivers[0].say(ActorKillWanted(drivers[0].number, actor_id, True))
@@ -433,10 +535,14 @@ class World:
     def _assert_released(self) -> None:
         machine = self.machine
         machine.check()
-        detached = [a for a in machine.actors.table.values() if a.state != "DEAD"]
-        assert not detached, f"actors left: {detached}"
-        left = {id_.hex(): counts for id_, counts in machine.holds.by_id.items()}
-        assert not left, f"holds are left: {left}"
+        left = [
+            (actor_id.hex(), actor.state, actor.spec.detached, machine.holds.by_id.get(actor_id))
+            for actor_id, actor in machine.actors.table.items()
+            if actor.state != "DEAD"
+        ]
+        assert not left, f"actors left: {left}"
+        held = {id_.hex(): counts for id_, counts in machine.holds.by_id.items()}
+        assert not held, f"holds are left: {held}"
         assert not machine.holds.contained, "containers are left"
         assert not machine.objects.table, "objects are left"
         assert not machine.objects.pulls.table, "pulls are left"
@@ -449,3 +555,16 @@ class World:
         for node in machine.nodes.alive:
             assert node.ledger.free == node.ledger.total
             self.nodes[node.node_id].assert_rest()
+
+
+def in_short(what: Any) -> str:
+    """A message or event as one line, ids in hex without their fillers."""
+    if isinstance(what, bytes):
+        return (what.hex().replace("f" * 24, "-") if len(what) > 8 else what.hex())[:60]
+    if isinstance(what, (list, tuple)):
+        return f"[{', '.join(map(in_short, what))}]"
+    if dataclasses.is_dataclass(what):
+        fields = {each.name: getattr(what, each.name) for each in dataclasses.fields(what)}
+        told = [f"{k}={in_short(v)}" for k, v in fields.items() if v not in (b"", "", [], None, {})]
+        return f"{type(what).__name__}({', '.join(told)})"[:500]
+    return str(what)[:200]
