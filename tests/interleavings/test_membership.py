@@ -24,7 +24,7 @@ class World:
         self.nodes += 1
         self.membership.started = types.SimpleNamespace(stop=self._stop)
         self.connections += 1
-        runtime = types.SimpleNamespace(closed=False, start=lambda: None)
+        runtime = types.SimpleNamespace(closed=False, home=None, start=lambda: None)
 
         def close():
             runtime.closed = True
