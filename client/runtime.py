@@ -41,7 +41,7 @@ from ract.client.process.reactor import Reactor
 from ract.client.process.session import Session
 from ract.client.tasks.groups import Groups
 from ract.client.tasks.pools import Pools
-from ract.core import errors, messages
+from ract.core import errors
 
 logger = logging.getLogger(__name__)
 
@@ -161,10 +161,6 @@ class Runtime:
     def release_idle_leases(self) -> None:
         """Give back executors that are only kept for calls that may come."""
         self.pools.release_idle_leases()
-
-    def give_back_lease(self, lease: int) -> None:
-        """Nobody here has use for an executor."""
-        self.tell(messages.LeaseReleased(self.process, lease))
 
     # ------------------------------------------------------------------ calls that have not ended
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ract.client.actors.client import ActorClient
+from ract.client.calls.surroundings import Surroundings
 from ract.client.process.locks import make_lock
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class Actors:
     """The clients of one process, by actor.
 
     Args:
-        runtime: Of this process; its type stands higher than this folder.
+        runtime: The parts of this process.
     """
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: Surroundings) -> None:
         self._runtime = runtime
         self._lock = make_lock("actors")
         self._kept: dict[bytes, ActorClient] = {}
@@ -49,7 +50,7 @@ class Actors:
         with self._lock:  # two threads that meet an actor get one client
             client = self._known.get(actor_id)
             if client is None:
-                client = ActorClient(self._runtime, actor_id)
+                client = ActorClient(self._runtime, self, actor_id)
                 self._known[actor_id] = self._kept[actor_id] = client
             return client
 

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ract.client.actors import ends
 from ract.client.actors.handles import ActorHandle
@@ -30,7 +30,7 @@ from ract.core import calls, errors
 from ract.core.messages import ActorChanged, ActorKillWanted, ActorWatched, Blob
 
 if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
+    from ract.client.calls.surroundings import Surroundings
 
 _LOOK_S = 0.05
 """A thread that waits for the actor looks around this often."""
@@ -39,19 +39,30 @@ EXCESS_CALLS = 5000
 """The driver is warned when so many calls of one process wait for one actor."""
 
 
+class ClientTable(Protocol):
+    """The actors that this process knows (`ract.client.actors.actors`)."""
+
+    def keep(self, client: ActorClient) -> None: ...
+    def forget(self, client: ActorClient) -> None: ...
+    def attend(self, client: ActorClient) -> None: ...
+    def drop_handle(self, client: ActorClient, gone: weakref.ref[ActorHandle]) -> None: ...
+
+
 class ActorClient:
     """Calls of this process to one actor."""
 
-    def __init__(self, runtime: Runtime, actor_id: bytes) -> None:
+    def __init__(self, runtime: Surroundings, table: ClientTable, actor_id: bytes) -> None:
         self.runtime = runtime
+        self._table = table
         self.actor_id = actor_id
         self.line = Line()
         self._info: HandleInfo | None = None
         # An event, what the line makes of it, and what is sent because of that are one step: calls
         # of one thread keep their order, and a state is not older than what was told of it.
         self._lock = make_lock("owner")
-        # Only wakes `find_room`; nothing is done under its lock, so it has no rank.
-        self._moved = threading.Condition(threading.Lock())
+        # Only wakes `find_room`; nothing is done under its lock, so it has no rank. It is reentrant
+        # for finalizers, which the garbage collector may call meanwhile.
+        self._moved = threading.Condition(threading.RLock())
         self._creation_error: Blob | None = None
         self._watched = False
         self._acknowledges = False  # it is durable and remembers results until it hears of them
@@ -95,7 +106,7 @@ class ActorClient:
         """A handle whose holds somebody announced for this process."""
         with self._lock:
             self.line.held(count)
-            self.runtime.actors.keep(self)
+            self._table.keep(self)
             return self.strong_handle(info)
 
     def borrow(self, info: HandleInfo) -> ActorHandle:
@@ -110,7 +121,7 @@ class ActorClient:
         with self._lock:
             self.line.held(1)
             self._tell_holds(1)
-            self.runtime.actors.keep(self)
+            self._table.keep(self)
         self.runtime.reactor.wake()
 
     def _tell_holds(self, change: int) -> None:
@@ -121,11 +132,11 @@ class ActorClient:
         with self._lock:
             self._tell_holds(-self.line.holds)
             self.line.holds = 0
-        self.runtime.actors.forget(self)
+        self._table.forget(self)
 
     def _handle_gone(self, gone: weakref.ref[ActorHandle]) -> None:
         """The weak reference to a handle is dead; this runs anywhere, so it only appends."""
-        self.runtime.actors.drop_handle(self, gone)
+        self._table.drop_handle(self, gone)
 
     def handle_dropped(self, gone: weakref.ref[ActorHandle]) -> None:
         """A strong handle is gone; tell the cluster when the calls made are done."""
@@ -139,7 +150,7 @@ class ActorClient:
         """Have the scheduler say where the actor is, now and later."""
         if not self._watched:
             self._watched = True
-            self.runtime.actors.keep(self)
+            self._table.keep(self)
             self.runtime.tell(ActorWatched(self.runtime.process, self.actor_id))
 
     def submit(self, call: Call) -> None:
@@ -229,22 +240,19 @@ class ActorClient:
             self.watch()
         while True:
             way: Any = self.line.way
-            if way is None:
-                if self.line.state == DEAD:
-                    return True
-                self.runtime.check_alive()
-                with self._moved:
-                    self._moved.wait(_LOOK_S)
-                continue
-            try:
-                has_room = way.rooms.ask(wait=on_full == "block")
-            except ConnectionError:  # its process has ended; the scheduler will say what follows
-                with self._moved:
-                    self._moved.wait(_LOOK_S)
-                continue
-            if has_room:
-                call.room = way
-            return has_room
+            if way is None and self.line.state == DEAD:
+                return True
+            if way is not None:
+                try:
+                    has_room = way.rooms.ask(wait=on_full == "block")
+                except ConnectionError:  # its process has ended; the scheduler says what follows
+                    pass
+                else:
+                    call.room = way if has_room else None
+                    return bool(has_room)
+            self.runtime.check_alive()
+            with self._moved:
+                self._moved.wait(_LOOK_S)
 
     def vacate(self, call: Call) -> None:
         """The room that was kept for a call is not needed: it was not sent, or elsewhere."""
@@ -298,7 +306,7 @@ class ActorClient:
             is_dead = self.line.state == DEAD
         if is_dead:
             self._tell_death(self.death)
-            self.runtime.actors.forget(self)
+            self._table.forget(self)
 
     def lost_cluster(self, error: BaseException) -> None:
         """This process has lost its node."""
@@ -395,10 +403,10 @@ class ActorClient:
         if todo.farewell:
             self._tell_holds(-todo.farewell)
             if not self._watched and not self.line.unfinished:
-                self.runtime.actors.forget(self)
+                self._table.forget(self)
             self.runtime.reactor.wake()
         if attends and self.line.needs_ticks:
-            self.runtime.actors.attend(self)
+            self._table.attend(self)
 
     def _connect(self, place: Place) -> None:
         try:

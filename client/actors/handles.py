@@ -6,16 +6,16 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ract.client import submit
-from ract.client.actors.info import HIDDEN_METHODS, HandleInfo, Method
+from ract.client.actors import submit
+from ract.client.actors.info import HIDDEN_METHODS, Client, HandleInfo, Method
+from ract.client.process import current
 from ract.core import ids, serialization
 from ract.core.errors import PendingCallsLimitExceeded
 from ract.core.options import MethodOptions, method_options
 from ract.core.seams import seam
 
 if TYPE_CHECKING:
-    from ract.client.actors.client import ActorClient
-    from ract.client.runtime import Runtime
+    from ract.client.calls.surroundings import Surroundings
 
 
 class ActorHandle:
@@ -29,7 +29,7 @@ class ActorHandle:
     __slots__ = ("__weakref__", "_client", "_runtime")
     __class_getitem__: ClassVar[Any] = classmethod(types.GenericAlias)
 
-    def __init__(self, runtime: Runtime, client: ActorClient) -> None:
+    def __init__(self, runtime: Surroundings, client: Client) -> None:
         self._runtime = runtime
         self._client = client
 
@@ -168,9 +168,8 @@ def is_dead(handle: ActorHandle) -> bool:
 
 def rebuild_handle(actor_id: bytes, info: dict[str, Any]) -> ActorHandle:
     """Unpickle a handle."""
-    from ract.client.runtime import current_runtime
-
-    runtime = current_runtime()
+    runtime = current.runtime
     if runtime is None:
         raise RuntimeError("an actor handle can be unpickled only while ract is initialized")
-    return runtime.actor(actor_id).borrow(HandleInfo.from_plain(info))
+    handle: ActorHandle = runtime.actor(actor_id).borrow(HandleInfo.from_plain(info))
+    return handle

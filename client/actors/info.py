@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from ract.client.calls.call import Call
 from ract.core.signatures import Signature
 
 HIDDEN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
@@ -120,3 +122,22 @@ class HandleInfo:
     def from_plain(cls, plain: dict[str, Any]) -> HandleInfo:
         """The inverse of `to_plain`."""
         return cls(**plain)
+
+
+class Client(Protocol):
+    """This process' end of an actor, as handles use it (`ract.client.actors.client`)."""
+
+    actor_id: bytes
+
+    @property
+    def info(self) -> HandleInfo | None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def unfinished(self) -> int: ...
+    def watch(self) -> None: ...
+    def submit(self, call: Call) -> None: ...
+    def kill(self, no_restart: bool) -> None: ...
+    def find_room(self, call: Call, on_full: str) -> bool: ...
+    def vacate(self, call: Call) -> None: ...
+    def when_dead(self, callback: Callable[[BaseException], None]) -> None: ...

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ract.client.api import auto_init
 from ract.client.process import current
-from ract.client.submit import submit_task
 from ract.client.tasks import strategies
+from ract.client.tasks.submit import submit_task
 from ract.core import serialization
 from ract.core.diagnose import explain_unpicklable
 from ract.core.messages import Shape

@@ -55,6 +55,16 @@ def dispatch(replies: Replies, call: Call, args: tuple[Any, ...], kwargs: dict[s
     ready(None)
 
 
+def dispatch_late(
+    replies: Replies, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Send a call that a finalizer made; its ref is with the program already."""
+    try:
+        dispatch(replies, call, args, kwargs)
+    except Exception as error:
+        replies.fail(call, error)
+
+
 def _bind(
     replies: Replies, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[ObjectRef]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ract.client.calls.call import Call
 from ract.client.calls.channel import Channel
@@ -32,24 +32,35 @@ from ract.core.messages import (
 from ract.core.session import setting
 
 if TYPE_CHECKING:
-    from ract.client.runtime import Runtime
+    from ract.client.calls.surroundings import Surroundings
 
 NAMES_MAX = 32
 """So many names of waiting functions are told to the scheduler, for people."""
+
+
+class PoolTable(Protocol):
+    """The table of pools (`ract.client.tasks.pools`)."""
+
+    def near(self, pool: TaskPool, node_id: bytes) -> TaskPool: ...
+    def take_back(self, pool: TaskPool) -> None: ...
 
 
 class TaskPool:
     """All tasks of one shape that this process submits.
 
     Args:
-        runtime: Of this process.
+        runtime: The parts of this process.
+        table: Of the pools of this process.
         key: Of the pool, in messages.
         shape: What executors must offer.
         near: Another node, which stores most of their arguments; b"" if they are here, or small.
     """
 
-    def __init__(self, runtime: Runtime, key: int, shape: Shape, near: bytes = b"") -> None:
+    def __init__(
+        self, runtime: Surroundings, table: PoolTable, key: int, shape: Shape, near: bytes = b""
+    ) -> None:
         self.runtime = runtime
+        self._table = table
         self.key = key
         self.shape = shape
         self.near = near
@@ -82,7 +93,7 @@ class TaskPool:
     def _add(self, call: Call) -> None:
         if call.extra is not None and self._follows_data and call.extra.deps:
             node_id = _node_with_most(call.extra.deps)
-            pool = self.runtime.pools.near(self, node_id)
+            pool = self._table.near(self, node_id)
             if pool is self and not self.is_near_elsewhere:
                 self.near = node_id  # as the newest of its tasks has it
             if pool is not self:
@@ -101,7 +112,7 @@ class TaskPool:
                 if todo is not None:
                     self._perform(todo)
         if is_dropped:
-            self.runtime.pools.take_back(self)
+            self._table.take_back(self)
             self._enqueue(call)
         elif self.runtime.reactor.is_asleep:
             self.runtime.reactor.wake()
@@ -194,7 +205,7 @@ class TaskPool:
                 if not self.is_dropped:
                     yield
                     return
-            self.runtime.pools.take_back(self)  # without the lock: the table's comes first
+            self._table.take_back(self)  # without the lock: the table's comes first
 
     @property
     def is_active(self) -> bool:

@@ -18,9 +18,11 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ract.client.calls.surroundings import Surroundings
 from ract.client.process import current
 from ract.client.process.locks import make_lock
 from ract.client.tasks.pool import TaskPool
+from ract.core.messages import LeaseReleased
 
 if TYPE_CHECKING:
     from ract.client.calls.call import Call
@@ -34,10 +36,10 @@ class Pools:
     """The pools of one process.
 
     Args:
-        runtime: Of this process; its type stands higher than this folder.
+        runtime: The parts of this process.
     """
 
-    def __init__(self, runtime: Any) -> None:
+    def __init__(self, runtime: Surroundings) -> None:
         self._runtime = runtime
         self._lock = make_lock("pools")
         self._table: dict[Any, TaskPool] = {}
@@ -68,7 +70,7 @@ class Pools:
             if pool is None:
                 if len(self._table) >= POOLS_MAX:
                     self._drop_idle()
-                pool = TaskPool(self._runtime, next(self._numbers), shape, near)
+                pool = TaskPool(self._runtime, self, next(self._numbers), shape, near)
                 self._keep(key, pool)
             return pool
 
@@ -124,7 +126,7 @@ class Pools:
         """A lease was granted; nothing of a shape that was dropped waits for one."""
         pool = self._by_number.get(message.shape_key)
         if pool is None or not pool.granted(message):
-            self._runtime.give_back_lease(message.lease)
+            self._runtime.tell(LeaseReleased(self._runtime.process, message.lease))
 
     def recalled(self, lease_id: int) -> None:
         """Others wait for what a lease holds."""
