@@ -446,12 +446,17 @@ class ActorClient:
             else:
                 self.runtime.fail_soon(call, ends.unavailable(self.line, self.actor_id))
         if dead:
-            user_code.run(partial(self._fail_with_death, dead))
-
-    def _fail_with_death(self, dead: list[Call]) -> None:
-        for call in dead:
-            self.runtime.fail_call(call, self.death())
+            user_code.run(partial(_fail_all, dead, self.runtime.fail_call, self.death))
 
 
 def _call_with(callback: Callable[[BaseException], None], error: Callable[[], Any]) -> None:
     callback(error())
+
+
+def _fail_all(
+    dead: list[Call],
+    fail: Callable[[Call, BaseException], None],
+    death: Callable[[], BaseException],
+) -> None:
+    for call in dead:
+        fail(call, death())
