@@ -64,10 +64,13 @@ class EndProcess:
     node -> executor: do so (a request; one that is only ``idle`` may answer `StillOwes`).
     executor -> node: it does, and takes no new work; it may yet stay for what it owes
     (`ProcessLeaving`).
+
+    ``gone``: the process that the executor worked for, which has ended: it fetches no replies.
     """
 
     process: int
     cause: ExitCause
+    gone: int = 0
 
 
 @message

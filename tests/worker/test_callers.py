@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ract.core import calls
-from ract.worker.executor.callers import Caller
+from ract.worker.executor.callers import Caller, Callers
 
 ROUNDS = 2_000
 
@@ -92,3 +92,36 @@ def test_nothing_is_kept_of_credits_for_streams_that_have_ended_or_never_began(e
     caller.credit(0, 1)
     caller.credit(1, 1)
     assert not caller._early
+
+
+def connected(callers, process):
+    """A caller that has said hello; returns it and its own end."""
+    mine, its = socket.socketpair()
+    caller = Caller(its)
+    caller.process = process
+    callers.add(caller)
+    return caller, mine
+
+
+def test_replies_for_a_process_that_is_gone_are_not_waited_for():
+    unwatched = []
+    callers = Callers(unwatched.append)
+    away, its_end = connected(callers, 5)
+    away.out.append((0, 7))
+    its_end.close()
+    while not away.is_closed:
+        away.flush()
+        away.receive()
+    callers.here.pop(away.fileno(), None)
+    callers.away[5] = away
+    away.away_since = callers._clock()
+    here, other_end = connected(callers, 5)
+    other, third_end = connected(callers, 6)
+    assert not callers.are_served
+    assert set(callers.process_gone(5)) == {away, here}
+    assert callers.are_served
+    assert list(callers.here.values()) == [other]
+    assert here.fileno() == -1
+    for each in (other_end, third_end):
+        each.close()
+    other.close()

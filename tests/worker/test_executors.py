@@ -213,6 +213,7 @@ def test_an_executor_that_worked_for_a_process_that_is_gone_is_asked_to_end_and_
     process = node.task(1)
     [asked] = node.do(m.EndLease(1, True, GONE))
     assert asked.message.cause.kind == "idle"
+    assert asked.message.gone == 100
     assert node.state(process) == LEAVING
 
 

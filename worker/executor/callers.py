@@ -379,6 +379,20 @@ class Callers:
             gone.append(caller)
         return gone
 
+    def process_gone(self, process: int) -> list[Caller]:
+        """A process has ended, as its node says; returns its callers, which are closed.
+
+        Behind a tunnel this is not to be seen from here.
+        """
+        gone = [caller for caller in self.here.values() if caller.process == process]
+        for caller in gone:
+            self._take_away(caller)
+        if (known := self.away.pop(process, None)) is not None:
+            gone.append(known)
+        for caller in gone:
+            caller.close()
+        return gone
+
     def greet(self, new: Caller, item: tuple[Any, ...]) -> Caller | None:
         """A new connection says who it is; from now on `here` has its caller.
 

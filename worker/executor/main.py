@@ -221,6 +221,9 @@ class Executor:
             self._equip(message.assigned, message.shape.demand, message.shape.runtime_env)
             context.process.lease = message.lease
         elif isinstance(message, EndProcess):
+            if message.gone and isinstance(self.server, SerialServer):
+                for gone in self.server.callers.process_gone(message.gone):
+                    self.server.drop(gone)
             if message.cause.kind == "idle" and self.leaving.debts.keep_idle_process():
                 self.runtime.tell(StillOwes(self.runtime.process))
             else:

@@ -325,7 +325,9 @@ class Executors:
         """
         executor.abandoned_at = self.now
         executor.move(LEAVING)
-        self._say(executor, m.EndProcess(executor.process, ExitCause("idle", cause.detail)))
+        assert isinstance(executor.work, m.StartLease)
+        idle, gone = ExitCause("idle", cause.detail), executor.work.requester
+        self._say(executor, m.EndProcess(executor.process, idle, gone))
 
     def stop_actor(self, event: m.StopActor) -> None:
         """The scheduler ends an actor."""
