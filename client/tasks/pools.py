@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ract.client.calls.surroundings import Surroundings
-from ract.client.process import current
+from ract.client.process import current, finalizers
 from ract.client.process.locks import make_lock
 from ract.client.tasks.pool import TaskPool
 from ract.core.messages import LeaseReleased
@@ -108,6 +108,9 @@ class Pools:
 
     def release_idle_leases(self) -> None:
         """Give back executors that are only kept for calls that may come."""
+        if finalizers.amid and finalizers.is_amid():  # the caller may hold the lock of a pool
+            finalizers.later(self.release_idle_leases)
+            return
         for pool in self.all:
             pool.release_idle()
 
