@@ -164,16 +164,17 @@ class TaskPool:
             except ConnectionError:  # `closed` comes, or has come
                 self._work.unsent(lease.executor, call, time.monotonic())
         if todo.backlog is not None:  # first: who wants leases would get back what it releases
-            self._tell_backlog(todo.backlog)
+            self._tell_backlog(todo.backlog, len(todo.release))
         for lease in todo.release:
             channel = runtime.channels.get(lease.executor)
             if channel is not None and channel.owner is self:
                 channel.owner = None  # if the executor ends now, the channel ends with it
             runtime.tell(LeaseReleased(runtime.process, lease.id))
 
-    def _tell_backlog(self, backlog: int) -> None:
+    def _tell_backlog(self, backlog: int, releasing: int = 0) -> None:
+        """State the backlog, while the scheduler has not heard of ``releasing`` releases."""
         process, names, leases = self.runtime.process, list(self._names), self._work.leases
-        how = backlog, names, leases.priority, self.near, len(leases.leases)
+        how = backlog, names, leases.priority, self.near, len(leases.leases) + releasing
         self.runtime.tell(LeasesWanted(process, self.key, self.shape, *how))
 
     def tick(self, now: float) -> None:

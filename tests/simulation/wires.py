@@ -9,8 +9,7 @@ that of the world. `hosted` puts these in place for as long as a world runs.
 
 The client of a process runs in *turns*: what arrives, a tick, a step of its program. Turns of one
 process do not overlap, as if one lock were around them; what threads can do to each other inside a
-turn is the matter of `tests/interleavings`. One thing of it is simulated, because other processes
-see it: a thread may stop between what it decided and the message that tells of it (`Outbox`).
+turn is the matter of `tests/interleavings`.
 """
 
 from __future__ import annotations
