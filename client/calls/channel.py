@@ -382,8 +382,12 @@ class Channel:
         else:
             self._reactor.wake()  # its ticks connect again
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(self.inflight or self._out or self.rooms)
+
     def _is_used(self) -> bool:
-        return bool(self.inflight or self._out or self.rooms) or self.owner is not None
+        return self._has_work or self.owner is not None
 
     def _connect(self, now: float) -> bool:
         """Under both locks: try to connect; False if there is nobody any more."""
@@ -400,7 +404,11 @@ class Channel:
         if now >= self.connection.retry_at and self.read_lock.acquire(False):
             try:
                 with self._lock:
-                    is_over = not self.is_closed and not self.is_readable and not self._connect(now)
+                    is_over = False
+                    if not self.is_closed and not self.is_readable:
+                        # An executor knows of a caller who is away for so long only.
+                        is_late = now >= self.connection.lost_at + calls.RESUME_S
+                        is_over = (is_late and not self._has_work) or not self._connect(now)
                 if is_over:
                     self.close()
             finally:

@@ -93,6 +93,7 @@ class Connection:
         self.trouble = ""
         self.retry_at = 0.0
         self._pause_s = RETRY_MIN_S
+        self.lost_at = 0.0  # when the last connection that was answered broke
         self._first_at = 0.0  # when the first connection was made; 0 before it
         self._is_greeting = False
         self._is_torn = False  # a reader was interrupted: what it had in hand is lost
@@ -142,6 +143,8 @@ class Connection:
         """The socket has ended. The caller holds both locks."""
         if self._sock is None:
             return
+        if self.is_open or not self.lost_at:
+            self.lost_at = now
         self._close_socket()
         if not self._is_torn:
             self._wait(now, "the connection broke")
