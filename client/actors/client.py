@@ -387,9 +387,9 @@ class ActorClient:
             self._connect(todo.connect)
         for executor, lost in todo.lost:
             self.runtime.calls_lost(executor, lost)
-            for call in lost:
-                if self.line.cause is not None and not call.cancelled:
-                    self.runtime.ends.lost(call, executor, self.line.cause)
+        for call, attempt, executor in todo.ended:
+            if self.line.cause is not None and not call.cancelled:
+                self.runtime.ends.lost(call, attempt, executor, self.line.cause)
         if todo.failed:
             self._fail(todo.failed)
         for call in todo.dropped:

@@ -80,6 +80,8 @@ class Todo:
     connect: Place | None = None  #: open a way; answer by `connected` or `refused`
     #: (executor, calls): it died or forgot us, and owed these answers.
     lost: list[tuple[int, list[Any]]] = field(default_factory=list)
+    #: The calls of ``lost``: which attempt has ended, and its executor.
+    ended: list[tuple[Any, int, int]] = field(default_factory=list)
     failed: list[tuple[Any, str]] = field(default_factory=list)  #: calls, and why
     dropped: list[Any] = field(default_factory=list)  #: calls that had ended before they were sent
     unfinished: list[int] | None = None  #: tell the actor that only these calls may come (again)
@@ -468,6 +470,7 @@ class Line:
     def _settle(self, todo: Todo) -> None:
         """Parked calls go back to the queue while they have retries; else they fail."""
         parked, todo.lost, self._parked = self.parked, self._parked, []
+        todo.ended = [(call, call.attempt, n) for n, lost in todo.lost for call in lost]
         again = []
         for call in parked:
             call.channel = None

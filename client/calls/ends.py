@@ -35,27 +35,31 @@ class Ends:
         """What was added since the last time."""
         return [self._ended.popleft() for _ in range(len(self._ended))]
 
-    def lost(self, call: Call, executor: int, cause: ExitCause) -> None:
-        """An attempt at a call ended with its process."""
+    def lost(self, call: Call, attempt: int, executor: int, cause: ExitCause) -> None:
+        """An attempt at a call ended with its process. The call may be on its next one already."""
         facts = {"executor": executor, "pid": cause.pid, "node_id": cause.node_id}
         text = text_of(cause)
         if cause.stderr_tail:
             text += f"\n{cause.stderr_tail}"
         task_type = events.ACTOR_TASK if call.actor_id else events.NORMAL_TASK
-        self._failed(call, error_type_of(cause, task_type), text, cause.at or time.time(), facts)
+        kind, at = error_type_of(cause, task_type), cause.at or time.time()
+        self._failed(call, attempt, kind, text, at, facts)
 
     def cancelled(self, call: Call) -> None:
         """A call was cancelled before anybody had begun it."""
-        self._failed(call, "TASK_CANCELLED", "cancelled before it began", time.time(), {})
+        why = "cancelled before it began"
+        self._failed(call, attempt_of(call), "TASK_CANCELLED", why, time.time(), {})
 
-    def _failed(self, call: Call, kind: str, text: str, at: float, facts: dict[str, Any]) -> None:
+    def _failed(
+        self, call: Call, attempt: int, kind: str, text: str, at: float, facts: dict[str, Any]
+    ) -> None:
         if call.extra is not None and call.extra.events is False:
             return
         actor_id = call.actor_id or b""
         self._ended.append(
             [
                 ids.task_id_bytes(call.number, self._session.job_id, actor_id),
-                attempt_of(call),
+                attempt,
                 call.name,
                 call.name,
                 events.ACTOR_TASK if actor_id else events.NORMAL_TASK,

@@ -65,8 +65,8 @@ class Todo:
 
     abort: list[int] = field(default_factory=list)  #: end the ways to these executors
     lost: list[tuple[int, list[Any]]] = field(default_factory=list)  #: executor, its calls
-    #: Attempts that ended with their process: call, executor, cause.
-    ended: list[tuple[Any, int, ExitCause]] = field(default_factory=list)
+    #: Attempts that ended with their process: call, which attempt, executor, cause.
+    ended: list[tuple[Any, int, int, ExitCause]] = field(default_factory=list)
     failed: list[tuple[Any, str, ExitCause | None]] = field(default_factory=list)  #: call, reason
     pushes: list[tuple[Lease, Any]] = field(default_factory=list)
     release: list[Lease] = field(default_factory=list)

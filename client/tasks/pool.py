@@ -148,8 +148,8 @@ class TaskPool:
                 channel.abort()
         for executor, lost in todo.lost:
             runtime.calls_lost(executor, lost)
-        for call, executor, cause in todo.ended:
-            runtime.ends.lost(call, executor, cause)
+        for call, attempt, executor, cause in todo.ended:
+            runtime.ends.lost(call, attempt, executor, cause)
         for call, reason, why in todo.failed:
             error: Exception = TaskCancelledError(task_id=call.refs_task_id())
             if reason == DIED and why is not None:

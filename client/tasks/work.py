@@ -289,7 +289,7 @@ class Work:
                 todo.failed.append((call, CANCELLED, None))
                 continue
             if i < started:
-                todo.ended.append((call, executor, cause))
+                todo.ended.append((call, call.attempt, executor, cause))
             if i >= started:
                 again.append(call)
             elif cause.kind == "out_of_memory":

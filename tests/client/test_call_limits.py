@@ -84,7 +84,7 @@ def test_a_task_that_takes_too_long_fails_and_is_cancelled(signal, tmp_path):
             open(path, "w").close()
             raise
 
-    ract.get(ract.remote(int).remote())  # there is an executor: the task begins at once
+    ract.get(ract.remote(lambda: 0).remote())  # there is an executor: the task begins at once
     path = tmp_path / "interrupted"
     ref = interrupted.options(timeout=0.5).remote(str(path))
     with pytest.raises(TaskTimeoutError, match=r"within 0\.5 s: .*interrupted") as info:
@@ -114,7 +114,7 @@ def test_a_call_without_returns_that_has_finished_is_waited_for_no_more(tmp_path
     runtime = current.runtime
     note.options(num_returns=0, timeout=60).remote(str(path), "x")
     worker.note.options(num_returns=0, timeout=60).remote(str(path), "x")
-    with runtime._lock:
+    with runtime.table.lock:
         calls = [known() for *_, known in runtime.cancelling.timeouts]  # as long as they are in use
     wait_for_condition(lambda: not runtime.cancelling.timeouts)
     assert read(path) == ["x", "x"]

@@ -11,6 +11,7 @@ import pytest
 import ract
 from ract.client.people.driver_output import DriverOutput
 from ract.client.people.logging_config import chosen
+from ract.client.process import user_code
 from ract.compat.ported.job_config import JobConfig
 from ract.core.messages import Pushed
 
@@ -175,7 +176,8 @@ def test_records_of_several_workers_are_all_shown_as_they_are(capsys):
     output = DriverOutput(True, has_records=True)
     line = '{"asctime": "2026-01-01 00:00:00,000", "message": "hello"}'
     for pid in range(3):
-        output.handle(Pushed(0, "log", {"name": "f", "pid": pid, "lines": [line], "is_err": True}))
+        output.receive(Pushed(0, "log", {"name": "f", "pid": pid, "lines": [line], "is_err": True}))
+    assert user_code.flush()  # they are printed on a thread that may wait
     assert capsys.readouterr().err.splitlines() == [line] * 3
 
 

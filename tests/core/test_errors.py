@@ -40,6 +40,7 @@ TREE = {
     "TaskCancelledError": "RactError",
     "RactTaskError": "RactError",
     "LocalRayletDiedError": "RactError",
+    "LeftClusterError": "RactError RuntimeError",
     "WorkerCrashedError": "RactError",
     "RactActorError": "RactError",
     "ActorDiedError": "RactActorError",

@@ -61,6 +61,7 @@ class Call:
     name = "f"
     target = "f"
     oom_deaths = 0
+    attempt = 0
 
     def __init__(self, number):
         self.number = number
