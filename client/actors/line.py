@@ -88,6 +88,12 @@ class Todo:
     sends: list[Any] = field(default_factory=list)  #: over `Line.way`, in order
     farewell: int = 0  #: give back so many holds
 
+    def lose(self, parked: list[tuple[int, list[Any]]]) -> list[Any]:
+        """These calls went with their executors; returns what is parked then: nothing."""
+        self.lost = parked
+        self.ended = [(call, call.attempt, executor) for executor, of in parked for call in of]
+        return []
+
 
 class Line:
     """The calls of one process to one actor.
@@ -469,8 +475,7 @@ class Line:
 
     def _settle(self, todo: Todo) -> None:
         """Parked calls go back to the queue while they have retries; else they fail."""
-        parked, todo.lost, self._parked = self.parked, self._parked, []
-        todo.ended = [(call, call.attempt, n) for n, lost in todo.lost for call in lost]
+        parked, self._parked = self.parked, todo.lose(self._parked)
         again = []
         for call in parked:
             call.channel = None

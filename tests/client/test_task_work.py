@@ -91,7 +91,7 @@ def test_a_call_with_retries_runs_again_and_knows_its_attempt(scene):
     todo = scene.work.lost(1, ExitCause("crashed"), is_open=True, now=1.0)
     assert todo.abort == [101]
     todo = scene.work.broken(101, [call], 1.1)
-    assert todo.ended == [(call, 101, ExitCause("crashed"))]
+    assert todo.ended == [(call, 0, 101, ExitCause("crashed"))]
     assert (call.retries, call.attempt) == (1, 1)
     assert numbers(scene.work.leases.queue) == [1]
 
