@@ -284,6 +284,7 @@ def test_a_call_that_is_cancelled_before_it_has_begun_leaves_nothing(ract_module
     waiting = actor.take.remote([kept])
     ract.wait([running], timeout=0.1)  # so that both calls have been sent
     ract.cancel(waiting)
+    ract.wait([waiting], timeout=1)  # so that the cancellation is there before the call can begin
     (tmp_path / "end").touch()
     ract.get(running)
     with pytest.raises(ract.exceptions.TaskCancelledError):
